@@ -1,0 +1,61 @@
+"""Batch normalization whose inference statistics are true to the population.
+
+Names are loaded when they are first used, so that importing truenorm does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from truenorm import nn, stats
+    from truenorm.model.measure import measure
+    from truenorm.model.statistics import assign, statistics, using
+    from truenorm.model.watch import Watch, watch
+    from truenorm.stats import rules
+    from truenorm.stats.moments import Moments
+    from truenorm.stats.shift import ShiftReport, estimation_shift
+    from truenorm.stats.statistics import Statistics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Moments",
+    "ShiftReport",
+    "Statistics",
+    "Watch",
+    "assign",
+    "estimation_shift",
+    "measure",
+    "nn",
+    "rules",
+    "statistics",
+    "stats",
+    "using",
+    "watch",
+]
+
+_HOME = {
+    "Moments": "truenorm.stats.moments",
+    "ShiftReport": "truenorm.stats.shift",
+    "Statistics": "truenorm.stats.statistics",
+    "Watch": "truenorm.model.watch",
+    "assign": "truenorm.model.statistics",
+    "estimation_shift": "truenorm.stats.shift",
+    "measure": "truenorm.model.measure",
+    "statistics": "truenorm.model.statistics",
+    "using": "truenorm.model.statistics",
+    "watch": "truenorm.model.watch",
+}
+_MODULES = {"nn": "truenorm.nn", "rules": "truenorm.stats.rules", "stats": "truenorm.stats"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'truenorm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

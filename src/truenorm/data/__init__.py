@@ -1,0 +1,1 @@
+"""Batches of any loader, image sets in memory, and objects named on the command line."""

@@ -1,0 +1,156 @@
+"""What a batch is: a tensor, a tuple, or a mapping, as every loader has its own idea of it."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from truenorm.errors import InvalidInput
+
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x", "data")
+"""Keys under which a mapping's images are looked for, in this order."""
+
+_Batch = TypeVar("_Batch")
+
+
+def images_in(batch: object) -> Tensor:
+    """The tensor that a model is to be given out of a batch.
+
+    Args:
+        batch: a tensor, a tuple or list whose first element is such a batch, or a mapping that
+            holds a tensor under one of `IMAGE_KEYS`.
+
+    Returns:
+        The tensor itself, samples along its first dim; not a copy.
+
+    Raises:
+        InvalidInput: there is no tensor in those places.
+
+    Example:
+        >>> images_in((torch.ones(2, 3), torch.zeros(2))).shape
+        torch.Size([2, 3])
+        >>> images_in({"label": torch.zeros(2), "pixel_values": torch.ones(2, 3)}).shape
+        torch.Size([2, 3])
+    """
+    found = _find(batch)
+    if found is None:
+        raise InvalidInput(
+            f"a batch is {_describe(batch)}, and no tensor of images was found in it; "
+            "say how the model takes it: forward=lambda model, batch: ..."
+        )
+    return found
+
+
+def to_device(batch: _Batch, device: torch.device | str) -> _Batch:
+    """The batch with every tensor in it on `device`; its shape and whatever is no tensor stay.
+
+    Goes into tuples, named tuples, lists and mappings; the batch itself is not changed.
+
+    Example:
+        >>> to_device({"x": torch.ones(2), "name": "a"}, "meta")["x"].device
+        device(type='meta')
+    """
+    return cast(_Batch, _moved(batch, device))
+
+
+def numbered(data: object, *, limit: int | None) -> Iterator[tuple[int, Any]]:
+    """Number and batch, one after the other, until `limit` samples have been given.
+
+    A batch is given whole, so the last one may go beyond the limit. Where the samples of a batch
+    cannot be counted by its images its `len` counts, and else it counts as one.
+
+    Args:
+        data: any iterable of batches, a DataLoader or a list say.
+        limit: number of samples after which to stop, None for all.
+
+    Raises:
+        InvalidInput: `data` cannot be iterated over, is one batch or a data set of single samples
+            (all said at the call), or gave no batch at all (said when it is first asked for one).
+
+    Example:
+        >>> [number for number, _ in numbered([torch.ones(4, 2)] * 5, limit=8)]
+        [0, 1]
+    """
+    if limit is not None and limit < 1:
+        raise InvalidInput(f"limit is {limit}; expected one sample or more, or None for all")
+    if isinstance(data, Tensor | Mapping | str | bytes):
+        raise InvalidInput(
+            f"data is {_describe(cast(object, data))}, not batches; give an iterable of batches: [batch]"
+        )
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise InvalidInput("data is a data set of single samples; wrap it: DataLoader(data, batch_size=...)")
+    try:
+        iter(cast(Iterable[Any], data))
+    except TypeError as error:
+        raise InvalidInput(
+            f"data is {_describe(cast(object, data))}; expected an iterable of batches, such as a DataLoader"
+        ) from error
+    return _counted(cast(Iterable[Any], data), limit)
+
+
+def _counted(data: Iterable[Any], limit: int | None) -> Iterator[tuple[int, Any]]:
+    seen, number = 0, -1
+    for number, batch in enumerate(data):
+        yield number, batch
+        seen += _num_samples(batch)
+        if limit is not None and seen >= limit:
+            return
+    if number < 0:
+        raise InvalidInput(
+            f"data ({type(data).__name__}) gave no batches; is it empty, used up, or shorter than one batch?"
+        )
+
+
+def _num_samples(batch: object) -> int:
+    images = _find(batch)
+    if images is not None and images.ndim:
+        return images.shape[0]
+    return len(batch) if isinstance(batch, Sized) and not isinstance(batch, Tensor) else 1
+
+
+def _find(batch: object) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, Mapping):
+        mapping = cast(Mapping[object, object], batch)
+        held = (mapping[key] for key in IMAGE_KEYS if key in mapping)
+        return next((value for value in held if isinstance(value, Tensor)), None)
+    if isinstance(batch, tuple | list):
+        items = cast(tuple[object, ...] | list[object], batch)
+        return _find(items[0]) if items else None
+    return None
+
+
+def _moved(batch: Any, device: torch.device | str) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        items = {key: _moved(value, device) for key, value in cast(Mapping[Any, Any], batch).items()}
+        if not isinstance(batch, MutableMapping):
+            return items
+        # A copy keeps what the class carries beside its items, the default of a defaultdict say.
+        moved: MutableMapping[Any, Any] = copy.copy(cast(MutableMapping[Any, Any], batch))
+        for key, value in items.items():
+            moved[key] = value
+        return moved
+    if isinstance(batch, tuple | list):
+        parts = [_moved(value, device) for value in cast(list[Any], batch)]
+        if isinstance(batch, list):
+            return parts
+        kind = cast(Any, type(cast(object, batch)))
+        return kind(*parts) if hasattr(kind, "_fields") else tuple(parts)
+    return batch
+
+
+def _describe(batch: object) -> str:
+    kind = type(batch).__name__
+    if isinstance(batch, Mapping):
+        keys = ", ".join(map(repr, list(cast(Mapping[object, object], batch))[:12]))
+        return f"a {kind} with the keys {keys}" if keys else f"an empty {kind}"
+    if isinstance(batch, tuple | list):
+        items = cast(tuple[object, ...] | list[object], batch)
+        return f"a {kind} whose first element is a {type(items[0]).__name__}" if items else f"an empty {kind}"
+    return f"a {kind}"

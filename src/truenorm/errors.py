@@ -1,0 +1,87 @@
+"""Everything truenorm raises on purpose: one tree, one sentence each.
+
+    TruenormError            something failed                      exit code 1
+    ├── InvalidInput         what was asked for cannot be done     exit code 2
+    │   ├── UnknownName      a name that is not in a closed set
+    │   └── MissingExtra     an optional dependency is not installed
+    ├── DataUnavailable      a data set cannot be had or read
+    ├── NotMeasurable        statistics that cannot be had this way
+    ├── Diverged             training left the finite numbers
+    └── InvalidRecord        a record that is damaged or of another format
+
+Each message names the thing, the place and what to do next.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class TruenormError(Exception):
+    """Base of everything truenorm raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidInput(TruenormError, ValueError):
+    """What was asked for cannot be done; nothing was changed."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UnknownName(InvalidInput, KeyError):
+    """A name was looked up in a closed set and is not there.
+
+    Example:
+        >>> print(UnknownName("arm", "dbmn", ["dmbn", "cumulative"]))
+        unknown arm 'dbmn'; did you mean 'dmbn'? Known: cumulative, dmbn
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        near = get_close_matches(name, self.known, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(self.known)}")
+
+    __str__ = Exception.__str__  # KeyError would quote the sentence
+
+
+class MissingExtra(InvalidInput, ImportError):
+    """A module that only an extra brings is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.module, self.extra = module, extra
+        super().__init__(f"{module} is not installed; run: pip install 'truenorm[{extra}]'")
+
+
+class DataUnavailable(TruenormError, OSError):
+    """A data set cannot be had, or is not what it should be."""
+
+
+class NotMeasurable(TruenormError, RuntimeError):
+    """Statistics were asked for that cannot be had this way."""
+
+
+class Diverged(TruenormError, ArithmeticError):
+    """Training left the finite numbers."""
+
+
+class InvalidRecord(TruenormError, ValueError):
+    """A record is damaged, or of a format that this version does not read."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turn a failing import in the block into the sentence that names the extra.
+
+    Example:
+        >>> with extra("study"):
+        ...     import no_such_module
+        Traceback (most recent call last):
+        truenorm.errors.MissingExtra: no_such_module is not installed; run: pip install 'truenorm[study]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or str(error), name) from error

@@ -1,0 +1,70 @@
+"""Which modules of a network are batch norm, and what they are called."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
+from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]  # likewise
+from torch.nn.parameter import UninitializedTensorMixin
+
+from truenorm.errors import InvalidInput
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The batch-norm layers that carry running statistics, by name, in the order of registration.
+
+    They are torch's (Sync and subclasses with an activation among them) and every other module with the
+    buffers `running_mean` and `running_var`, instance norm aside. Wrappers (`torch.compile`, data
+    parallelism) leave no trace in the names. A module that is used twice is listed once.
+
+    Raises:
+        InvalidInput: there is none; or a lazy one has not seen its first batch.
+
+    Example:
+        >>> list(batch_norms(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))))
+        ['1']
+    """
+    layers: dict[str, nn.Module] = {}
+    without: list[str] = []
+    for path, module in unwrap(model).named_modules():
+        if isinstance(module, _InstanceNorm) or not _looks_like_batch_norm(module):
+            continue
+        name = ".".join(part for part in path.split(".") if part != "_orig_mod")
+        if module.running_mean is None or module.running_var is None:
+            without.append(name)
+        elif isinstance(module.running_mean, UninitializedTensorMixin):
+            raise InvalidInput(f"layer {name!r} is lazy and has no shape yet; run one batch through the model first")
+        else:
+            layers[name] = module
+    if not layers:
+        reason = f" ({', '.join(without)}: track_running_stats=False)" if without else ""
+        raise InvalidInput(f"{type(model).__name__} has no batch-norm layer with running statistics{reason}")
+    return layers
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside `torch.compile` and data parallelism.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> unwrap(nn.DataParallel(net)) is net
+        True
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif "_orig_mod" in model._modules:  # pyright: ignore[reportPrivateUsage]  # the class is slow to import
+            model = model.get_submodule("_orig_mod")
+        else:
+            return model
+
+
+def buffers_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """running_mean and running_var of a layer that `batch_norms` listed."""
+    mean, var = layer.running_mean, layer.running_var
+    assert isinstance(mean, torch.Tensor) and isinstance(var, torch.Tensor)
+    return mean, var
+
+
+def _looks_like_batch_norm(module: nn.Module) -> bool:
+    buffers = module._buffers  # pyright: ignore[reportPrivateUsage]  # attribute access would meet other tensors
+    return isinstance(module, _BatchNorm) or ("running_mean" in buffers and "running_var" in buffers)

@@ -1,0 +1,259 @@
+"""Measure population statistics over data, in one of three flows; the model is left as it was."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from truenorm.data.batches import _num_samples as num_samples_of
+from truenorm.data.batches import images_in, numbered, to_device
+from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
+from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.model.loan import Loan, close_all
+from truenorm.model.statistics import using
+from truenorm.model.stream import streams_of
+from truenorm.model.watch import training_suspended
+from truenorm.stats.rules import Population
+from truenorm.stats.shift import estimation_shift
+from truenorm.stats.statistics import Statistics
+
+Flow = Literal["joint", "sequential", "eval"]
+Forward = Callable[[nn.Module, Any], Any]
+
+EXACT = 1e-4
+"""Rounds of the sequential flow end when no layer is off by more than this, in σ."""
+
+
+def measure(
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    flow: Flow = "joint",
+    forward: Forward | None = None,
+    limit: int | None = None,
+    memory: int = 2**31,
+) -> Statistics:
+    """The statistics of each layer's input over data, pooled over all values (Chan, float64).
+
+    - `joint`: every layer normalises by its batch while all are measured. What running statistics estimate;
+      depends on the batch size of `data`: give it that of training.
+    - `sequential`: every layer sees what it will see at inference. Exact: with these assigned, evaluation
+      on the same data gives each layer the moments it divides by.
+    - `eval`: what arrives at each layer with the buffers as they are. Buffers are right if they equal it.
+
+    Only batch-norm layers go into training mode (none for `eval`); dropout stays as in evaluation. Layers
+    that are frozen (in evaluation mode while the model trains) stay so. Buffers, counts, modes, hooks and
+    random state come out as they were, whatever happens in between.
+
+    Args:
+        model: the network, on its device; batches are moved there.
+        data: an iterable of batches: tensors, or tuples, lists or mappings that hold the images.
+            `sequential` reads it more than once unless it fits into `memory`.
+        flow: see above.
+        forward: how to run a batch, `forward(model, batch)`, where `model(images)` is not it.
+        limit: stop after this many samples.
+        memory: bytes that one giant batch may take in `sequential`; beyond, rounds are made.
+
+    Returns:
+        a mapping in the order in which layers were called, with counts, and `about`: flow, samples,
+        rounds, layers that were skipped.
+
+    Raises:
+        InvalidInput: no batches, an unknown flow, a batch of one value per channel.
+        NotMeasurable: no layer was reached, values that are not finite, or a layer called twice in the
+            sequential flow (it has no such statistics).
+
+    Source: pooling after Chan, Golub & LeVeque 1983; the joint pass as in "precise" BN, Wu & Johnson 2021.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        >>> population = measure(net, [torch.randn(32, 4) for _ in range(4)])
+        >>> population["1"].count, population.about["flow"]
+        (128, 'joint')
+    """
+    if flow not in get_args(Flow):
+        raise UnknownName("flow", flow, get_args(Flow))
+    if flow == "joint":
+        return _pooled(model, _batches(data, limit), "joint", forward)
+    if flow == "eval":
+        return _pooled(model, _batches(data, limit), "eval", forward)
+    return _sequential(model, data, forward, limit, memory)
+
+
+def _sequential(
+    model: nn.Module, data: Iterable[Any], forward: Forward | None, limit: int | None, memory: int
+) -> Statistics:
+    """One giant batch where it fits: its batch statistics are the sequential ones. Else rounds."""
+    if isinstance(data, Iterator):
+        data = list(_batches(data, limit))  # a one-shot iterator: it is needed twice
+    giant = _one_batch(model, data, forward, limit, memory)
+    if giant is not None:
+        return _pooled(model, iter([giant]), "sequential", forward, once=True)
+    found = _pooled(model, _batches(data, limit), "joint", forward, once=True)
+    # In a round every layer moves to what arrives with the buffers of the round before; the first layer
+    # that was wrong is right afterwards, so there are at most as many rounds as layers.
+    for rounds in range(1, len(found) + 2):
+        with using(model, found):
+            arriving = _pooled(model, _batches(data, limit), "eval", forward)
+        residual = estimation_shift(found, arriving).worst.shift
+        found = arriving
+        if residual < EXACT:
+            break
+    about = dict(found.about) | {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
+    return Statistics(dict(found), about=about)
+
+
+def _batches(data: Iterable[Any], limit: int | None) -> Iterator[Any]:
+    return (batch for _, batch in numbered(data, limit=limit))
+
+
+def _pooled(
+    model: nn.Module, batches: Iterator[Any], flow: Flow, forward: Forward | None, *, once: bool = False
+) -> Statistics:
+    """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled."""
+    layers = batch_norms(model)
+    device = buffers_of(next(iter(layers.values())))[0].device
+    frozen = [name for name, layer in layers.items() if model.training and not layer.training]
+    taking = _Taking(layers)
+    num_samples = 0
+    # A compiled model ignores hooks that came after its compilation: passes run it as it was written.
+    with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        model.eval()
+        with taking.observing() if flow == "eval" else taking.lending(frozen):
+            for batch in batches:
+                here = to_device(batch, device)
+                num_samples += num_samples_of(here)
+                if forward is None:
+                    model(images_in(here))
+                else:
+                    forward(model, here)
+                taking.end_batch()
+    if once and taking.called_twice:
+        raise NotMeasurable(
+            f"layer {taking.called_twice!r} is called more than once per forward: it sees several populations and "
+            "has no sequential statistics; measure the joint flow, or give each call a layer of its own"
+        )
+    return taking.result(flow, num_samples, frozen)
+
+
+class _Taking:
+    """Takes the moments of every layer's batches into one stream."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self._layers = layers
+        self._order: dict[str, int] = {}
+        self._calls: dict[str, int] = {}
+        self.called_twice = ""
+        self._names = list(layers)
+        self._places = streams_of(layers, (Population(),))
+
+    def end_batch(self) -> None:
+        """Note a layer that was called more than once for one batch; start counting anew."""
+        self.called_twice = self.called_twice or next((name for name, calls in self._calls.items() if calls > 1), "")
+        self._calls.clear()
+
+    @contextmanager
+    def lending(self, frozen: list[str]) -> Iterator[None]:
+        """Layers in training mode, torch delivers their batches' moments."""
+        loans: list[Loan] = []
+        try:
+            for index, (name, layer) in enumerate(self._layers.items()):
+                if name not in frozen:
+                    loans.append(Loan(self, index, name, layer))
+                    layer.train()
+            yield
+        finally:
+            close_all(loans)
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Layers in evaluation mode; the moments of what arrives are computed here."""
+        handles = [
+            layer.register_forward_pre_hook(self._observer(index)) for index, layer in enumerate(self._layers.values())
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _observer(self, index: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def observe(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            values: Tensor = inputs[0]
+            count = values.numel() // values.shape[1]
+            mean, var = self.slot(index)
+            found_var, found_mean = torch.var_mean(values.to(mean.dtype), [0, *range(2, values.ndim)], correction=0)
+            mean.copy_(found_mean)
+            # The stream takes unbiased variances, as torch's buffers hold them; one value has variance 0.
+            var.copy_(found_var * (count / max(count - 1, 1)))
+            self.receive(index, count, None)
+
+        return observe
+
+    def slot(self, index: int) -> tuple[Tensor, Tensor]:
+        stream, layer = self._places[index]
+        return stream.slot(layer)
+
+    def receive(self, index: int, count: int, momentum: float | None) -> None:
+        name = self._names[index]
+        self._order.setdefault(name, len(self._order))
+        self._calls[name] = self._calls.get(name, 0) + 1
+        stream, layer = self._places[index]
+        stream.commit(layer, count, training=True, gradient=False)
+
+    def result(self, flow: str, num_samples: int, frozen: list[str]) -> Statistics:
+        moments = {name: found for stream in {stream for stream, _ in self._places} for name, found in stream.read(0, 0)[0].items()}
+        if not moments:
+            raise NotMeasurable(
+                "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
+            )
+        for name, found in moments.items():
+            if not bool((found.mean + found.var).isfinite().all()):
+                raise NotMeasurable(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
+        skipped = [name for name in self._layers if name not in moments and name not in frozen]
+        about = {"flow": flow, "samples": str(num_samples), "dropout": "off, as in evaluation"}
+        about |= {"frozen": ", ".join(frozen)} if frozen else {}
+        about |= {"not reached": ", ".join(skipped)} if skipped else {}
+        return Statistics({name: moments[name] for name in self._order if name in moments}, about=about)
+
+
+def _one_batch(
+    model: nn.Module, data: Iterable[Any], forward: Forward | None, limit: int | None, memory: int
+) -> Tensor | None:
+    """All images as one batch, if they are plain tensors and fit; None if not."""
+    if forward is not None:
+        return None  # only the caller knows how its batches are joined
+    batches = _batches(data, limit)
+    first = images_in(next(batches))
+    largest = _largest_output(model, first)
+    parts, total = [first], len(first)
+    for batch in batches:
+        images = images_in(batch)
+        total += len(images)
+        # Input, output and a temporary of the widest layer are alive at once; branches add a few.
+        if images.shape[1:] != first.shape[1:] or 4 * largest * total > memory:
+            return None
+        parts.append(images)
+    return torch.cat(parts) if 4 * largest * total <= memory else None
+
+
+def _largest_output(model: nn.Module, images: Tensor) -> float:
+    """Bytes per sample of the widest activation of an evaluation forward."""
+    largest = float(images[:1].nbytes)
+
+    def widen(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.nbytes / len(images))
+
+    handles = [module.register_forward_hook(widen) for module in model.modules()]
+    try:
+        with using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            model.eval()(to_device(images, buffers_of(next(iter(batch_norms(model).values())))[0].device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest

@@ -1,0 +1,157 @@
+"""Read the statistics of a model, put others in their place, lend them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from truenorm.errors import InvalidInput, UnknownName
+from truenorm.model.layers import batch_norms, buffers_of, unwrap
+from truenorm.stats.moments import Moments
+from truenorm.stats.statistics import Statistics
+
+
+def statistics(model: nn.Module) -> Statistics:
+    """The running statistics that the model's layers carry: a copy, which later training does not change.
+
+    Returns:
+        a mapping from layer names (those of `model.named_modules()`) to moments without counts.
+
+    Raises:
+        InvalidInput: the model has no batch-norm layer with running statistics.
+
+    Example:
+        >>> from torch import nn
+        >>> statistics(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))["1"].var.tolist()
+        [1.0, 1.0, 1.0]
+    """
+    return Statistics(
+        {
+            name: Moments(*(buffer.detach().clone() for buffer in buffers_of(layer)))
+            for name, layer in batch_norms(model).items()
+        }
+    )
+
+
+def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
+    """Write statistics into the model, in place; all of them or, on any error, none.
+
+    Args:
+        model: the network; its buffers keep their identity, type and device.
+        stats: may name some of the layers only; the others are left alone.
+
+    Returns:
+        what the written layers carried before: assigning that is the undo.
+
+    Raises:
+        UnknownName: a layer the model does not have.
+        InvalidInput: another number of channels; a mean or variance that is not finite, or negative, or
+            does not fit the buffer's type.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.BatchNorm1d(2))
+        >>> before = assign(net, {"0": Moments(torch.ones(2), torch.full((2,), 4.0))})
+        >>> net[0].running_var.tolist(), assign(net, before)["0"].var.tolist(), net[0].running_var.tolist()
+        ([4.0, 4.0], [4.0, 4.0], [1.0, 1.0])
+    """
+    layers = batch_norms(model)
+    writes: list[tuple[Tensor, Tensor]] = []
+    for name, moments in stats.items():
+        if name not in layers:
+            raise UnknownName("layer", name, layers)
+        for buffer, values, what in zip(
+            buffers_of(layers[name]), (moments.mean, moments.var), ("mean", "variance"), strict=True
+        ):
+            writes.append((buffer, _fitting(name, what, buffer, values)))
+    previous = Statistics(
+        {name: Moments(*(buffer.detach().clone() for buffer in buffers_of(layers[name]))) for name in stats}
+    )
+    before = [buffer.detach().clone() for buffer, _ in writes]
+    try:
+        with torch.no_grad():
+            for buffer, values in writes:
+                buffer.copy_(values)
+    except BaseException:  # Ctrl-C between two layers must not leave half of them written
+        with torch.no_grad():
+            for (buffer, _), values in zip(writes, before, strict=True):
+                buffer.copy_(values)
+        raise
+    return previous
+
+
+@contextmanager
+def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Iterator[nn.Module]:
+    """Lend statistics to a model for a block; afterwards buffers, counts, momenta and modes are as before.
+
+    Args:
+        model: the network.
+        stats: what to lend; None lends nothing and puts back whatever the block does.
+
+    Yields:
+        the model.
+
+    Raises:
+        what `assign` raises, before the block runs.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.BatchNorm1d(2))
+        >>> with using(net, {"0": Moments(torch.ones(2), torch.ones(2))}):
+        ...     net[0].running_mean.tolist()
+        [1.0, 1.0]
+        >>> net[0].running_mean.tolist()
+        [0.0, 0.0]
+    """
+    layers = batch_norms(model)
+    saved = [(layer, _saved(layer)) for layer in layers.values()]
+    modes = [(module, module.training) for module in unwrap(model).modules()]
+    outer = model.training
+    try:
+        if stats is not None:
+            assign(model, stats)
+        yield model
+    finally:
+        for layer, (buffers, copies, momentum) in saved:
+            _put_back(layer, buffers, copies, momentum)
+        for module, training in modes:
+            module.training = training
+        model.training = outer
+
+
+def _saved(layer: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Tensor], Any]:
+    buffers = dict(layer._buffers)  # pyright: ignore[reportPrivateUsage]  # the tensors themselves, to put them back
+    copies = {key: value.detach().clone() for key, value in buffers.items() if value is not None}
+    return buffers, copies, layer.__dict__.get("momentum", ...)
+
+
+def _put_back(
+    layer: nn.Module, buffers: dict[str, Tensor | None], copies: dict[str, Tensor], momentum: Any
+) -> None:
+    layer._buffers.update(buffers)  # pyright: ignore[reportPrivateUsage]  # the same tensors, not copies of them
+    with torch.no_grad():
+        for key, values in copies.items():
+            buffer = buffers[key]
+            assert buffer is not None
+            buffer.copy_(values)
+    if momentum is not ...:
+        layer.__dict__["momentum"] = momentum
+
+
+def _fitting(name: str, what: str, buffer: Tensor, values: Tensor) -> Tensor:
+    if values.shape != buffer.shape:
+        raise InvalidInput(
+            f"layer {name!r} has {len(buffer)} channels, the {what} given has shape {tuple(values.shape)}; "
+            "were the statistics taken from the same network?"
+        )
+    converted = values.detach().to(buffer)
+    if not bool(converted.isfinite().all()):
+        cause = "not finite" if not bool(values.isfinite().all()) else f"too large for {buffer.dtype}"
+        raise InvalidInput(f"the {what} given for layer {name!r} is {cause}; nothing was assigned")
+    if what == "variance" and bool((converted < 0).any()):
+        raise InvalidInput(f"the variance given for layer {name!r} is negative; nothing was assigned")
+    return converted

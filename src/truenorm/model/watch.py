@@ -1,0 +1,326 @@
+"""Watch a training run: every rule of having statistics, from one run, the run itself unchanged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
+from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.model.loan import Hook, Loan, close_all
+from truenorm.model.stream import streams_of
+from truenorm.stats.choice import choose
+from truenorm.stats.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
+from truenorm.stats.statistics import Statistics
+
+_ACTIVE: "WeakSet[Watch]" = WeakSet()
+
+
+def default_rules() -> tuple[Rule, ...]:
+    """The sweep of momenta as torch keeps them, torch's cumulative average, pooled 0.1 and adaptive."""
+    return Static(), Cumulative(), Pooled((0.1,)), Adaptive()
+
+
+def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
+    """Follow a training run with every rule at once; the run does not notice.
+
+    Outputs, gradients and weights stay bit-equal, and the model's own buffers come out as if it had not
+    been watched (to float32 rounding; the count of batches exactly). A step costs a few per cent more.
+
+    What counts as a batch: every forward of a layer in training mode, as in torch. Not counted are forwards
+    that activation checkpointing repeats, and passes that only recalibrate (`measure`, torch's
+    `update_bn`). `Adaptive` counts only batches with gradient.
+
+    Args:
+        model: any module; it may be compiled later, or wrapped for data parallelism (each process then
+            watches its own batches).
+        rules: from `truenorm.rules`; the default is `default_rules()`.
+
+    Returns:
+        a context manager and mapping: name of the rule → `Statistics`.
+
+    Raises:
+        InvalidInput: no batch-norm layer, no rule, two readings of one name, or watched already.
+        NotMeasurable: the first training forward reached no watched layer (it was compiled before).
+
+    Example:
+        >>> from torch import nn, optim, randn
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        >>> optimizer = optim.SGD(net.parameters(), 0.1)
+        >>> with watch(net) as watched:
+        ...     for _ in range(5):
+        ...         loss = net(randn(16, 4)).square().mean()
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...         _ = optimizer.step()
+        >>> "static-0.1" in watched, list(watched["adaptive"])
+        (True, ['1'])
+    """
+    return Watch(model, default_rules() if rules is None else rules)
+
+
+class Watch(Mapping[str, Statistics]):
+    """What `watch` gives: a context around training, and the statistics of every rule by name.
+
+    After the block it can be read, saved (`state_dict`) and entered again to go on.
+    """
+
+    def __init__(self, model: nn.Module, rules: Sequence[Rule]) -> None:
+        names = [name for rule in rules for name in rule.names]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidInput(f"two rules give {name!r}; leave one of them out")
+        if not rules:
+            raise InvalidInput("nothing to watch for: no rule was given")
+        self._model = model
+        self._layers = batch_norms(model)
+        self._modules = list(self._layers.values())
+        self._rules = tuple(rules)
+        self._where = {
+            name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)
+        }
+        self._places = streams_of(self._layers, self._rules)
+        self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
+        self._loans: list[Loan] = []
+        self._root: RemovableHandle | None = None
+        self._suspensions = 0
+        self._slot: tuple[Tensor, Tensor] | None = None
+        self._takes = (False, False)
+        # Per layer: forwards without gradient whose repetition with gradient is still to come, and what
+        # tells training from a recalibrating pass.
+        self._unrepeated = [0] * len(self._modules)
+        self._in_pass = [False] * len(self._modules)
+        self._momentum: list[Any] = []
+        self._tracked: list[int] = []
+
+    def __enter__(self) -> "Watch":
+        if any(module in other._modules for other in _ACTIVE for module in self._modules):
+            raise InvalidInput("the model is being watched already; give all rules to one watch")
+        self._momentum = [module.__dict__.get("momentum") for module in self._modules]
+        self._tracked = [_num_tracked(module) for module in self._modules]
+        for index, (name, module) in enumerate(self._layers.items()):
+            self._loans.append(Loan(self, index, name, module))
+        self._root = self._model.register_forward_hook(Hook(self._after_first_forward))
+        _ACTIVE.add(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _ACTIVE.discard(self)
+        close_all(self._loans)
+        self._loans = []
+        if self._root is not None:
+            self._root.remove()
+            self._root = None
+
+    def _after_first_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        if self._suspensions or not any(module.training for module in self._modules):
+            return
+        if self._root is not None:
+            self._root.remove()
+            self._root = None
+        if not any(stream.seen for stream in self._streams) and not any(self._in_pass):
+            raise NotMeasurable(
+                f"a training forward of {type(model).__name__} reached none of its {len(self._modules)} watched "
+                "layers; if the model was compiled and called before, enter the watch before its first call"
+            )
+
+    # The borrower's side: on the path of every training step, so it does little.
+
+    def slot(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Decide whether the coming forward is a batch, and for whom; lend a slot if it is."""
+        if self._suspensions:
+            return None
+        gradient = torch.is_grad_enabled()
+        training = True
+        if torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]  # no public way to ask
+            # Checkpointing repeats a forward inside backward. The reentrant kind ran it first without
+            # gradient: for rules that count only batches with gradient, the repetition is the batch.
+            training = False
+            gradient = gradient and self._unrepeated[index] > 0
+            if not gradient:
+                return None
+            self._unrepeated[index] -= 1
+        elif gradient:
+            self._unrepeated[index] = 0
+            self._in_pass[index] = False
+        elif self._is_pass(index):
+            return None
+        else:
+            self._unrepeated[index] += 1
+        self._takes = (training, gradient)
+        stream, layer = self._places[index]
+        self._slot = stream.slot(layer)
+        return self._slot
+
+    def receive(self, index: int, count: int, momentum: float | None) -> None:
+        """Take the batch, and update the layer's own buffers as torch would have done."""
+        stream, layer = self._places[index]
+        module = self._modules[index]
+        if momentum != 0:
+            assert self._slot is not None
+            # torch's momentum=None averages; the count stays a tensor: reading it would make a GPU wait.
+            gain: Any = 1 / module.num_batches_tracked if momentum is None else momentum  # pyright: ignore  # a buffer
+            buffers = module._buffers  # pyright: ignore[reportPrivateUsage]  # attribute access is ten times slower
+            for own, batch in zip((buffers["running_mean"], buffers["running_var"]), self._slot, strict=True):
+                own.lerp_(batch, gain)  # pyright: ignore[reportOptionalMemberAccess]  # batch_norms() lists no layer without
+        training, gradient = self._takes
+        self._tracked[index] += training
+        self._momentum[index] = module.__dict__.get("momentum")
+        stream.commit(layer, count, training=training, gradient=gradient)
+
+    def _is_pass(self, index: int) -> bool:
+        """A training-mode forward without gradient: training (checkpointing, validation), or recalibration?
+
+        Recalibration changes the momentum or sets the count of batches back before it runs.
+        """
+        module = self._modules[index]
+        tracked = _num_tracked(module)
+        if module.__dict__.get("momentum") != self._momentum[index] or tracked < self._tracked[index]:
+            self._in_pass[index] = True
+        self._tracked[index] = tracked
+        return self._in_pass[index]
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Batches in the block are not training: a recalibration of your own, say.
+
+        Example:
+            >>> net = nn.BatchNorm1d(2)
+            >>> with watch(net) as watched, watched.suspended():
+            ...     _ = net(torch.randn(4, 2))
+        """
+        self._suspensions += 1
+        try:
+            yield
+        finally:
+            self._suspensions -= 1
+
+    def end_epoch(self) -> None:
+        """Say that an epoch has ended, for rules that read whole epochs (`rules.Population(epochs=True)`)."""
+        for stream in self._streams:
+            stream.end_epoch()
+
+    def switch(self, name: str, momenta: Mapping[str, float]) -> None:
+        """Let a `rules.Switched` go on under these momenta, layer by layer; layers not named keep theirs.
+
+        Raises:
+            UnknownName: no such rule, or no such layer.
+            InvalidInput: the rule's momentum cannot be switched.
+        """
+        number = self._find(name)[0]
+        rule = self._rules[number]
+        if not isinstance(rule, Switched):
+            raise InvalidInput(f"rule {name!r} has fixed momenta; only rules.Switched can be switched")
+        for layer in momenta:
+            if layer not in self._layers:
+                raise UnknownName("layer", layer, self._layers)
+        for stream in self._streams:
+            state = stream.state(number)
+            gains = state.layers["momentum"][0].clone()
+            for layer, position in ((layer, i) for i, layer in enumerate(stream.names) if layer in momenta):
+                gains[position] = momenta[layer]
+            stream.set_state(number, rule.switched(state, gains))
+
+    def __getitem__(self, name: str) -> Statistics:
+        number, k = self._find(name)
+        read = [stream.read(number, k) for stream in self._streams]
+        moments = {layer: found for layers, _ in read for layer, found in layers.items()}
+        momenta = {layer: found for _, layers in read for layer, found in layers.items()}
+        if not moments:
+            rule = self._rules[number]
+            what = "no epoch has ended (call end_epoch)" if hasattr(rule, "epochs") else "no training batch was seen"
+            raise NotMeasurable(f"{name!r} has no statistics yet: {what}")
+        order = [layer for layer in self._layers if layer in moments]
+        missing = [layer for layer in self._layers if layer not in moments]
+        about = {"rule": name} | ({"not reached": ", ".join(missing)} if missing else {})
+        return Statistics({layer: moments[layer] for layer in order}, momenta=momenta, about=about)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def best(self, reference: Statistics, *, among: Literal["static", "pooled"] = "static") -> Statistics:
+        """Each layer with the momentum of the sweep whose statistics are nearest to the reference (DMBN).
+
+        Args:
+            reference: the population's, such as `measure(model, loader)`.
+            among: torch's running statistics, or pooled ones.
+
+        Returns:
+            statistics whose `momenta` say what each layer took.
+
+        Raises:
+            InvalidInput: no rule of that kind is watched, or a layer of the reference is not.
+        """
+        candidates = {
+            float(name.removeprefix(f"{among}-")): self[name] for name in self if name.startswith(f"{among}-")
+        }
+        if not candidates:
+            raise InvalidInput(f"no {among} momenta are watched; add rules.{among.capitalize()}() to the watch")
+        return choose(candidates, reference)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on to the same bits; made of tensors, numbers and strings.
+
+        Example:
+            >>> net = nn.BatchNorm1d(2)
+            >>> with watch(net) as watched:
+            ...     _ = net(torch.randn(4, 2))
+            >>> again = watch(net)
+            >>> again.load_state_dict(watched.state_dict())
+            >>> again["static-0.1"] == watched["static-0.1"]
+            True
+        """
+        return {"streams": [stream.state_dict() for stream in self._streams]}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            InvalidInput: it was saved of other layers or under other rules.
+        """
+        streams = saved.get("streams")
+        if not isinstance(streams, list) or len(streams) != len(self._streams):
+            raise InvalidInput("this is not the state of a watch of this model on these devices")
+        for stream, part in zip(self._streams, streams, strict=True):
+            stream.load_state_dict(part)
+
+    def _find(self, name: str) -> tuple[int, int]:
+        if name not in self._where:
+            raise UnknownName("rule", name, self._where)
+        return self._where[name]
+
+    def __repr__(self) -> str:
+        return f"Watch({len(self._modules)} layers, {len(self)} rules)"
+
+    # It stands for one training run, not for the numbers it has seen.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+@contextmanager
+def training_suspended(model: nn.Module) -> Iterator[None]:
+    """Whatever watches layers of this model: forwards in the block are no batches of its training."""
+    modules = set(model.modules())
+    affected = [one for one in _ACTIVE if any(module in modules for module in one._modules)]  # pyright: ignore[reportPrivateUsage]  # of this file
+    for one in affected:
+        one._suspensions += 1  # pyright: ignore[reportPrivateUsage]  # of this file
+    try:
+        yield
+    finally:
+        for one in affected:
+            one._suspensions -= 1  # pyright: ignore[reportPrivateUsage]  # of this file
+
+
+def _num_tracked(module: nn.Module) -> int:
+    count = getattr(module, "num_batches_tracked", None)
+    return 0 if count is None else int(count)

@@ -1,0 +1,203 @@
+"""A record: every number a command measured, and what is needed to measure it again.
+
+One JSON file: a header (configuration, command, versions, machine, format number) and tidy rows, one
+`Measurement` a line. Everything that is shown is made from records, so nothing is shown that is not kept.
+"""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+from truenorm.errors import InvalidRecord
+from truenorm.files import write_whole
+
+FORMAT = 1
+
+_KEYS = ("format", "command", "configuration", "trials", "versions", "machine", "notes", "complete", "columns", "rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number.
+
+    Args:
+        trial: which training it belongs to; a key of the record's `trials`.
+        arm: which statistics, or which network, it was measured under.
+        layer: the batch-norm layer, or None where the number is of the whole network.
+        metric: what was measured, such as `accuracy` or `shift.joint`.
+        value: the number; finite.
+        error: its standard error or noise floor, in the same unit, or None.
+        n: how many values (images, values per channel, …) it rests on, or None.
+
+    Raises:
+        InvalidRecord: value or error is not finite.
+
+    Example:
+        >>> Measurement("a1", "static-0.1", None, "accuracy", 0.9, 0.003, 10_000).metric
+        'accuracy'
+    """
+
+    trial: str
+    arm: str
+    layer: str | None
+    metric: str
+    value: float
+    error: float | None = None
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "error"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise InvalidRecord(
+                    f"{self.metric} of arm {self.arm!r} in trial {self.trial!r} has the {name} {number}; "
+                    "a record holds finite numbers only"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Header and rows; see the module's docstring.
+
+    Example:
+        >>> record = Record(command="truenorm study", rows=(Measurement("t", "a", None, "accuracy", 1.0),))
+        >>> Record.loads(record.dumps()) == record
+        True
+    """
+
+    command: str
+    rows: tuple[Measurement, ...] = ()
+    configuration: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    trials: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    machine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+    complete: bool = True
+
+    def dumps(self) -> str:
+        """The record as strict JSON (no NaN), one row a line so that differences read well."""
+        header = {
+            "format": FORMAT,
+            "command": self.command,
+            "configuration": self.configuration,
+            "trials": self.trials,
+            "versions": self.versions,
+            "machine": self.machine,
+            "notes": list(self.notes),
+            "complete": self.complete,
+            "columns": [f.name for f in fields(Measurement)],
+        }
+        head = json.dumps(header, indent=1, allow_nan=False, ensure_ascii=False)
+        rows = ",\n".join(json.dumps(astuple(row), allow_nan=False, ensure_ascii=False) for row in self.rows)
+        return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
+
+    @staticmethod
+    def loads(text: str) -> "Record":
+        """Read what `dumps` wrote.
+
+        Raises:
+            InvalidRecord: the text is not such a record, or of another format number.
+        """
+        try:
+            data: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidRecord(f"not a record: {error}; was the file cut short?") from error
+        if not isinstance(data, dict) or "format" not in data:
+            raise InvalidRecord("not a record: there is no format number at its top")
+        found = cast(dict[str, Any], data)
+        if found["format"] != FORMAT:
+            raise InvalidRecord(
+                f"the record has format {found['format']!r}, this truenorm reads {FORMAT}; use the version that wrote it"
+            )
+        if set(found) != set(_KEYS):
+            odd = ", ".join(sorted(set(found) ^ set(_KEYS)))
+            raise InvalidRecord(f"the record's header is damaged: missing or unknown keys: {odd}")
+        if found["columns"] != [f.name for f in fields(Measurement)]:
+            raise InvalidRecord(f"the record's columns are {found['columns']}, not those of format {FORMAT}")
+        return Record(
+            command=found["command"],
+            rows=tuple(_measurement(number, row) for number, row in enumerate(found["rows"])),
+            configuration=found["configuration"],
+            trials=found["trials"],
+            versions=found["versions"],
+            machine=found["machine"],
+            notes=tuple(found["notes"]),
+            complete=found["complete"],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write beside and rename: the file holds the old record or the new one, never a part."""
+        write_whole(path, self.dumps().encode())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Record":
+        """Read a record's file, or the file `record.json` of a folder.
+
+        Raises:
+            InvalidRecord: there is no such file, or it is not a record; the path is named.
+        """
+        target = Path(path)
+        if target.is_dir():
+            target = target / "record.json"
+        try:
+            return Record.loads(target.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRecord(f"cannot read {target}: {getattr(error, 'strerror', None) or error}") from error
+        except InvalidRecord as error:
+            raise InvalidRecord(f"{target}: {error}") from error
+
+
+def _measurement(number: int, row: Any) -> Measurement:
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    cells: list[Any] = cast(list[Any], row) if isinstance(row, list) else []
+    if len(cells) != len(fields(Measurement)):
+        raise InvalidRecord(f"row {number} of the record is damaged: {row!r}")
+    trial, arm, layer, metric, value, error, n = cells
+    if not (
+        all(isinstance(name, str) for name in (trial, arm, metric))
+        and (layer is None or isinstance(layer, str))
+        and is_number(value)
+        and (error is None or is_number(error))
+        and (n is None or (isinstance(n, int) and not isinstance(n, bool)))
+    ):
+        raise InvalidRecord(f"row {number} of the record is damaged: {row!r}")
+    return Measurement(trial, arm, layer, metric, float(value), None if error is None else float(error), n)
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def this_machine() -> dict[str, Any]:
+    """What the numbers were measured on; nothing that names the machine or its user."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()

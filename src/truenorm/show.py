@@ -1,0 +1,71 @@
+"""Rows that show themselves: in a terminal through rich, in a notebook as HTML."""
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A titled table of text; the first column names the row, the others are right-aligned.
+
+    Args:
+        title: one line above the table.
+        columns: the headings.
+        rows: one tuple of cells per row, as long as `columns`.
+        notes: sentences below the table.
+
+    Example:
+        >>> table = Table(title="shift", columns=("layer", "σ"), rows=(("bn1", "0.31"),))
+        >>> table._repr_html_()[:45]
+        '<table><caption>shift</caption><thead><tr><th'
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __rich__(self) -> "RichTable":
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        # Cells are names that users gave: they are text, never markup.
+        table = RichTable(
+            title=Text(self.title, style="bold"),
+            caption=Text("\n".join(self.notes)) if self.notes else None,
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=index == 0)
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
+        )
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return (
+            f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table>{notes}"
+        )
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as people read it: `digits` significant ones, no exponent between 1e-4 and 1e6.
+
+    Example:
+        >>> number(0.000123456), number(0.0), number(12.5), number(2e-7)
+        ('0.000123', '0', '12.5', '2e-07')
+    """
+    return f"{value:.{digits}g}"

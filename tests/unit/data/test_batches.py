@@ -1,0 +1,133 @@
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from truenorm.data.batches import IMAGE_KEYS, images_in, numbered, to_device
+from truenorm.errors import InvalidInput
+
+X, Y = torch.ones(4, 3), torch.zeros(4)
+Pair = namedtuple("Pair", "pixels target")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        X,
+        (X, Y),
+        [X, Y],
+        Pair(X, Y),
+        [(X, Y), Y],
+        {"label": Y, "image": X},
+        UserDict(x=X),
+        {"image": "name", "img": X},
+    ],
+)
+def test_images_are_found(batch):
+    assert images_in(batch) is X
+
+
+@pytest.mark.parametrize("key", IMAGE_KEYS)
+def test_every_key_is_known(key):
+    assert images_in({"label": Y, key: X}) is X
+
+
+def test_the_first_key_wins():
+    assert images_in({"data": Y, "image": X}) is X
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ({"label": Y, "text": "a"}, "a dict with the keys 'label', 'text'"),
+        ({}, "an empty dict"),
+        ([], "an empty list"),
+        (("a", X), "a tuple whose first element is a str"),
+        (3, "a int"),
+        (None, "a NoneType"),
+    ],
+)
+def test_what_was_found_instead_is_said(batch, said):
+    with pytest.raises(InvalidInput, match="forward=lambda model, batch: ...") as caught:
+        images_in(batch)
+    assert said in str(caught.value)
+
+
+def test_tensors_move_and_the_rest_stays():
+    batch = {"x": X, "pair": Pair(X, "label"), "list": [X, (Y, 3)], "none": None, "text": "a"}
+    moved = to_device(batch, "meta")
+    assert moved["x"].device.type == "meta"
+    assert isinstance(moved["pair"], Pair)
+    assert moved["pair"].pixels.device.type == "meta" and moved["pair"].target == "label"
+    assert moved["list"][0].device.type == "meta" and moved["list"][1][0].device.type == "meta"
+    assert (moved["list"][1][1], moved["none"], moved["text"]) == (3, None, "a")
+    assert batch["x"].device.type == "cpu", "the batch given must not change"
+
+
+def test_mappings_keep_their_type():
+    default = defaultdict(list, x=X)
+    assert to_device(default, "meta").default_factory is list
+    assert type(to_device(OrderedDict(x=X), "meta")) is OrderedDict
+    assert type(to_device(UserDict(x=X), "meta")) is UserDict
+    assert to_device(MappingProxyType({"x": X}), "meta")["x"].device.type == "meta"
+    assert default["x"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(("limit", "num"), [(None, 5), (1, 1), (4, 1), (5, 2), (20, 5), (99, 5)])
+def test_limit_counts_samples_and_keeps_batches_whole(limit, num):
+    given = list(numbered([(X, Y)] * 5, limit=limit))
+    assert [number for number, _ in given] == list(range(num))
+    assert all(batch[0] is X for _, batch in given)
+
+
+def test_nothing_is_read_beyond_the_limit():
+    read = []
+
+    def endless():
+        while True:
+            read.append(1)
+            yield X
+
+    assert len(list(numbered(endless(), limit=8))) == len(read) == 2
+
+
+def test_batches_without_images_count_their_length_or_one():
+    assert len(list(numbered([{"a": 1, "b": 2}] * 5, limit=4))) == 2
+    assert len(list(numbered([object()] * 5, limit=4))) == 4
+    assert len(list(numbered([torch.tensor(1.0)] * 5, limit=4))) == 4
+
+
+def test_a_loader_is_taken():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=2)
+    assert [images_in(batch).shape[0] for _, batch in numbered(loader, limit=None)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (3, "a int; expected an iterable"),
+        (X, "not batches"),
+        ({"x": X}, "keys 'x', not batches"),
+        ("cifar10", "not batches"),
+        (TensorDataset(X, Y), "wrap it: DataLoader"),
+    ],
+)
+def test_what_gives_no_batches_is_refused_at_the_call(data, said):
+    with pytest.raises(InvalidInput, match=said):
+        numbered(data, limit=None)
+
+
+@pytest.mark.parametrize(
+    "data", [[], iter([]), DataLoader(TensorDataset(X, Y), batch_size=8, drop_last=True)]
+)
+def test_no_batches_at_all_is_said(data):
+    with pytest.raises(InvalidInput, match="gave no batches"):
+        list(numbered(data, limit=None))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit):
+    with pytest.raises(InvalidInput, match="limit is"):
+        numbered([X], limit=limit)

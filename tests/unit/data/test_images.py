@@ -1,0 +1,191 @@
+import os
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from truenorm.data.images import load
+from truenorm.errors import DataUnavailable, InvalidInput
+
+DATA = os.environ.get("TRUENORM_DATA")
+real = pytest.mark.skipif(not DATA, reason="TRUENORM_DATA names no folder with the real sets")
+BALANCED = {"train": [0, 1, 2] * 20, "test": [0, 1, 2] * 4}
+
+
+def rows_of(images: torch.Tensor, known: list[np.ndarray]) -> list[int]:
+    """Which of the known images these are."""
+    rows = {pixels.tobytes(): row for row, pixels in enumerate(known)}
+    return [rows[image.numpy().tobytes()] for image in images]
+
+
+def test_digits_have_known_pixels():
+    digits = load("digits")
+    assert digits.summary() == {
+        "name": "digits",
+        "train": 1199,
+        "validation": 239,
+        "test": 359,
+        "classes": 10,
+        "image_shape": [1, 8, 8],
+        "imbalance": 1.0,
+    }
+    parts = (digits.train, digits.validation, digits.test)
+    pixels = torch.cat([part.images for part in parts])
+    assert pixels.dtype == torch.uint8
+    assert pixels.unique().tolist() == [round(level * 255 / 16) for level in range(17)]
+    assert torch.cat([part.labels for part in parts]).bincount().tolist() == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]
+    assert digits.notes == ("test split drawn from the training images, 359 of 1797",)
+
+
+def test_every_image_keeps_its_label_and_is_used_once(folder, root, pixels_of):
+    folder("tiny", BALANCED)
+    tiny = load("tiny", str(root))
+    known = [pixels_of("train", row) for row in range(60)]
+    train, held_out = (rows_of(part.images, known) for part in (tiny.train, tiny.validation))
+    assert sorted(train + held_out) == list(range(60))
+    assert rows_of(tiny.test.images, [pixels_of("test", row) for row in range(12)]) == list(range(12))
+    for part, rows in ((tiny.train, train), (tiny.validation, held_out)):
+        assert part.labels.tolist() == [row % 3 for row in rows]
+    assert (tiny.classes, tiny.notes) == (("a", "b", "c"), ())
+    assert (len(tiny.validation), tiny.validation.labels.bincount().tolist()) == (10, [4, 3, 3])
+
+
+def test_limit_keeps_shares_and_leaves_the_other_parts_alone(folder, root):
+    folder("tiny", {"train": [0] * 40 + [1] * 20, "test": [0, 1]})
+    whole, part = load("tiny", str(root), validation=6), load("tiny", str(root), validation=6, limit=9)
+    assert part.train.labels.bincount().tolist() == [6, 3]
+    assert torch.equal(part.validation.images, whole.validation.images)
+    assert torch.equal(part.test.images, whole.test.images)
+
+
+def test_seeds_draw_differently_and_the_same_seed_the_same():
+    first, again, other = (load("digits", limit=50, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.train.images, again.train.images)
+    assert torch.equal(first.test.images, again.test.images)
+    assert not torch.equal(first.train.images, other.train.images)
+
+
+def test_global_state_stays(folder, root, capfd):
+    folder("tiny", BALANCED)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    switches = (
+        datasets.config.HF_HUB_OFFLINE,
+        datasets.are_progress_bars_disabled(),
+        datasets.utils.logging.get_verbosity(),
+    )
+    capfd.readouterr()  # what writing the set printed
+    load("tiny", str(root), limit=9, imbalance=2.0)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+    assert states[2] == random.getstate()
+    assert switches == (
+        datasets.config.HF_HUB_OFFLINE,
+        datasets.are_progress_bars_disabled(),
+        datasets.utils.logging.get_verbosity(),
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_imbalance_thins_every_part(folder, root):
+    folder("tiny", {"train": [0] * 120 + [1] * 120 + [2] * 120, "test": [0, 1, 2] * 100})
+    tail = load("tiny", str(root), validation=60, imbalance=100.0)
+    assert tail.train.labels.bincount().tolist() == [100, 10, 1]
+    assert tail.validation.labels.bincount().tolist() == [20, 2, 1]
+    assert tail.test.labels.bincount().tolist() == [100, 10, 1]
+    assert tail.notes == (
+        "imbalance 100: kept 111 of 300 train, 23 of 60 validation, 111 of 300 test images",
+    )
+    limited = load("tiny", str(root), validation=60, imbalance=100.0, limit=11)
+    assert limited.train.labels.bincount(minlength=3).tolist() == [10, 1, 0]
+    assert limited.notes[1] == "limit 11 leaves no training image of c"
+    assert limited.summary()["imbalance"] == 100.0
+
+
+def test_a_limit_above_what_is_there_is_noted(folder, root):
+    folder("tiny", BALANCED)
+    tiny = load("tiny", str(root), limit=99)
+    assert len(tiny.train) == 50
+    assert tiny.notes == ("limit 99 is above the 50 training images there are; all are used",)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"limit": 2}, "each of the 3 classes"),
+        ({"validation": -1}, "validation is -1"),
+        ({"validation": 60}, "there are 60 training images"),
+        ({"imbalance": 0.5}, "imbalance is 0.5"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(folder, root, options, said):
+    folder("tiny", BALANCED)
+    with pytest.raises(InvalidInput, match=said):
+        load("tiny", str(root), **options)
+
+
+def test_no_validation_is_an_empty_part(folder, root):
+    folder("tiny", BALANCED)
+    tiny = load("tiny", str(root), validation=0)
+    assert tiny.validation.images.shape == (0, 1, 4, 5)
+    assert len(tiny.train) == 60
+
+
+def test_progress_counts_up_to_the_images_decoded(folder, root):
+    folder("tiny", BALANCED)
+    calls = []
+    load("tiny", str(root), limit=9, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(9, 31), (19, 31), (31, 31)]
+
+
+def test_without_a_test_split_a_fifth_is_drawn(folder, root):
+    folder("tiny", {"train": [0, 1] * 30})
+    tiny = load("tiny", str(root))
+    assert [len(part) for part in (tiny.train, tiny.validation, tiny.test)] == [40, 8, 12]
+    assert tiny.notes == ("test split drawn from the training images, 12 of 60",)
+
+
+def test_too_few_images_are_said(folder, root):
+    folder("tiny", {"train": [0, 1]})
+    with pytest.raises(DataUnavailable, match="too few images to make a test part"):
+        load("tiny", str(root))
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "counts", "shape", "mean"),
+    [
+        ("mnist", (16667, 3333, 10000), [1, 28, 28], [0.1306]),
+        ("fashion_mnist", (50000, 10000, 10000), [1, 28, 28], [0.286]),
+        ("cifar10", (6667, 1333, 2000), [3, 32, 32], [0.4904, 0.4813, 0.4455]),
+    ],
+)
+def test_real_sets(name, counts, shape, mean):
+    images = load(name, DATA)
+    assert (len(images.train), len(images.validation), len(images.test)) == counts
+    assert images.summary()["image_shape"] == shape
+    pixels = torch.cat([images.train.images, images.validation.images])
+    measured = pixels.double().mean((0, 2, 3)) / 255
+    torch.testing.assert_close(measured, torch.tensor(mean, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+@real
+def test_real_sample_without_test_split():
+    sample = load("cifar100", DATA)
+    assert (len(sample.classes), len(sample.test)) == (100, 20)
+    assert sample.notes == ("test split drawn from the training images, 20 of 100",)
+    assert sample.classes[0] == "apple"
