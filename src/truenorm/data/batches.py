@@ -56,8 +56,8 @@ def to_device(batch: _Batch, device: torch.device | str) -> _Batch:
     return cast(_Batch, _moved(batch, device))
 
 
-def numbered(data: object, *, limit: int | None) -> Iterator[tuple[int, Any]]:
-    """Number and batch, one after the other, until `limit` samples have been given.
+def batches_of(data: object, *, limit: int | None) -> Iterator[Any]:
+    """One batch after the other, until `limit` samples have been given.
 
     A batch is given whole, so the last one may go beyond the limit. Where the samples of a batch
     cannot be counted by its images its `len` counts, and else it counts as one.
@@ -71,8 +71,8 @@ def numbered(data: object, *, limit: int | None) -> Iterator[tuple[int, Any]]:
             (all said at the call), or gave no batch at all (said when it is first asked for one).
 
     Example:
-        >>> [number for number, _ in numbered([torch.ones(4, 2)] * 5, limit=8)]
-        [0, 1]
+        >>> [len(batch) for batch in batches_of([torch.ones(4, 2)] * 5, limit=8)]
+        [4, 4]
     """
     if limit is not None and limit < 1:
         raise InvalidInput(f"limit is {limit}; expected one sample or more, or None for all")
@@ -82,29 +82,35 @@ def numbered(data: object, *, limit: int | None) -> Iterator[tuple[int, Any]]:
         )
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         raise InvalidInput("data is a data set of single samples; wrap it: DataLoader(data, batch_size=...)")
-    try:
-        iter(cast(Iterable[Any], data))
-    except TypeError as error:
+    # Asked of the type: iter() of a DataLoader draws from the global random state.
+    if not hasattr(type(data), "__iter__") and not hasattr(type(data), "__getitem__"):
         raise InvalidInput(
             f"data is {_describe(cast(object, data))}; expected an iterable of batches, such as a DataLoader"
-        ) from error
+        )
     return _counted(cast(Iterable[Any], data), limit)
 
 
-def _counted(data: Iterable[Any], limit: int | None) -> Iterator[tuple[int, Any]]:
-    seen, number = 0, -1
-    for number, batch in enumerate(data):
-        yield number, batch
-        seen += _num_samples(batch)
+def _counted(data: Iterable[Any], limit: int | None) -> Iterator[Any]:
+    empty, seen = True, 0
+    for batch in data:
+        empty = False
+        yield batch
+        seen += num_samples(batch)
         if limit is not None and seen >= limit:
             return
-    if number < 0:
+    if empty:
         raise InvalidInput(
             f"data ({type(data).__name__}) gave no batches; is it empty, used up, or shorter than one batch?"
         )
 
 
-def _num_samples(batch: object) -> int:
+def num_samples(batch: object) -> int:
+    """How many samples a batch has: its images, else its `len`, else 1.
+
+    Example:
+        >>> num_samples((torch.ones(4, 2), torch.zeros(4)))
+        4
+    """
     images = _find(batch)
     if images is not None and images.ndim:
         return images.shape[0]

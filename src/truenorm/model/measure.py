@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from truenorm.data.batches import _num_samples as num_samples_of
-from truenorm.data.batches import images_in, numbered, to_device
+from truenorm.data.batches import batches_of, images_in, num_samples, to_device
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms, buffers_of
 from truenorm.model.loan import Loan, close_all
@@ -77,9 +76,9 @@ def measure(
     if flow not in get_args(Flow):
         raise UnknownName("flow", flow, get_args(Flow))
     if flow == "joint":
-        return _pooled(model, _batches(data, limit), "joint", forward)
+        return _pooled(model, batches_of(data, limit=limit), "joint", forward)
     if flow == "eval":
-        return _pooled(model, _batches(data, limit), "eval", forward)
+        return _pooled(model, batches_of(data, limit=limit), "eval", forward)
     return _sequential(model, data, forward, limit, memory)
 
 
@@ -88,26 +87,22 @@ def _sequential(
 ) -> Statistics:
     """One giant batch where it fits: its batch statistics are the sequential ones. Else rounds."""
     if isinstance(data, Iterator):
-        data = list(_batches(data, limit))  # a one-shot iterator: it is needed twice
+        data = list(batches_of(data, limit=limit))  # a one-shot iterator: it is needed twice
     giant = _one_batch(model, data, forward, limit, memory)
     if giant is not None:
         return _pooled(model, iter([giant]), "sequential", forward, once=True)
-    found = _pooled(model, _batches(data, limit), "joint", forward, once=True)
+    found = _pooled(model, batches_of(data, limit=limit), "joint", forward, once=True)
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
     for rounds in range(1, len(found) + 2):
         with using(model, found):
-            arriving = _pooled(model, _batches(data, limit), "eval", forward)
+            arriving = _pooled(model, batches_of(data, limit=limit), "eval", forward)
         residual = estimation_shift(found, arriving).worst.shift
         found = arriving
         if residual < EXACT:
             break
     about = dict(found.about) | {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
     return Statistics(dict(found), about=about)
-
-
-def _batches(data: Iterable[Any], limit: int | None) -> Iterator[Any]:
-    return (batch for _, batch in numbered(data, limit=limit))
 
 
 def _pooled(
@@ -118,14 +113,14 @@ def _pooled(
     device = buffers_of(next(iter(layers.values())))[0].device
     frozen = [name for name, layer in layers.items() if model.training and not layer.training]
     taking = _Taking(layers)
-    num_samples = 0
+    seen = 0
     # A compiled model ignores hooks that came after its compilation: passes run it as it was written.
     with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         model.eval()
         with taking.observing() if flow == "eval" else taking.lending(frozen):
             for batch in batches:
                 here = to_device(batch, device)
-                num_samples += num_samples_of(here)
+                seen += num_samples(here)
                 if forward is None:
                     model(images_in(here))
                 else:
@@ -136,7 +131,7 @@ def _pooled(
             f"layer {taking.called_twice!r} is called more than once per forward: it sees several populations and "
             "has no sequential statistics; measure the joint flow, or give each call a layer of its own"
         )
-    return taking.result(flow, num_samples, frozen)
+    return taking.result(flow, seen, frozen)
 
 
 class _Taking:
@@ -204,7 +199,7 @@ class _Taking:
         stream, layer = self._places[index]
         stream.commit(layer, count, training=True, gradient=False)
 
-    def result(self, flow: str, num_samples: int, frozen: list[str]) -> Statistics:
+    def result(self, flow: str, seen: int, frozen: list[str]) -> Statistics:
         moments = {name: found for stream in {stream for stream, _ in self._places} for name, found in stream.read(0, 0)[0].items()}
         if not moments:
             raise NotMeasurable(
@@ -214,7 +209,7 @@ class _Taking:
             if not bool((found.mean + found.var).isfinite().all()):
                 raise NotMeasurable(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
         skipped = [name for name in self._layers if name not in moments and name not in frozen]
-        about = {"flow": flow, "samples": str(num_samples), "dropout": "off, as in evaluation"}
+        about = {"flow": flow, "samples": str(seen), "dropout": "off, as in evaluation"}
         about |= {"frozen": ", ".join(frozen)} if frozen else {}
         about |= {"not reached": ", ".join(skipped)} if skipped else {}
         return Statistics({name: moments[name] for name in self._order if name in moments}, about=about)
@@ -226,7 +221,7 @@ def _one_batch(
     """All images as one batch, if they are plain tensors and fit; None if not."""
     if forward is not None:
         return None  # only the caller knows how its batches are joined
-    batches = _batches(data, limit)
+    batches = batches_of(data, limit=limit)
     first = images_in(next(batches))
     largest = _largest_output(model, first)
     parts, total = [first], len(first)

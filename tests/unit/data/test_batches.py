@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from truenorm.data.batches import IMAGE_KEYS, images_in, numbered, to_device
+from truenorm.data.batches import IMAGE_KEYS, images_in, batches_of, to_device
 from truenorm.errors import InvalidInput
 
 X, Y = torch.ones(4, 3), torch.zeros(4)
@@ -77,9 +77,9 @@ def test_mappings_keep_their_type():
 
 @pytest.mark.parametrize(("limit", "num"), [(None, 5), (1, 1), (4, 1), (5, 2), (20, 5), (99, 5)])
 def test_limit_counts_samples_and_keeps_batches_whole(limit, num):
-    given = list(numbered([(X, Y)] * 5, limit=limit))
-    assert [number for number, _ in given] == list(range(num))
-    assert all(batch[0] is X for _, batch in given)
+    given = list(batches_of([(X, Y)] * 5, limit=limit))
+    assert len(given) == num
+    assert all(batch[0] is X for batch in given)
 
 
 def test_nothing_is_read_beyond_the_limit():
@@ -90,18 +90,18 @@ def test_nothing_is_read_beyond_the_limit():
             read.append(1)
             yield X
 
-    assert len(list(numbered(endless(), limit=8))) == len(read) == 2
+    assert len(list(batches_of(endless(), limit=8))) == len(read) == 2
 
 
 def test_batches_without_images_count_their_length_or_one():
-    assert len(list(numbered([{"a": 1, "b": 2}] * 5, limit=4))) == 2
-    assert len(list(numbered([object()] * 5, limit=4))) == 4
-    assert len(list(numbered([torch.tensor(1.0)] * 5, limit=4))) == 4
+    assert len(list(batches_of([{"a": 1, "b": 2}] * 5, limit=4))) == 2
+    assert len(list(batches_of([object()] * 5, limit=4))) == 4
+    assert len(list(batches_of([torch.tensor(1.0)] * 5, limit=4))) == 4
 
 
 def test_a_loader_is_taken():
     loader = DataLoader(TensorDataset(X, Y), batch_size=2)
-    assert [images_in(batch).shape[0] for _, batch in numbered(loader, limit=None)] == [2, 2]
+    assert [images_in(batch).shape[0] for batch in batches_of(loader, limit=None)] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_loader_is_taken():
 )
 def test_what_gives_no_batches_is_refused_at_the_call(data, said):
     with pytest.raises(InvalidInput, match=said):
-        numbered(data, limit=None)
+        batches_of(data, limit=None)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_what_gives_no_batches_is_refused_at_the_call(data, said):
 )
 def test_no_batches_at_all_is_said(data):
     with pytest.raises(InvalidInput, match="gave no batches"):
-        list(numbered(data, limit=None))
+        list(batches_of(data, limit=None))
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(limit):
     with pytest.raises(InvalidInput, match="limit is"):
-        numbered([X], limit=limit)
+        batches_of([X], limit=limit)
