@@ -1,0 +1,5 @@
+"""Layers."""
+
+from truenorm.nn.batchfree import BatchFreeNorm
+
+__all__ = ["BatchFreeNorm"]

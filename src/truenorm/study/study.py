@@ -1,0 +1,159 @@
+"""The whole study: images, rates, trials, one record."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from truenorm.data.images import ImageSet, load
+from truenorm.errors import Diverged, InvalidInput
+from truenorm.files import ensure_writable
+from truenorm.metrics.classification import is_balanced
+from truenorm.record import Measurement, Record, installed_versions, this_machine
+from truenorm.study.arms import resolve, sweep
+from truenorm.study.configuration import StudyConfig, Trial
+from truenorm.study.feed import Scale
+from truenorm.study.networks import network_factory, try_network
+from truenorm.study.norms import batch_free_norm, norm_layer
+from truenorm.study.trial import Bench, run, validation_accuracy
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def run_study(config: StudyConfig, *, command: str, out: Path, progress: Progress = lambda what, done, total: None) -> Record:
+    """Train, measure, and write `record.json` in `out` after every trial.
+
+    Args:
+        config: what to do.
+        command: the line that does it again, for the record.
+        out: the folder of the record; a record that is there is replaced when the first trial has ended.
+        progress: called as work goes on.
+
+    Returns:
+        the complete record.
+
+    Raises:
+        TruenormError: what was asked for cannot be done; said before anything is trained where it can be.
+    """
+    arms, networks = resolve(config.arms, config.momenta)
+    batch_free_norm(config.bfn)
+    device = _device(config.device)
+    ensure_writable(out)
+    images = load(
+        config.data,
+        config.data_root,
+        limit=config.limit,
+        validation=config.validation,
+        imbalance=config.imbalance,
+        progress=lambda done, total: progress("reading images", done, total),
+    )
+    bench = _bench(config, images, arms, device)
+    norms = ("bn", *networks)
+    for norm in norms:
+        _try(config, bench, norm)
+    candidates = len(config.lr) if len(config.lr) > 1 else 0
+    work = _Work(config, bench, num_trainings=len(norms) * (config.seeds + candidates), progress=progress)
+    record = Record(
+        command=command,
+        configuration=asdict(config)
+        | {"momenta": bench.momenta, "data_summary": images.summary(), "test_balanced": is_balanced(images.test.labels)}
+        | {"arms": [arm.name for arm in arms] + list(networks)}
+        | {"arm_notes": {arm.name: arm.note for arm in arms if arm.note}},
+        versions=installed_versions("truenorm", "torch", "numpy", "scikit-learn", "datasets"),
+        machine=this_machine() | {"device": str(device), "threads": torch.get_num_threads()},
+        notes=images.notes,
+        complete=False,
+    )
+    rates, record = _choose_rates(config, norms, work, record)
+    for seed in range(config.seeds):
+        for norm in norms:
+            trial = Trial(norm=norm, lr=rates[norm], seed=seed, study=config)
+            rows = work.run(trial)
+            done = seed == config.seeds - 1 and norm == norms[-1]
+            record = replace(
+                record,
+                rows=(*record.rows, *rows),
+                trials={**record.trials, trial.id: trial.to_dict()},
+                complete=done,
+            )
+            record.save(out / "record.json")
+    return record
+
+
+class _Work:
+    """Trains, and says how far it is over all trainings together."""
+
+    def __init__(self, config: StudyConfig, bench: Bench, *, num_trainings: int, progress: Progress) -> None:
+        self._bench = bench
+        self._progress = progress
+        self._done = 0
+        self._total = num_trainings * config.epochs * len(bench.feed("train", config.batch_size))
+
+    def run(self, trial: Trial) -> tuple[Measurement, ...]:
+        return tuple(run(trial, self._bench, self._stepper(f"{trial.norm}, seed {trial.seed}")))
+
+    def validation_accuracy(self, trial: Trial) -> float:
+        return validation_accuracy(trial, self._bench, self._stepper(f"{trial.norm}, trying rate {trial.lr:g}"))
+
+    def _stepper(self, what: str) -> Callable[[], None]:
+        def step() -> None:
+            self._done += 1
+            self._progress(what, self._done, self._total)
+
+        return step
+
+
+def _choose_rates(
+    config: StudyConfig, norms: tuple[str, ...], work: _Work, record: Record
+) -> tuple[dict[str, float], Record]:
+    """Each network its best of the candidate rates on validation images, with the first seed."""
+    if len(config.lr) == 1:
+        return dict.fromkeys(norms, config.lr[0]), record
+    rates: dict[str, float] = {}
+    for norm in norms:
+        found: dict[float, float] = {}
+        for rate in config.lr:
+            trial = Trial(norm=norm, lr=rate, seed=0, study=config)
+            try:
+                found[rate] = work.validation_accuracy(trial)
+            except Diverged:
+                record = replace(record, notes=(*record.notes, f"{norm} diverged at rate {rate:g} when rates were tried"))
+                continue
+            row = Measurement(trial.id, norm, None, "validation_accuracy", found[rate])
+            record = replace(
+                record, rows=(*record.rows, row), trials={**record.trials, trial.id: trial.to_dict() | {"tuning": True}}
+            )
+        if not found:
+            raise Diverged(f"{norm} diverged at every rate of --lr {' '.join(map(str, config.lr))}; try smaller ones")
+        rates[norm] = max(found, key=lambda rate: found[rate])
+    return rates, record
+
+
+def _bench(config: StudyConfig, images: ImageSet, arms: tuple, device: torch.device) -> Bench:
+    shape = images.train.images.shape
+    make = network_factory(
+        config.network,
+        input_shape=(shape[1], shape[2], shape[3]),
+        num_classes=len(images.classes),
+        widths=config.widths,
+    )
+    return Bench(images, make, arms, sweep(config.momenta), device)
+
+
+def _try(config: StudyConfig, bench: Bench, norm: str) -> None:
+    """Two images through each network before the first is trained."""
+    network = bench.make(norm_layer(norm, bfn=config.bfn))
+    images = Scale.of(bench.images.train.images)(bench.images.train.images[:2])
+    try_network(network, images, len(bench.images.classes), name=f"{config.network} with {norm}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInput(f"--device {name!r} is no device; it takes cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("--device cuda: torch finds no CUDA GPU here; leave it at cpu")
+    return device
