@@ -78,16 +78,20 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return _interval(array, np.abs(array).max())
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> Interval:
+def paired(a: Sequence[float], b: Sequence[float], *, resolution: float = 0.0) -> Interval:
     """Mean of `a - b` over pairs, with its 95 % interval and the p-value of the paired t test.
 
     Args:
         a: one value per seed.
         b: one value per seed, of the same seeds in the same order, same unit.
+        resolution: the step in which the values come, such as one test image of an accuracy; the
+            standard deviation of the differences is not taken to be smaller. Three seeds that each
+            differ by the same one image are no certainty.
 
     Returns:
         The interval of the difference; `half_width` and `p` are None for one pair. If all
-        differences are equal up to rounding `half_width` is 0, and `p` is 1 if they are 0, else 0.
+        differences are equal up to rounding, and there is no resolution, `half_width` is 0, and `p`
+        is 1 if they are 0, else 0.
 
     Raises:
         InvalidInput: there is no pair, the lengths differ, or a value is not finite.
@@ -106,7 +110,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Interval:
             f"a has {len(first)} values and b has {len(second)}; expected one of each per pair"
         )
     scale = max(np.abs(first).max(), np.abs(second).max())
-    interval = _interval(first - second, scale)
+    interval = _interval(first - second, scale, resolution)
     if interval.half_width is None:
         return interval
     if interval.half_width == 0:
@@ -149,13 +153,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def _interval(values: "np.ndarray[Any, np.dtype[np.float64]]", scale: float) -> Interval:
+def _interval(values: "np.ndarray[Any, np.dtype[np.float64]]", scale: float, smallest_std: float = 0.0) -> Interval:
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Interval(mean=mean, half_width=None, n=n)
-    if values.max() - values.min() <= _ROUNDING * scale:
+    if values.max() - values.min() <= _ROUNDING * scale and smallest_std == 0:
         return Interval(mean=mean, half_width=0.0, n=n)
-    half_width = float(_student().ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    half_width = float(_student().ppf(0.975, n - 1)) * max(float(values.std(ddof=1)), smallest_std) / math.sqrt(n)
     return Interval(mean=mean, half_width=half_width, n=n)
 
 

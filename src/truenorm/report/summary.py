@@ -1,6 +1,5 @@
 """What a study's record says about each arm: means, intervals, differences paired by seed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -68,7 +67,9 @@ class StudySummary:
         common = [seed for seed in a if seed in b]
         if not common or arm == to:
             return None
-        return paired([scale * a[seed] for seed in common], [scale * b[seed] for seed in common])
+        # An accuracy comes in steps of one test image.
+        step = scale / self.record.configuration["data_summary"]["test"] if metric == "accuracy" else 0.0
+        return paired([scale * a[seed] for seed in common], [scale * b[seed] for seed in common], resolution=step)
 
     def momenta_of(self, arm: str, layer: str) -> list[float]:
         """The momentum that the layer took, seed by seed."""
@@ -138,9 +139,6 @@ def _signed(interval: Interval | None) -> str:
         return "not compared"
     width = "" if interval.half_width is None else f" ± {interval.half_width:.2f}"
     return f"{interval.mean:+.2f}{width}"
-
-
-Formatter = Callable[[float], str]
 
 
 def cell(interval: Interval | None, digits: int, *, signed: bool = False) -> str:

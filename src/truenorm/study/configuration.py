@@ -29,9 +29,9 @@ class StudyConfig:
     """mlp, cnn, or your own as file.py:factory; it takes norm_layer=."""
     widths: tuple[int, ...] = (128, 64)
     """Hidden widths of the mlp."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Images per step."""
-    epochs: int = 10
+    epochs: int = 30
     """Passes over the training images; the last one's weights are reported."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with (its own) momentum 0.9, or AdamW."""

@@ -112,3 +112,11 @@ def test_holm_is_monotone_capped_and_never_below_the_raw_value(family):
 def test_holm_refuses_what_is_no_probability(p):
     with pytest.raises(InvalidInput, match="'a'"):
         holm({"a": p})
+
+
+def test_equal_differences_of_one_step_are_no_certainty():
+    step = 1 / 359
+    found = paired([0.9 + step] * 3, [0.9] * 3, resolution=step)
+    assert not found.excludes_zero
+    assert found.p == pytest.approx(0.225, abs=1e-3)  # t = √3 with two degrees of freedom
+    assert paired([0.9 + step] * 3, [0.9] * 3).p == 0.0
