@@ -12,7 +12,7 @@
 Each message names the thing, the place and what to do next.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
@@ -72,7 +72,7 @@ class InvalidRecord(TruenormError, ValueError):
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def extra(name: str) -> Generator[None]:
     """Turn a failing import in the block into the sentence that names the extra.
 
     Example:

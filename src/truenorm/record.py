@@ -113,7 +113,7 @@ class Record:
         found = cast(dict[str, Any], data)
         if found["format"] != FORMAT:
             raise InvalidRecord(
-                f"the record has format {found['format']!r}, this truenorm reads {FORMAT}; use the version that wrote it"
+                f"the record has format {found['format']!r}, this truenorm reads {FORMAT}; read it with what wrote it"
             )
         if set(found) != set(_KEYS):
             odd = ", ".join(sorted(set(found) ^ set(_KEYS)))

@@ -20,7 +20,7 @@ class Table:
 
     Example:
         >>> table = Table(title="shift", columns=("layer", "σ"), rows=(("bn1", "0.31"),))
-        >>> table._repr_html_()[:45]
+        >>> table.to_html()[:45]
         '<table><caption>shift</caption><thead><tr><th'
     """
 
@@ -49,16 +49,18 @@ class Table:
             table.add_row(*(Text(cell) for cell in row))
         return table
 
-    def _repr_html_(self) -> str:
+    def to_html(self) -> str:
+        """The table as HTML; every cell escaped."""
         head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
-        )
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         return (
             f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody></table>{notes}"
         )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
 
 def number(value: float, digits: int = 3) -> str:

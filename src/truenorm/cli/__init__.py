@@ -8,7 +8,11 @@ from cyclopts import App
 from truenorm import __version__
 from truenorm.errors import TruenormError
 
-app = App(name="truenorm", version=__version__, help="Batch normalization whose inference statistics are true to the population.")
+app = App(
+    name="truenorm",
+    version=__version__,
+    help="Batch normalization whose inference statistics are true to the population.",
+)
 app.command("truenorm.cli.study:study", name="study")
 app.command("truenorm.cli.report:report", name="report")
 

@@ -33,7 +33,11 @@ def study(
         with bars() as progress:
             record = run_study(config, command=command, out=out, progress=progress)
     except KeyboardInterrupt:
-        kept = f"the trials that ended are in {out / 'record.json'}" if (out / "record.json").exists() else "nothing was written"
+        kept = (
+            f"the trials that ended are in {out / 'record.json'}"
+            if (out / "record.json").exists()
+            else "nothing was written"
+        )
         print(f"truenorm: interrupted; {kept}", file=sys.stderr)
         sys.exit(130)
     show(record)

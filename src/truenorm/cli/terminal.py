@@ -1,7 +1,7 @@
 """The terminal: tables wide enough to read, and bars with the time left."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,10 +20,15 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextmanager
-def bars() -> Iterator[OnProgress]:
+def bars() -> Generator[OnProgress]:
     """A bar for the work that is on; nothing where standard error is no terminal."""
     output = console(stderr=True)
-    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    columns = (
+        TextColumn("{task.description:28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    )
     with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as progress:
         tasks: dict[int, object] = {}
         shown = 0.0

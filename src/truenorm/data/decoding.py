@@ -86,7 +86,5 @@ def _pixels(pillow: Any, row: Mapping[str, Any] | None, where: Callable[[int], s
         ) from error
     if pixels is None:
         # Pillow would clip these to 255 without a word.
-        raise DataUnavailable(
-            f"{where(index)} has more than 8 bits per pixel (mode {mode}); convert the set to 8 bits"
-        )
+        raise DataUnavailable(f"{where(index)} has more than 8 bits per pixel (mode {mode}); convert the set to 8 bits")
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

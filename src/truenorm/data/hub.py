@@ -46,9 +46,7 @@ def open_cached(hub_id: str) -> dict[str, Any] | None:
     except (ConnectionError, FileNotFoundError):
         return None
     except Exception as error:
-        raise DataUnavailable(
-            f"the cached copy of {hub_id} cannot be read: {_told(error)}; delete it"
-        ) from error
+        raise DataUnavailable(f"the cached copy of {hub_id} cannot be read: {_told(error)}; delete it") from error
 
 
 def open_remote(hub_id: str) -> dict[str, Any]:

@@ -181,20 +181,14 @@ def _divide(source: Source, validation: int | None, seed: int, notes: list[str])
     return {"train": train.without(drawn), "validation": train.keep(drawn), "test": test}
 
 
-def _thin(
-    source: Source, parts: dict[str, _Part], imbalance: float, seed: int, notes: list[str]
-) -> dict[str, _Part]:
+def _thin(source: Source, parts: dict[str, _Part], imbalance: float, seed: int, notes: list[str]) -> dict[str, _Part]:
     num_classes = len(source.classes)
     thinned = {
-        name: part.keep(
-            long_tailed(part.labels(source), num_classes, imbalance, seeded(seed, _TAIL + number))
-        )
+        name: part.keep(long_tailed(part.labels(source), num_classes, imbalance, seeded(seed, _TAIL + number)))
         for number, (name, part) in enumerate(parts.items())
     }
     if imbalance > 1:
-        counts = ", ".join(
-            f"{len(thinned[name].rows)} of {len(part.rows)} {name}" for name, part in parts.items()
-        )
+        counts = ", ".join(f"{len(thinned[name].rows)} of {len(part.rows)} {name}" for name, part in parts.items())
         notes.append(f"imbalance {imbalance:g}: kept {counts} images")
     return thinned
 
@@ -209,15 +203,11 @@ def _limited(source: Source, train: _Part, limit: int | None, seed: int, notes: 
     labels = train.labels(source)
     present = set(cast(list[int], labels.tolist()))
     if limit < len(present):
-        raise InvalidInput(
-            f"limit is {limit}; expected one image or more for each of the {len(present)} classes"
-        )
+        raise InvalidInput(f"limit is {limit}; expected one image or more for each of the {len(present)} classes")
     limited = train.keep(stratified(labels, limit, seeded(seed, _LIMIT)))
     kept = set(cast(list[int], limited.labels(source).tolist()))
     if lost := sorted(present - kept):
-        notes.append(
-            f"limit {limit} leaves no training image of {', '.join(source.classes[k] for k in lost)}"
-        )
+        notes.append(f"limit {limit} leaves no training image of {', '.join(source.classes[k] for k in lost)}")
     return limited
 
 
@@ -236,9 +226,7 @@ def _decoded(
             if progress is not None:
                 progress(done, total)
     joined = _joined(name, images)
-    train, held_out, test = (
-        Split(joined[key], parts[key].labels(source)) for key in ("train", "validation", "test")
-    )
+    train, held_out, test = (Split(joined[key], parts[key].labels(source)) for key in ("train", "validation", "test"))
     return train, held_out, test
 
 
@@ -247,12 +235,9 @@ def _joined(name: str, images: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     first = chunks[0].shape[2:]
     other = next((chunk.shape[2:] for chunk in chunks if chunk.shape[2:] != first), None)
     if other is not None:
-        raise DataUnavailable(
-            f"{name} has images of {size(first)} and of {size(other)}; bring all to one size first"
-        )
+        raise DataUnavailable(f"{name} has images of {size(first)} and of {size(other)}; bring all to one size first")
     channels = max(chunk.shape[1] for chunk in chunks)
     empty = torch.empty(0, channels, *first, dtype=torch.uint8)
     return {
-        key: torch.cat([empty, *(chunk.expand(-1, channels, -1, -1) for chunk in part)])
-        for key, part in images.items()
+        key: torch.cat([empty, *(chunk.expand(-1, channels, -1, -1) for chunk in part)]) for key, part in images.items()
     }

@@ -39,9 +39,7 @@ def factory(spec: str) -> Callable[..., object]:
         raise InvalidInput(f"{place} has no {name!r}{_nearest(module, name)}")
     found: object = getattr(module, name)
     if not callable(found):
-        raise InvalidInput(
-            f"{name} of {place} is a {type(found).__name__}; expected a function or a class to call"
-        )
+        raise InvalidInput(f"{name} of {place} is a {type(found).__name__}; expected a function or a class to call")
     return found
 
 
@@ -51,9 +49,7 @@ def _is_path(place: str) -> bool:
 
 def _from_file(file: Path) -> ModuleType:
     if not file.is_file():
-        raise InvalidInput(
-            f"there is no file {file}; it is looked for from the current folder{_beside(file)}"
-        )
+        raise InvalidInput(f"there is no file {file}; it is looked for from the current folder{_beside(file)}")
     path = file.resolve()
     # The name is private so that a user's `model.py` shadows no real module, and stable so that
     # what the file defines can be pickled.
@@ -80,14 +76,10 @@ def _from_package(place: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         # find_spec imports the packages above: one that is not there, or one that fails?
         if not isinstance(error, ModuleNotFoundError) or not f"{place}.".startswith(f"{error.name}."):
-            raise InvalidInput(
-                f"a package above {place} raised {_told(error)} when it was imported"
-            ) from error
+            raise InvalidInput(f"a package above {place} raised {_told(error)} when it was imported") from error
         known = False
     if not known:
-        raise InvalidInput(
-            f"there is no module {place!r} to import; install it, or name a file: path/to/file.py:name"
-        )
+        raise InvalidInput(f"there is no module {place!r} to import; install it, or name a file: path/to/file.py:name")
     try:
         return import_module(place)
     except (Exception, SystemExit) as error:

@@ -84,9 +84,7 @@ def _root_folder(root: str | None) -> Path | None:
     folder = Path(given).expanduser()
     if not folder.is_dir():
         said_by = "--data-root" if root is not None else "TRUENORM_DATA"
-        raise InvalidInput(
-            f"the data root {given} is not a folder; point {said_by} at one that holds data sets"
-        )
+        raise InvalidInput(f"the data root {given} is not a folder; point {said_by} at one that holds data sets")
     return folder
 
 
@@ -130,9 +128,7 @@ def _from_splits(name: str, splits: dict[str, Any]) -> Source:
     image, label = hub.image_column(splits["train"]), hub.class_column(splits["train"])
     columns = ", ".join(splits["train"].features)
     if image is None:
-        raise DataUnavailable(
-            f"{name} has no column of images (its columns: {columns}); only image sets can be loaded"
-        )
+        raise DataUnavailable(f"{name} has no column of images (its columns: {columns}); only image sets can be loaded")
     if label is None:
         raise DataUnavailable(
             f"{name} has no labels (its columns: {columns}); "
@@ -166,9 +162,7 @@ def _labels(name: str, split: str, data: Any, column: str, classes: tuple[str, .
     for row, value in enumerate(hub.column_values(data, column)):
         # Hub sets mark rows whose class is kept secret by -1.
         if value is None or (classes is not None and not 0 <= value < len(classes)):
-            raise DataUnavailable(
-                f"row {row} of the {split} split of {name} has no class ({column} is {value})"
-            )
+            raise DataUnavailable(f"row {row} of the {split} split of {name} has no class ({column} is {value})")
         values.append(value)
     return torch.tensor(values, dtype=torch.int64)
 

@@ -93,9 +93,7 @@ def long_tailed(labels: Tensor, num_classes: int, ratio: float, generator: torch
     if not 1 <= ratio < math.inf:
         raise InvalidInput(f"imbalance is {ratio}; expected 1 (as the set is) or more, finite")
     counts_K = labels.bincount(minlength=num_classes)
-    share_K = torch.tensor(
-        [ratio ** (-k / max(num_classes - 1, 1)) for k in range(num_classes)], dtype=torch.float64
-    )
+    share_K = torch.tensor([ratio ** (-k / max(num_classes - 1, 1)) for k in range(num_classes)], dtype=torch.float64)
     take_K = (counts_K * share_K).round().long().clamp(min=1).minimum(counts_K)
     return _draw(labels, take_K, generator)
 

@@ -105,54 +105,38 @@ def is_balanced(labels: Tensor) -> bool:
     return bool((counts_K[counts_K > 0] == counts_K.max()).all())
 
 
-def _one_against_rest(
-    labels_N: Tensor, guesses_N: Tensor, num_classes: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _one_against_rest(labels_N: Tensor, guesses_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with extra("study"):
         metrics: Any = import_module("sklearn.metrics")
-    matrix = metrics.multilabel_confusion_matrix(
-        labels_N.numpy(), guesses_N.numpy(), labels=range(num_classes)
-    )
+    matrix = metrics.multilabel_confusion_matrix(labels_N.numpy(), guesses_N.numpy(), labels=range(num_classes))
     counts_K22 = torch.from_numpy(matrix).double()
     return counts_K22[:, 0, 0], counts_K22[:, 0, 1], counts_K22[:, 1, 0], counts_K22[:, 1, 1]
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise InvalidInput(
-            f"logits have shape {tuple(logits.shape)}; expected (samples, classes), two classes or more"
-        )
+        raise InvalidInput(f"logits have shape {tuple(logits.shape)}; expected (samples, classes), two classes or more")
     if not logits.is_floating_point():
         raise InvalidInput(f"logits are {logits.dtype}; expected floating point, one number per class")
     _check_labels(labels)
     if len(labels) != len(logits):
-        raise InvalidInput(
-            f"there are {len(logits)} rows of logits and {len(labels)} labels; expected as many"
-        )
+        raise InvalidInput(f"there are {len(logits)} rows of logits and {len(labels)} labels; expected as many")
     num_classes = logits.shape[1]
     high = int(labels.max())
     if high >= num_classes:
-        raise InvalidInput(
-            f"labels go up to {high}; expected 0 to {num_classes - 1}, a column of logits each"
-        )
+        raise InvalidInput(f"labels go up to {high}; expected 0 to {num_classes - 1}, a column of logits each")
     finite = torch.isfinite(logits).all(dim=1)
     if not finite.all():
         row = int((~finite).nonzero()[0])
-        raise InvalidInput(
-            f"row {row} of the logits holds a number that is not finite; the model has diverged"
-        )
+        raise InvalidInput(f"row {row} of the logits holds a number that is not finite; the model has diverged")
 
 
 def _check_labels(labels: Tensor) -> None:
     if labels.ndim != 1:
-        raise InvalidInput(
-            f"labels have shape {tuple(labels.shape)}; expected one class per sample, (samples,)"
-        )
+        raise InvalidInput(f"labels have shape {tuple(labels.shape)}; expected one class per sample, (samples,)")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InvalidInput(f"labels are {labels.dtype}; expected integers")
     if not len(labels):
         raise InvalidInput("there are no samples to score; expected one or more")
     if labels.min() < 0:
-        raise InvalidInput(
-            f"the label of row {int(labels.argmin())} is {int(labels.min())}; expected 0 or more"
-        )
+        raise InvalidInput(f"the label of row {int(labels.argmin())} is {int(labels.min())}; expected 0 or more")

@@ -106,9 +106,7 @@ def paired(a: Sequence[float], b: Sequence[float], *, resolution: float = 0.0) -
     """
     first, second = _checked(a, "a"), _checked(b, "b")
     if len(first) != len(second):
-        raise InvalidInput(
-            f"a has {len(first)} values and b has {len(second)}; expected one of each per pair"
-        )
+        raise InvalidInput(f"a has {len(first)} values and b has {len(second)}; expected one of each per pair")
     scale = max(np.abs(first).max(), np.abs(second).max())
     interval = _interval(first - second, scale, resolution)
     if interval.half_width is None:

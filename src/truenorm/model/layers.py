@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]  # likewise
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer
 
 from truenorm.errors import InvalidInput
 
@@ -31,7 +31,7 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
         name = ".".join(part for part in path.split(".") if part != "_orig_mod")
         if module.running_mean is None or module.running_var is None:
             without.append(name)
-        elif isinstance(module.running_mean, UninitializedTensorMixin):
+        elif isinstance(module.running_mean, UninitializedBuffer):
             raise InvalidInput(f"layer {name!r} is lazy and has no shape yet; run one batch through the model first")
         else:
             layers[name] = module

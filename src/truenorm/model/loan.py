@@ -49,8 +49,8 @@ class Loan:
         self._known = isinstance(layer, _BatchNorm)
         self._honours_momentum = True
         self._handles: list[RemovableHandle] = [
-            layer.register_forward_pre_hook(Hook(self.lend)),
-            layer.register_forward_hook(Hook(self.take_back), always_call=True),
+            layer.register_forward_pre_hook(Hook(self.lend)),  # pyright: ignore[reportArgumentType]  # disable() hides the signature
+            layer.register_forward_hook(Hook(self.take_back), always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
         ]
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Loan:
                 self._layer.__dict__["momentum"] = momentum
             self._own = None
 
-    def lend(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def lend(self, layer: nn.Module, inputs: tuple[Any, ...], _: None) -> None:
         if layer is not self._layer:
             return  # a copy of the layer carries the same hook
         self.restore()
@@ -129,8 +129,8 @@ class Hook:
         self._call = call
 
     @torch.compiler.disable
-    def __call__(self, *args: Any) -> None:
-        self._call(*args)
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+        self._call(module, inputs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
         return _idle_hook()

@@ -1,6 +1,6 @@
 """Measure population statistics over data, in one of three flows; the model is left as it was."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
-from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
+from truenorm.errors import NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms, buffers_of
 from truenorm.model.loan import Loan, close_all
 from truenorm.model.statistics import using
@@ -94,13 +94,13 @@ def _sequential(
     found = _pooled(model, batches_of(data, limit=limit), "joint", forward, once=True)
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
-    for rounds in range(1, len(found) + 2):
+    rounds, residual = 0, float("inf")
+    while residual > EXACT and rounds <= len(found):
         with using(model, found):
             arriving = _pooled(model, batches_of(data, limit=limit), "eval", forward)
         residual = estimation_shift(found, arriving).worst.shift
         found = arriving
-        if residual < EXACT:
-            break
+        rounds += 1
     about = dict(found.about) | {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
     return Statistics(dict(found), about=about)
 
@@ -151,7 +151,7 @@ class _Taking:
         self._calls.clear()
 
     @contextmanager
-    def lending(self, frozen: list[str]) -> Iterator[None]:
+    def lending(self, frozen: list[str]) -> Generator[None]:
         """Layers in training mode, torch delivers their batches' moments."""
         loans: list[Loan] = []
         try:
@@ -164,7 +164,7 @@ class _Taking:
             close_all(loans)
 
     @contextmanager
-    def observing(self) -> Iterator[None]:
+    def observing(self) -> Generator[None]:
         """Layers in evaluation mode; the moments of what arrives are computed here."""
         handles = [
             layer.register_forward_pre_hook(self._observer(index)) for index, layer in enumerate(self._layers.values())
@@ -200,14 +200,20 @@ class _Taking:
         stream.commit(layer, count, training=True, gradient=False)
 
     def result(self, flow: str, seen: int, frozen: list[str]) -> Statistics:
-        moments = {name: found for stream in {stream for stream, _ in self._places} for name, found in stream.read(0, 0)[0].items()}
+        moments = {
+            name: found
+            for stream in {stream for stream, _ in self._places}
+            for name, found in stream.read(0, 0)[0].items()
+        }
         if not moments:
             raise NotMeasurable(
                 "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
             )
         for name, found in moments.items():
             if not bool((found.mean + found.var).isfinite().all()):
-                raise NotMeasurable(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
+                raise NotMeasurable(
+                    f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data"
+                )
         skipped = [name for name in self._layers if name not in moments and name not in frozen]
         about = {"flow": flow, "samples": str(seen), "dropout": "off, as in evaluation"}
         about |= {"frozen": ", ".join(frozen)} if frozen else {}

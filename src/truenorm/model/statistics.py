@@ -1,6 +1,6 @@
 """Read the statistics of a model, put others in their place, lend them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,12 +27,7 @@ def statistics(model: nn.Module) -> Statistics:
         >>> statistics(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))["1"].var.tolist()
         [1.0, 1.0, 1.0]
     """
-    return Statistics(
-        {
-            name: Moments(*(buffer.detach().clone() for buffer in buffers_of(layer)))
-            for name, layer in batch_norms(model).items()
-        }
-    )
+    return Statistics({name: _carried(layer) for name, layer in batch_norms(model).items()})
 
 
 def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
@@ -67,9 +62,7 @@ def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
             buffers_of(layers[name]), (moments.mean, moments.var), ("mean", "variance"), strict=True
         ):
             writes.append((buffer, _fitting(name, what, buffer, values)))
-    previous = Statistics(
-        {name: Moments(*(buffer.detach().clone() for buffer in buffers_of(layers[name]))) for name in stats}
-    )
+    previous = Statistics({name: _carried(layers[name]) for name in stats})
     before = [buffer.detach().clone() for buffer, _ in writes]
     try:
         with torch.no_grad():
@@ -84,7 +77,7 @@ def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
 
 
 @contextmanager
-def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Iterator[nn.Module]:
+def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Generator[nn.Module]:
     """Lend statistics to a model for a block; afterwards buffers, counts, momenta and modes are as before.
 
     Args:
@@ -123,15 +116,18 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Itera
         model.training = outer
 
 
+def _carried(layer: nn.Module) -> Moments:
+    mean, var = (buffer.detach().clone() for buffer in buffers_of(layer))
+    return Moments(mean, var)
+
+
 def _saved(layer: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Tensor], Any]:
     buffers = dict(layer._buffers)  # pyright: ignore[reportPrivateUsage]  # the tensors themselves, to put them back
     copies = {key: value.detach().clone() for key, value in buffers.items() if value is not None}
     return buffers, copies, layer.__dict__.get("momentum", ...)
 
 
-def _put_back(
-    layer: nn.Module, buffers: dict[str, Tensor | None], copies: dict[str, Tensor], momentum: Any
-) -> None:
+def _put_back(layer: nn.Module, buffers: dict[str, Tensor | None], copies: dict[str, Tensor], momentum: Any) -> None:
     layer._buffers.update(buffers)  # pyright: ignore[reportPrivateUsage]  # the same tensors, not copies of them
     with torch.no_grad():
         for key, values in copies.items():

@@ -149,9 +149,7 @@ class Stream:
                         steps[kind][layer] += len(chosen)
         return states, steps
 
-    def _fold_span(
-        self, states: list[State], kind: str, batches: Batches, step: int, first: int, last: int
-    ) -> None:
+    def _fold_span(self, states: list[State], kind: str, batches: Batches, step: int, first: int, last: int) -> None:
         span = self._spans[first, last]
         a, b = self._starts[first], self._ends[last - 1]
         for number, rule in enumerate(self.rules):

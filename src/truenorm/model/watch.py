@@ -1,6 +1,6 @@
 """Watch a training run: every rule of having statistics, from one run, the run itself unchanged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 from weakref import WeakSet
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
-from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.model.layers import batch_norms
 from truenorm.model.loan import Hook, Loan, close_all
 from truenorm.model.stream import streams_of
 from truenorm.stats.choice import choose
@@ -80,9 +80,7 @@ class Watch(Mapping[str, Statistics]):
         self._layers = batch_norms(model)
         self._modules = list(self._layers.values())
         self._rules = tuple(rules)
-        self._where = {
-            name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)
-        }
+        self._where = {name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)}
         self._places = streams_of(self._layers, self._rules)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
         self._loans: list[Loan] = []
@@ -104,7 +102,8 @@ class Watch(Mapping[str, Statistics]):
         self._tracked = [_num_tracked(module) for module in self._modules]
         for index, (name, module) in enumerate(self._layers.items()):
             self._loans.append(Loan(self, index, name, module))
-        self._root = self._model.register_forward_hook(Hook(self._after_first_forward))
+        hook: Any = Hook(self._after_first_forward)
+        self._root = self._model.register_forward_hook(hook)
         _ACTIVE.add(self)
         return self
 
@@ -185,7 +184,7 @@ class Watch(Mapping[str, Statistics]):
         return self._in_pass[index]
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspended(self) -> Generator[None]:
         """Batches in the block are not training: a recalibration of your own, say.
 
         Example:
@@ -304,11 +303,11 @@ class Watch(Mapping[str, Statistics]):
 
     # It stands for one training run, not for the numbers it has seen.
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]  # Mapping has none
 
 
 @contextmanager
-def training_suspended(model: nn.Module) -> Iterator[None]:
+def training_suspended(model: nn.Module) -> Generator[None]:
     """Whatever watches layers of this model: forwards in the block are no batches of its training."""
     modules = set(model.modules())
     affected = [one for one in _ACTIVE if any(module in modules for module in one._modules)]  # pyright: ignore[reportPrivateUsage]  # of this file

@@ -74,9 +74,7 @@ class StudySummary:
     def momenta_of(self, arm: str, layer: str) -> list[float]:
         """The momentum that the layer took, seed by seed."""
         return [
-            row.value
-            for row in self.record.rows
-            if row.arm == arm and row.layer == layer and row.metric == "momentum"
+            row.value for row in self.record.rows if row.arm == arm and row.layer == layer and row.metric == "momentum"
         ]
 
     def noise_floor(self, reference: str) -> float | None:

@@ -41,7 +41,16 @@ def _outcomes(summary: StudySummary, arms: tuple[str, ...], title: str, notes: t
         )
         for arm in arms
     )
-    columns = ("arm", "accuracy %", "− static-0.1", "F-score %", "sensitivity %", "specificity %", "NLL", "− static-0.1")
+    columns = (
+        "arm",
+        "accuracy %",
+        "− static-0.1",
+        "F-score %",
+        "sensitivity %",
+        "specificity %",
+        "NLL",
+        "− static-0.1",
+    )
     return Table(title=title, columns=columns, rows=rows, notes=notes)
 
 
@@ -94,9 +103,7 @@ def _mean(summary: StudySummary, arm: str, metric: str) -> str:
 
 def _momenta(summary: StudySummary) -> Table:
     arms = [arm for arm in _CHOOSERS if any(summary.momenta_of(arm, layer) for layer in summary.layers)]
-    rows = tuple(
-        (layer, *(_counted(summary.momenta_of(arm, layer)) for arm in arms)) for layer in summary.layers
-    )
+    rows = tuple((layer, *(_counted(summary.momenta_of(arm, layer)) for arm in arms)) for layer in summary.layers)
     return Table(
         title="momentum each layer took",
         columns=("layer", *arms),

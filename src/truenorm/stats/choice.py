@@ -46,7 +46,7 @@ def choose(candidates: Mapping[float, Statistics], reference: Statistics) -> Sta
             if layer not in candidate:
                 raise InvalidInput(f"the candidate of momentum {momentum:g} lacks layer {layer!r} of the reference")
     momenta = {
-        layer: min(candidates, key=lambda momentum: squared_error(candidates[momentum][layer], truth))  # noqa: B023
+        layer: min(candidates, key=lambda momentum: squared_error(candidates[momentum][layer], truth))
         for layer, truth in reference.items()
     }
     return Statistics(

@@ -69,9 +69,7 @@ class Moments:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Moments):
             return NotImplemented
-        return (
-            self.count == other.count and torch.equal(self.mean, other.mean) and torch.equal(self.var, other.var)
-        )
+        return self.count == other.count and torch.equal(self.mean, other.mean) and torch.equal(self.var, other.var)
 
 
 def moments(x: Tensor) -> Moments:

@@ -99,7 +99,7 @@ class ShiftReport:
         return self.table().__rich__()
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        return self.table().to_html()
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Layer → its figures."""

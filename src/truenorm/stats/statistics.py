@@ -151,14 +151,17 @@ class Statistics(Mapping[str, Moments]):
         )
         notes = tuple(f"{key}: {value}" for key, value in self._about.items())
         return Table(
-            title="batch-norm statistics", columns=("layer", "channels", "values", "mean", "std"), rows=rows, notes=notes
+            title="batch-norm statistics",
+            columns=("layer", "channels", "values", "mean", "std"),
+            rows=rows,
+            notes=notes,
         )
 
     def __rich__(self) -> Any:
         return self.table().__rich__()
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        return self.table().to_html()
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain lists and numbers, layer by layer."""

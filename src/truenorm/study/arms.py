@@ -14,7 +14,7 @@ from truenorm.model.watch import Watch
 from truenorm.stats.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Rule, Static, Switched
 from truenorm.stats.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
-from truenorm.study.configuration import BASELINE
+from truenorm.study.configuration import BASELINE, Norm
 from truenorm.study.feed import Feed
 
 Needs = Literal["stream", "epochs", "pass", "network"]
@@ -77,7 +77,9 @@ def _update_bn(trained: Trained) -> Statistics:
 
 _FIXED = (
     Arm("cumulative", "stream", _watched("cumulative"), "torch's momentum=None"),
-    Arm("dmbn", "pass", lambda t: t.watched.best(t.joint), "each layer its momentum of least shift, torch's statistics"),
+    Arm(
+        "dmbn", "pass", lambda t: t.watched.best(t.joint), "each layer its momentum of least shift, torch's statistics"
+    ),
     Arm("dmbn-pooled", "pass", lambda t: t.watched.best(t.joint, among="pooled"), "the same, pooled statistics"),
     Arm(f"pooled-{BASELINE:g}", "stream", _watched(f"pooled-{BASELINE:g}"), "with the variance between batches"),
     Arm("last-epoch", "epochs", _watched("last-epoch"), "pooled moments of the last whole epoch"),
@@ -90,11 +92,11 @@ _ON_REQUEST = (
     Arm("dmbn-switch", "pass", _watched("dmbn-switch"), "the momentum chosen again after each epoch"),
     Arm("dmbn-online", "stream", _watched("dmbn-online"), "the momentum chosen by one-step prediction"),
 )
-NETWORK_ARMS = ("bn-bfn", "gn")
+NETWORK_ARMS: tuple[Norm, ...] = ("bn-bfn", "gn")
 """Arms that change the weights: networks of their own, with the statistics that torch keeps."""
 
 
-def resolve(names: Iterable[str], momenta: tuple[float, ...]) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+def resolve(names: Iterable[str], momenta: tuple[float, ...]) -> tuple[tuple[Arm, ...], tuple[Norm, ...]]:
     """Names of arms → the arms on the same weights, and those that are networks of their own.
 
     Args:
@@ -113,7 +115,11 @@ def resolve(names: Iterable[str], momenta: tuple[float, ...]) -> tuple[tuple[Arm
     swept = tuple(Arm(name, "stream", _watched(name)) for name in Static(sweep(momenta)).names)
     known = {arm.name: arm for arm in (*swept, *_FIXED, *_ON_REQUEST)}
     default = [arm.name for arm in (*swept, *_FIXED)] + list(NETWORK_ARMS)
-    groups = {"static": [arm.name for arm in swept], "default": default, "all": [*default, *(a.name for a in _ON_REQUEST)]}
+    groups = {
+        "static": [arm.name for arm in swept],
+        "default": default,
+        "all": [*default, *(a.name for a in _ON_REQUEST)],
+    }
     wanted = {f"static-{BASELINE:g}"}
     for name in names:
         if name in groups:

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from truenorm.errors import InvalidInput
 
+Norm = Literal["bn", "bn-bfn", "gn"]
+"""What a network is normalised by: batch norm, batch and batch-free norm in turn, group norm."""
+
 BASELINE = 0.1
 """torch's default momentum: what every arm on the same weights is compared with."""
 
@@ -83,7 +86,7 @@ class Trial:
         (True, False)
     """
 
-    norm: Literal["bn", "bn-bfn", "gn"]
+    norm: Norm
     lr: float
     seed: int
     study: StudyConfig = field(repr=False)

@@ -97,7 +97,9 @@ def _users_own(name: str, offered: dict[str, Any]) -> Callable[[NormLayer], nn.M
     takes = inspect.signature(make).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     if "norm_layer" not in takes and not anything:
-        raise InvalidInput(f"{name} does not take norm_layer=; the study gives it the norm to use: def make(norm_layer)")
+        raise InvalidInput(
+            f"{name} does not take norm_layer=; the study gives it the norm to use: def make(norm_layer)"
+        )
     given = partial(make, **{key: value for key, value in offered.items() if key in takes or anything})
 
     def build(norm_layer: NormLayer) -> nn.Module:

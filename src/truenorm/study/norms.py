@@ -6,12 +6,11 @@ from torch import nn
 
 from truenorm.errors import InvalidInput
 from truenorm.nn.batchfree import SMALLEST_GROUP, BatchFreeNorm
+from truenorm.study.configuration import Norm
 from truenorm.study.networks import BatchNorm, NormLayer
 
-NORMS = ("bn", "bn-bfn", "gn")
 
-
-def norm_layer(norm: str, *, bfn: str) -> NormLayer:
+def norm_layer(norm: Norm, *, bfn: str) -> NormLayer:
     """What makes the layers of one network; take a new one for each network.
 
     Args:

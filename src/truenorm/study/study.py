@@ -11,8 +11,8 @@ from truenorm.errors import Diverged, InvalidInput
 from truenorm.files import ensure_writable
 from truenorm.metrics.classification import is_balanced
 from truenorm.record import Measurement, Record, installed_versions, this_machine
-from truenorm.study.arms import resolve, sweep
-from truenorm.study.configuration import StudyConfig, Trial
+from truenorm.study.arms import Arm, resolve, sweep
+from truenorm.study.configuration import Norm, StudyConfig, Trial
 from truenorm.study.feed import Scale
 from truenorm.study.networks import network_factory, try_network
 from truenorm.study.norms import batch_free_norm, norm_layer
@@ -22,7 +22,9 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
-def run_study(config: StudyConfig, *, command: str, out: Path, progress: Progress = lambda what, done, total: None) -> Record:
+def run_study(
+    config: StudyConfig, *, command: str, out: Path, progress: Progress = lambda what, done, total: None
+) -> Record:
     """Train, measure, and write `record.json` in `out` after every trial.
 
     Args:
@@ -50,7 +52,7 @@ def run_study(config: StudyConfig, *, command: str, out: Path, progress: Progres
         progress=lambda done, total: progress("reading images", done, total),
     )
     bench = _bench(config, images, arms, device)
-    norms = ("bn", *networks)
+    norms: tuple[Norm, ...] = ("bn", *networks)
     for norm in norms:
         _try(config, bench, norm)
     candidates = len(config.lr) if len(config.lr) > 1 else 0
@@ -106,12 +108,12 @@ class _Work:
 
 
 def _choose_rates(
-    config: StudyConfig, norms: tuple[str, ...], work: _Work, record: Record
-) -> tuple[dict[str, float], Record]:
+    config: StudyConfig, norms: tuple[Norm, ...], work: _Work, record: Record
+) -> tuple[dict[Norm, float], Record]:
     """Each network its best of the candidate rates on validation images, with the first seed."""
     if len(config.lr) == 1:
         return dict.fromkeys(norms, config.lr[0]), record
-    rates: dict[str, float] = {}
+    rates: dict[Norm, float] = {}
     for norm in norms:
         found: dict[float, float] = {}
         for rate in config.lr:
@@ -119,7 +121,9 @@ def _choose_rates(
             try:
                 found[rate] = work.validation_accuracy(trial)
             except Diverged:
-                record = replace(record, notes=(*record.notes, f"{norm} diverged at rate {rate:g} when rates were tried"))
+                record = replace(
+                    record, notes=(*record.notes, f"{norm} diverged at rate {rate:g} when rates were tried")
+                )
                 continue
             row = Measurement(trial.id, norm, None, "validation_accuracy", found[rate])
             record = replace(
@@ -131,7 +135,7 @@ def _choose_rates(
     return rates, record
 
 
-def _bench(config: StudyConfig, images: ImageSet, arms: tuple, device: torch.device) -> Bench:
+def _bench(config: StudyConfig, images: ImageSet, arms: tuple[Arm, ...], device: torch.device) -> Bench:
     shape = images.train.images.shape
     make = network_factory(
         config.network,
@@ -142,7 +146,7 @@ def _bench(config: StudyConfig, images: ImageSet, arms: tuple, device: torch.dev
     return Bench(images, make, arms, sweep(config.momenta), device)
 
 
-def _try(config: StudyConfig, bench: Bench, norm: str) -> None:
+def _try(config: StudyConfig, bench: Bench, norm: Norm) -> None:
     """Two images through each network before the first is trained."""
     network = bench.make(norm_layer(norm, bfn=config.bfn))
     images = Scale.of(bench.images.train.images)(bench.images.train.images[:2])

@@ -74,7 +74,9 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
         yield from _outcome(trial, bench, network, trial.norm)
         return
     populations = {"joint": measure(network, feed), "sequential": _sequential(network, feed)}
-    yield from _arm(trial, bench, network, trial.norm, statistics(network), _references(trial, bench, network, populations))
+    yield from _arm(
+        trial, bench, network, trial.norm, statistics(network), _references(trial, bench, network, populations)
+    )
 
 
 def validation_accuracy(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> float:
@@ -111,9 +113,7 @@ def _same_weights(
         losses = train(network, feed, recipe(trial), on_step=on_step, on_epoch=end_epoch)
     yield Measurement(trial.id, "bn", None, "training_loss", losses[-1])
     trained = Trained(network, watched, feed)
-    references = _references(
-        trial, bench, network, {"joint": trained.joint, "sequential": trained.sequential}
-    )
+    references = _references(trial, bench, network, {"joint": trained.joint, "sequential": trained.sequential})
     for arm in bench.arms:
         yield from _arm(trial, bench, network, arm.name, arm.statistics(trained), references)
 
@@ -129,9 +129,7 @@ def _arm(
     for reference, population in (references | {"arriving": arriving}).items():
         for layer in estimation_shift(stats, population).layers:
             n = population[layer.layer].count
-            yield Measurement(
-                trial.id, name, layer.layer, f"shift.{reference}", layer.shift, layer.noise_floor, n
-            )
+            yield Measurement(trial.id, name, layer.layer, f"shift.{reference}", layer.shift, layer.noise_floor, n)
             yield Measurement(trial.id, name, layer.layer, f"esm_mean.{reference}", layer.esm_mean, None, n)
             yield Measurement(trial.id, name, layer.layer, f"esm_var.{reference}", layer.esm_var, None, n)
     for layer_name, momentum in stats.momenta.items():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from truenorm.data.batches import IMAGE_KEYS, images_in, batches_of, to_device
+from truenorm.data.batches import IMAGE_KEYS, batches_of, images_in, to_device
 from truenorm.errors import InvalidInput
 
 X, Y = torch.ones(4, 3), torch.zeros(4)
@@ -119,9 +119,7 @@ def test_what_gives_no_batches_is_refused_at_the_call(data, said):
         batches_of(data, limit=None)
 
 
-@pytest.mark.parametrize(
-    "data", [[], iter([]), DataLoader(TensorDataset(X, Y), batch_size=8, drop_last=True)]
-)
+@pytest.mark.parametrize("data", [[], iter([]), DataLoader(TensorDataset(X, Y), batch_size=8, drop_last=True)])
 def test_no_batches_at_all_is_said(data):
     with pytest.raises(InvalidInput, match="gave no batches"):
         list(batches_of(data, limit=None))

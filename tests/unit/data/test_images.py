@@ -105,9 +105,7 @@ def test_imbalance_thins_every_part(folder, root):
     assert tail.train.labels.bincount().tolist() == [100, 10, 1]
     assert tail.validation.labels.bincount().tolist() == [20, 2, 1]
     assert tail.test.labels.bincount().tolist() == [100, 10, 1]
-    assert tail.notes == (
-        "imbalance 100: kept 111 of 300 train, 23 of 60 validation, 111 of 300 test images",
-    )
+    assert tail.notes == ("imbalance 100: kept 111 of 300 train, 23 of 60 validation, 111 of 300 test images",)
     limited = load("tiny", str(root), validation=60, imbalance=100.0, limit=11)
     assert limited.train.labels.bincount(minlength=3).tolist() == [10, 1, 0]
     assert limited.notes[1] == "limit 11 leaves no training image of c"

@@ -56,9 +56,7 @@ def test_a_folder_of_class_folders(root, pixels_of):
         for name in ("cat", "dog"):
             (root / "pets" / split / name).mkdir(parents=True)
             for row in range(num):
-                Image.fromarray(pixels_of(split + name, row)).save(
-                    root / "pets" / split / name / f"{row}.png"
-                )
+                Image.fromarray(pixels_of(split + name, row)).save(root / "pets" / split / name / f"{row}.png")
     pets = load("pets", str(root))
     assert (pets.classes, len(pets.test)) == (("cat", "dog"), 6)
     assert torch.equal(pets.test.images[0, 0], torch.from_numpy(pixels_of("testcat", 0)))
@@ -208,18 +206,14 @@ def test_a_cached_set_is_read_without_the_hub(folder, tmp_path, monkeypatch):
     # A copy under another name than its own cannot be told apart from others, and so not be read.
     renamed = tmp_path / "cache" / "ylecun___mnist"
     (renamed / config.name).rename(renamed / "other")
-    with pytest.raises(
-        DataUnavailable, match="the cached copy of ylecun/mnist cannot be read: .*; delete it"
-    ):
+    with pytest.raises(DataUnavailable, match="the cached copy of ylecun/mnist cannot be read: .*; delete it"):
         load("mnist")
 
 
 def test_a_missing_extra_is_named(root, folder, monkeypatch):
     folder("tiny", BALANCED)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(
-        TruenormError, match=r"datasets is not installed; run: pip install 'truenorm\[study\]'"
-    ):
+    with pytest.raises(TruenormError, match=r"datasets is not installed; run: pip install 'truenorm\[study\]'"):
         load("tiny", str(root))
 
 
@@ -243,8 +237,6 @@ def test_a_hub_that_answers_is_loaded_from(folder, monkeypatch, failure):
     if failure is None:
         assert len(load("mnist").test) == 12
     else:
-        with pytest.raises(
-            DataUnavailable, match="ylecun/mnist could not be had from the hub: OSError: disk full"
-        ):
+        with pytest.raises(DataUnavailable, match="ylecun/mnist could not be had from the hub: OSError: disk full"):
             load("mnist")
     assert modes == [("ylecun/mnist", True), ("ylecun/mnist", False)]

@@ -10,9 +10,7 @@ from truenorm.metrics.classification import Scores, is_balanced, scores
 
 
 def close(a: float, b: float) -> None:
-    assert_close(
-        torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), rtol=1e-12, atol=1e-12
-    )
+    assert_close(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
 def guessing(guesses: list[int], num_classes: int) -> torch.Tensor:

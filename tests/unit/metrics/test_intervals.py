@@ -15,9 +15,7 @@ values = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 4)), min_size=2, m
 
 def close(a: float | None, b: float) -> None:
     assert a is not None
-    assert_close(
-        torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), rtol=1e-8, atol=1e-12
-    )
+    assert_close(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), rtol=1e-8, atol=1e-12)
 
 
 def test_known_interval():
@@ -58,8 +56,7 @@ def test_equal_differences(a, b, p):
 @given(values, st.integers(0, 2**31))
 def test_paired_agrees_with_scipy(a, seed):
     b = (
-        torch.tensor(a, dtype=torch.float64)
-        + torch.randn(len(a), generator=torch.Generator().manual_seed(seed))
+        torch.tensor(a, dtype=torch.float64) + torch.randn(len(a), generator=torch.Generator().manual_seed(seed))
     ).tolist()
     difference, expected = paired(a, b), stats.ttest_rel(a, b)
     interval = expected.confidence_interval(0.95)

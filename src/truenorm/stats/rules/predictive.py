@@ -1,6 +1,7 @@
 """Rules that choose among running averages by how well each predicted the next batch: no reference needed."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Adaptive(PlainRule):
     """
 
     momenta: tuple[float, ...] = (0.9, 1 / 2, 1 / 6, 1 / 18, 1 / 54, 1 / 162, 1 / 486)
-    counts = "gradient"
+    counts: ClassVar[Literal["training", "gradient"]] = "gradient"
 
     def __post_init__(self) -> None:
         check_momenta(self.momenta)

@@ -13,12 +13,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from truenorm.errors import InvalidInput
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -123,10 +124,8 @@ class Rule(Protocol):
         """The names of its K readings."""
         ...
 
-    @property
-    def counts(self) -> Literal["training", "gradient"]:
-        """Which batches it takes: every training forward, as torch does, or those with gradient only."""
-        ...
+    counts: ClassVar[Literal["training", "gradient"]]
+    """Which batches it takes: every training forward, as torch does, or those with gradient only."""
 
     def init(self, layout: Layout) -> State:
         """The state before the first batch."""
@@ -149,7 +148,7 @@ class Rule(Protocol):
 class PlainRule:
     """What most rules share: nothing happens at an epoch's end, all batches count, the state is (M, V)."""
 
-    counts = "training"
+    counts: ClassVar[Literal["training", "gradient"]] = "training"
 
     def end_epoch(self, state: State) -> State:
         return state

@@ -52,7 +52,9 @@ class Static(PlainRule):
         return State({"mean": zeros(shape, layout), "var": zeros(shape, layout) + 1})
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
-        keep_K, weight_KT = ema_weights(torch.tensor(self.momenta, dtype=torch.float64)[:, None].expand(-1, len(batches)))
+        keep_K, weight_KT = ema_weights(
+            torch.tensor(self.momenta, dtype=torch.float64)[:, None].expand(-1, len(batches))
+        )
         keep, weight = keep_K[:, None].to(layout.device), weight_KT.to(layout.device)
         return State(
             {
@@ -138,5 +140,3 @@ class Switched(PlainRule):
     def switched(self, state: State, momentum_L: Tensor) -> State:
         """The same statistics, going on under another momentum in each layer."""
         return State(state.channels, {"momentum": momentum_L[None].to(state.layers["momentum"])})
-
-

@@ -1,0 +1,39 @@
+# One word a task; the same at the desk and in CI.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: venv study test check format bench clean
+
+venv: .venv/installed
+
+# torch first, by pip and from constraints.txt: a range would bring its newest build. torchvision is for
+# timm, which is for tests; neither may choose another torch.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch numpy
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[study,dev]'
+	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	touch $@
+
+study: venv
+	$(BIN)/truenorm study
+
+test: venv
+	$(BIN)/pytest
+
+check: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: venv
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: venv
+	$(BIN)/python benchmarks/watching.py --out benchmarks/results/watching.json
+	$(BIN)/python benchmarks/arms.py --out benchmarks/results/arms.json
+
+clean:
+	rm -rf .venv results .pytest_cache .ruff_cache .hypothesis
