@@ -34,6 +34,7 @@ format: venv
 bench: venv
 	$(BIN)/python benchmarks/watching.py --out benchmarks/results/watching.json
 	$(BIN)/python benchmarks/arms.py --out benchmarks/results/arms.json
+	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json
 
 clean:
 	rm -rf .venv results .pytest_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import reprlib
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,16 @@ from truenorm.files import write_whole
 
 FORMAT = 1
 
+_KINDS: dict[str, type] = {
+    "command": str,
+    "configuration": dict,
+    "trials": dict,
+    "versions": dict,
+    "machine": dict,
+    "notes": list,
+    "complete": bool,
+    "rows": list,
+}
 _KEYS = ("format", "command", "configuration", "trials", "versions", "machine", "notes", "complete", "columns", "rows")
 
 
@@ -93,7 +104,10 @@ class Record:
             "complete": self.complete,
             "columns": [f.name for f in fields(Measurement)],
         }
-        head = json.dumps(header, indent=1, allow_nan=False, ensure_ascii=False)
+        try:
+            head = json.dumps(header, indent=1, allow_nan=False, ensure_ascii=False)
+        except ValueError as error:
+            raise InvalidRecord(f"the record's header cannot be kept: {error}") from error
         rows = ",\n".join(json.dumps(astuple(row), allow_nan=False, ensure_ascii=False) for row in self.rows)
         return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
 
@@ -105,9 +119,11 @@ class Record:
             InvalidRecord: the text is not such a record, or of another format number.
         """
         try:
-            data: Any = json.loads(text)
+            data: Any = json.loads(text, parse_constant=_refuse)
         except json.JSONDecodeError as error:
             raise InvalidRecord(f"not a record: {error}; was the file cut short?") from error
+        except RecursionError as error:
+            raise InvalidRecord("not a record: it is nested too deeply") from error
         if not isinstance(data, dict) or "format" not in data:
             raise InvalidRecord("not a record: there is no format number at its top")
         found = cast(dict[str, Any], data)
@@ -120,6 +136,12 @@ class Record:
             raise InvalidRecord(f"the record's header is damaged: missing or unknown keys: {odd}")
         if found["columns"] != [f.name for f in fields(Measurement)]:
             raise InvalidRecord(f"the record's columns are {found['columns']}, not those of format {FORMAT}")
+        for key, kind in _KINDS.items():
+            if not isinstance(found[key], kind):
+                raise InvalidRecord(f"the record's header is damaged: {key} is {reprlib.repr(found[key])}")
+        for name, trial in found["trials"].items():
+            if not isinstance(trial, dict):
+                raise InvalidRecord(f"the record's header is damaged: trial {name!r} is {reprlib.repr(trial)}")
         return Record(
             command=found["command"],
             rows=tuple(_measurement(number, row) for number, row in enumerate(found["rows"])),
@@ -133,7 +155,8 @@ class Record:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write beside and rename: the file holds the old record or the new one, never a part."""
-        write_whole(path, self.dumps().encode())
+        # A command line may hold bytes that are no text: JSON has an escape for what Python makes of them.
+        write_whole(path, self.dumps().encode(errors="backslashreplace"))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Record":
@@ -153,6 +176,10 @@ class Record:
             raise InvalidRecord(f"{target}: {error}") from error
 
 
+def _refuse(constant: str) -> Any:
+    raise InvalidRecord(f"the record holds {constant}; a record holds finite numbers only")
+
+
 def _measurement(number: int, row: Any) -> Measurement:
     def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
@@ -169,7 +196,10 @@ def _measurement(number: int, row: Any) -> Measurement:
         and (n is None or (isinstance(n, int) and not isinstance(n, bool)))
     ):
         raise InvalidRecord(f"row {number} of the record is damaged: {row!r}")
-    return Measurement(trial, arm, layer, metric, float(value), None if error is None else float(error), n)
+    try:
+        return Measurement(trial, arm, layer, metric, float(value), None if error is None else float(error), n)
+    except OverflowError as overflow:
+        raise InvalidRecord(f"row {number} of the record is damaged: {reprlib.repr(row)}") from overflow
 
 
 def installed_versions(*packages: str) -> dict[str, str]:

@@ -29,16 +29,24 @@ def study(
     from truenorm.study.study import run_study
 
     command = shlex.join(["truenorm", *sys.argv[1:]])
+    file = out / "record.json"
+    before = _identity(file)
     try:
         with bars() as progress:
             record = run_study(config, command=command, out=out, progress=progress)
     except KeyboardInterrupt:
-        kept = (
-            f"the trials that ended are in {out / 'record.json'}"
-            if (out / "record.json").exists()
-            else "nothing was written"
-        )
+        written = _identity(file) != before
+        kept = f"the trials that ended are in {file}" if written else "no trial had ended, nothing was written"
         print(f"truenorm: interrupted; {kept}", file=sys.stderr)
         sys.exit(130)
     show(record)
-    console().print(f"\nrecord: {out / 'record.json'}")
+    # A path is text, never markup, and one line wherever it ends.
+    console().print(f"\nrecord: {file}", markup=False, soft_wrap=True)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Tells a record from the one it has replaced."""
+    if not file.exists():
+        return None
+    found = file.stat()
+    return found.st_ino, found.st_mtime_ns

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
 from truenorm.errors import NotMeasurable, UnknownName
@@ -166,10 +167,10 @@ class _Taking:
     @contextmanager
     def observing(self) -> Generator[None]:
         """Layers in evaluation mode; the moments of what arrives are computed here."""
-        handles = [
-            layer.register_forward_pre_hook(self._observer(index)) for index, layer in enumerate(self._layers.values())
-        ]
+        handles: list[RemovableHandle] = []
         try:
+            for index, layer in enumerate(self._layers.values()):
+                handles.append(layer.register_forward_pre_hook(self._observer(index)))
             yield
         finally:
             for handle in handles:

@@ -15,6 +15,7 @@ from truenorm.model.loan import Hook, Loan, close_all
 from truenorm.model.stream import streams_of
 from truenorm.stats.choice import choose
 from truenorm.stats.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
+from truenorm.stats.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
 
 _ACTIVE: "WeakSet[Watch]" = WeakSet()
@@ -100,11 +101,15 @@ class Watch(Mapping[str, Statistics]):
             raise InvalidInput("the model is being watched already; give all rules to one watch")
         self._momentum = [module.__dict__.get("momentum") for module in self._modules]
         self._tracked = [_num_tracked(module) for module in self._modules]
-        for index, (name, module) in enumerate(self._layers.items()):
-            self._loans.append(Loan(self, index, name, module))
-        hook: Any = Hook(self._after_first_forward)
-        self._root = self._model.register_forward_hook(hook)
-        _ACTIVE.add(self)
+        try:
+            for index, (name, module) in enumerate(self._layers.items()):
+                self._loans.append(Loan(self, index, name, module))
+            hook: Any = Hook(self._after_first_forward)
+            self._root = self._model.register_forward_hook(hook)
+            _ACTIVE.add(self)
+        except BaseException:  # Ctrl-C here would leave hooks behind: nobody calls __exit__
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -214,7 +219,8 @@ class Watch(Mapping[str, Statistics]):
         rule = self._rules[number]
         if not isinstance(rule, Switched):
             raise InvalidInput(f"rule {name!r} has fixed momenta; only rules.Switched can be switched")
-        for layer in momenta:
+        for layer, momentum in momenta.items():
+            check_momenta((momentum,))
             if layer not in self._layers:
                 raise UnknownName("layer", layer, self._layers)
         for stream in self._streams:

@@ -28,6 +28,11 @@ class StudySummary:
     def __post_init__(self) -> None:
         if not self.seeds_of(BASELINE, "accuracy"):
             raise InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
+        lacking = [
+            key for key in ("data_summary", "test_balanced", "reference") if key not in self.record.configuration
+        ]
+        if lacking:
+            raise InvalidRecord(f"the record's configuration lacks {', '.join(lacking)}; is it one of truenorm study?")
 
     @property
     def same_weights(self) -> tuple[str, ...]:
@@ -51,8 +56,10 @@ class StudySummary:
         for row in self.record.rows:
             if row.arm == arm and row.metric == metric:
                 trial: Any = self.record.trials.get(row.trial)
-                if trial is None:
-                    raise InvalidRecord(f"the record has rows of a trial {row.trial!r} that its header lacks")
+                if trial is None or "seed" not in trial:
+                    raise InvalidRecord(
+                        f"the record has rows of a trial {row.trial!r} that its header does not describe"
+                    )
                 values.setdefault(int(trial["seed"]), []).append(row.value)
         return {seed: fmean(found) for seed, found in sorted(values.items())}
 
@@ -112,13 +119,16 @@ def conclusion(summary: StudySummary) -> str:
         if better:
             parts.append(f"better in accuracy beyond noise: {_listed(better)}")
         if worse:
-            parts.append(f"worse: {_listed(worse[::-1])}")
+            parts.append(f"worse{'' if better else ' in accuracy beyond noise'}: {_listed(worse[::-1])}")
     else:
         parts.append(f"no other of {len(family)} ways of having statistics differs in accuracy beyond noise")
-    within = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
-    if within:
-        told = [f"{arm} {_signed(summary.difference(arm, 'accuracy', 100))}" for arm in within]
-        parts.append(f"within noise: {', '.join(told)}")
+    named = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
+    differences = {arm: found for arm in named if (found := summary.difference(arm, "accuracy", 100)) is not None}
+    within = [arm for arm, found in differences.items() if not found.excludes_zero]
+    doubtful = [arm for arm, found in differences.items() if found.excludes_zero]
+    for told, arms in (("within noise", within), (f"beyond noise alone, not among {len(family)}", doubtful)):
+        if arms:
+            parts.append(f"{told}: {', '.join(f'{arm} {_signed(differences[arm])}' for arm in arms)}")
     sentence = "; ".join([f"{parts[0]}: {parts[1]}", *parts[2:]])
     networks = [f"{arm} {_signed(summary.difference(arm, 'accuracy', 100))}" for arm in summary.networks]
     if networks:

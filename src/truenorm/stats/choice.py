@@ -1,5 +1,6 @@
 """Choose among statistics, layer by layer, with a reference."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -46,7 +47,7 @@ def choose(candidates: Mapping[float, Statistics], reference: Statistics) -> Sta
             if layer not in candidate:
                 raise InvalidInput(f"the candidate of momentum {momentum:g} lacks layer {layer!r} of the reference")
     momenta = {
-        layer: min(candidates, key=lambda momentum: squared_error(candidates[momentum][layer], truth))
+        layer: min(candidates, key=lambda momentum: _sortable(squared_error(candidates[momentum][layer], truth)))
         for layer, truth in reference.items()
     }
     return Statistics(
@@ -73,3 +74,8 @@ def squared_error(stats: Moments, reference: Moments) -> float:
     mean_error = (stats.mean.double() - reference.mean.double()).square()
     std_error = (stats.std.double() - reference.std.double()).square()
     return ((mean_error + std_error) / var)[live].mean().item()
+
+
+def _sortable(error: float) -> float:
+    """Statistics that are no numbers come last; NaN would be the least of whatever it is compared with."""
+    return math.inf if math.isnan(error) else error

@@ -170,8 +170,7 @@ def layer_shift(layer: str, stats: Moments, reference: Moments) -> LayerShift:
     num_live = int(live.sum())
     return LayerShift(
         layer=layer,
-        # Rounding can take a divergence of zero below zero.
-        shift=math.sqrt(max(0.0, 2 * _mean(divergence_C, live))),
+        shift=_root(2 * _mean(divergence_C, live)),
         mean_error=math.sqrt(_mean(d_C.square(), live)),
         log_std_error=math.sqrt(_mean(log_C.square(), live)),
         esm_mean=(stats.mean.double() - reference.mean.double()).norm().item(),
@@ -218,6 +217,11 @@ def noise_floor(reference: Moments) -> float | None:
         return None
     effect = 1.0 if reference.design_effect is None else reference.design_effect
     return math.sqrt((effect + max(effect, 1.0)) / reference.count)
+
+
+def _root(divergence: float) -> float:
+    """Its square root; rounding can take a zero below zero, and statistics that are no numbers are far off."""
+    return math.inf if math.isnan(divergence) else math.sqrt(max(0.0, divergence))
 
 
 def _mean(values_C: Tensor, live: Tensor) -> float:

@@ -129,11 +129,12 @@ class Statistics(Mapping[str, Moments]):
                 )
                 for name in names
             }
+            momenta = {name: float(metadata[f"momentum.{name}"]) for name in names if f"momentum.{name}" in metadata}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InvalidRecord(f"{path} does not hold statistics of batch norm: {error}") from error
         return Statistics(
             layers,
-            momenta={name: float(metadata[f"momentum.{name}"]) for name in names if f"momentum.{name}" in metadata},
+            momenta=momenta,
             about={key[6:]: value for key, value in metadata.items() if key.startswith("about.")},
         )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -66,13 +67,13 @@ class StudyConfig:
                 "--batch-size 1 gives a layer of the mlp one value per channel: it has no variance to train on; "
                 "take 2 or more"
             )
-        if not self.lr or any(not rate > 0 for rate in self.lr):
+        if not self.lr or any(not 0 < rate < math.inf for rate in self.lr):
             raise InvalidInput(f"--lr is {' '.join(map(str, self.lr)) or 'empty'}; it takes positive rates")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise InvalidInput(f"--weight-decay is {self.weight_decay}; it takes 0 or more")
         if not self.widths or any(width < 1 for width in self.widths):
             raise InvalidInput(f"--widths is {' '.join(map(str, self.widths)) or 'empty'}; it takes positive widths")
-        if not self.imbalance >= 1:
+        if not 1 <= self.imbalance < math.inf:
             raise InvalidInput(f"--imbalance is {self.imbalance:g}; it takes 1 (none) or more")
 
 

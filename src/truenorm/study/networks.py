@@ -94,7 +94,10 @@ def network_factory(
 
 def _users_own(name: str, offered: dict[str, Any]) -> Callable[[NormLayer], nn.Module]:
     make = factory(name)
-    takes = inspect.signature(make).parameters
+    try:
+        takes = inspect.signature(make).parameters
+    except ValueError as error:  # some of what is written in C tells nothing
+        raise InvalidInput(f"{name} does not tell what it takes; wrap it: def make(norm_layer)") from error
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     if "norm_layer" not in takes and not anything:
         raise InvalidInput(

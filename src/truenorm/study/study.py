@@ -51,6 +51,10 @@ def run_study(
         imbalance=config.imbalance,
         progress=lambda done, total: progress("reading images", done, total),
     )
+    if len(config.lr) > 1 and not len(images.validation):
+        raise InvalidInput(
+            f"--lr gives {len(config.lr)} rates, and no validation images to choose one by; give one rate"
+        )
     bench = _bench(config, images, arms, device)
     norms: tuple[Norm, ...] = ("bn", *networks)
     for norm in norms:
@@ -147,9 +151,9 @@ def _bench(config: StudyConfig, images: ImageSet, arms: tuple[Arm, ...], device:
 
 
 def _try(config: StudyConfig, bench: Bench, norm: Norm) -> None:
-    """Two images through each network before the first is trained."""
+    """A few images through each network before the first is trained: two, or the one that a batch will have."""
     network = bench.make(norm_layer(norm, bfn=config.bfn))
-    images = Scale.of(bench.images.train.images)(bench.images.train.images[:2])
+    images = Scale.of(bench.images.train.images)(bench.images.train.images[: min(2, config.batch_size)])
     try_network(network, images, len(bench.images.classes), name=f"{config.network} with {norm}")
 
 

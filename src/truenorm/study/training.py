@@ -38,7 +38,7 @@ def train(
     on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> list[float]:
-    """Train with cross entropy; the network is left in training mode.
+    """Train with cross entropy; the network is left in training mode, the global random state as it was.
 
     Args:
         network: changed in place.
@@ -57,22 +57,25 @@ def train(
     scheduler = LambdaLR(optimizer, rate_factor(recipe.schedule, recipe.epochs * len(feed)))
     order = torch.Generator().manual_seed(recipe.seed)
     losses: list[float] = []
-    for epoch in range(recipe.epochs):
-        network.train()
-        total = torch.zeros((), device=feed.split.labels.device)
-        for step, (images, labels) in enumerate(feed.in_order(torch.randperm(len(feed.split), generator=order))):
-            loss = F.cross_entropy(network(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            total += loss.detach()
-            on_step()
-            if step % LOOK_EVERY == 0:
-                _check(total, epoch, step, recipe)
-        _check(total, epoch, len(feed), recipe)
-        losses.append(total.item() / len(feed))
-        on_epoch(epoch)
+    # What draws numbers on the way (dropout, say) draws the seed's, whatever ran before.
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        for epoch in range(recipe.epochs):
+            network.train()
+            total = torch.zeros((), device=feed.split.labels.device)
+            for step, (images, labels) in enumerate(feed.in_order(torch.randperm(len(feed.split), generator=order))):
+                loss = F.cross_entropy(network(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                total += loss.detach()
+                on_step()
+                if step % LOOK_EVERY == 0:
+                    _check(total, epoch, step, recipe)
+            _check(total, epoch, len(feed), recipe)
+            losses.append(total.item() / len(feed))
+            on_epoch(epoch)
     return losses
 
 
@@ -97,14 +100,21 @@ def rate_factor(schedule: Literal["cosine", "constant"], num_steps: int) -> Call
 
 
 def predict(network: nn.Module, feed: Feed) -> Tensor:
-    """Logits in evaluation mode, of shape (images, classes), on the CPU; the network's mode stays."""
+    """Logits in evaluation mode, of shape (images, classes), on the CPU; the network's mode stays.
+
+    Raises:
+        Diverged: they are not finite.
+    """
     mode = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            return torch.cat([network(images) for images, _ in feed]).float().cpu()
+            logits = torch.cat([network(images) for images, _ in feed]).float().cpu()
     finally:
         network.train(mode)
+    if not bool(logits.isfinite().all()):
+        raise Diverged("what the trained network gives is not finite; try a smaller --lr")
+    return logits
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:

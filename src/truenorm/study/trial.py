@@ -1,7 +1,7 @@
 """One trial: train a network, have its statistics in every way asked for, and measure what each gives."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -147,7 +147,8 @@ def _references(
 ) -> dict[str, Statistics]:
     if trial.study.reference == "training":
         return training
-    feed = bench.feed("test", trial.study.batch_size)
+    # A last batch of one image has no batch statistics: left out here, as in training.
+    feed = replace(bench.feed("test", trial.study.batch_size), drop_single=True)
     return {"joint": measure(network, feed), "sequential": _sequential(network, feed)}
 
 

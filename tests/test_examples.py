@@ -1,0 +1,52 @@
+"""The examples run as they stand, in a fresh process, and say what they are there to say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def said_by(name: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_every_example_is_run_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"own_loop.py", "shift_of_a_network.py"}
+
+
+def test_own_loop():
+    said = said_by("own_loop.py")
+    accuracy = dict(re.findall(r"^(.*?)\s+([\d.]+) %", said, re.M))
+    assert list(accuracy) == [
+        "as trained (momentum 0.1)",
+        "best momentum of each layer",
+        "the same, pooled",
+        "adaptive, no pass over data",
+        "the population's own",
+    ]
+    assert float(accuracy["adaptive, no pass over data"]) > 50
+    shifts = dict(re.findall(r"^(.*?)\s+[\d.]+ %\s+shift ([\d.]+)", said, re.M))
+    assert float(shifts["the population's own"]) == 0
+    assert float(shifts["the same, pooled"]) < float(shifts["best momentum of each layer"])
+    assert said.rstrip().splitlines()[-1].startswith("assigned: {'1': ")
+
+
+def test_shift_of_a_network():
+    said = said_by("shift_of_a_network.py")
+    assert said.count("estimation shift, in σ of the population") == 2 + 1
+    assert "<table><caption>" in said
+    layers = re.search(r"\{'1': ([\d.]+), '4': ([\d.]+)\}", said)
+    assert layers is not None
+    assert all(float(shift) > 0.1 for shift in layers.groups())  # so short a training leaves a shift to see

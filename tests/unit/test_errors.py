@@ -1,0 +1,80 @@
+import importlib
+import inspect
+import sys
+
+import pytest
+from inline_snapshot import snapshot
+
+from truenorm import errors
+from truenorm.errors import InvalidInput, MissingExtra, TruenormError, UnknownName, extra
+
+OURS = {
+    name: found
+    for name, found in vars(errors).items()
+    if inspect.isclass(found) and issubclass(found, BaseException) and found.__module__ == errors.__name__
+}
+
+
+def test_the_tree_and_its_exit_codes():
+    tree = {name: (cls.__mro__[1].__name__, cls.exit_code) for name, cls in OURS.items()}
+    assert tree == snapshot({'TruenormError': ('Exception', 1), 'InvalidInput': ('TruenormError', 2), 'UnknownName': ('InvalidInput', 2), 'MissingExtra': ('InvalidInput', 2), 'DataUnavailable': ('TruenormError', 1), 'NotMeasurable': ('TruenormError', 1), 'Diverged': ('TruenormError', 1), 'InvalidRecord': ('TruenormError', 1)})
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_error_is_one_of_ours_and_is_drawn_in_the_module(name):
+    assert issubclass(OURS[name], TruenormError)
+    assert name in errors.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "builtin"),
+    [
+        ("InvalidInput", ValueError),
+        ("UnknownName", KeyError),
+        ("MissingExtra", ImportError),
+        ("DataUnavailable", OSError),
+        ("NotMeasurable", RuntimeError),
+        ("Diverged", ArithmeticError),
+        ("InvalidRecord", ValueError),
+    ],
+)
+def test_every_error_is_also_the_builtin_that_people_catch(name, builtin):
+    assert issubclass(OURS[name], builtin)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    error = UnknownName("arm", "dbmn", ["dmbn", "cumulative", "gn"])
+    assert str(error) == snapshot("unknown arm 'dbmn'; did you mean 'dmbn'? Known: cumulative, dmbn, gn")
+    assert (error.kind, error.name, error.known) == ("arm", "dbmn", ("cumulative", "dmbn", "gn"))
+
+
+def test_two_near_names_and_none():
+    assert str(UnknownName("arm", "static-0.11", ["static-0.1", "static-0.15", "gn"])) == snapshot("unknown arm 'static-0.11'; did you mean 'static-0.1' or 'static-0.15'? Known: gn, static-0.1, static-0.15")
+    assert str(UnknownName("arm", "xyz", ["dmbn", "gn"])) == snapshot("unknown arm 'xyz'. Known: dmbn, gn")
+
+
+def test_a_missing_module_is_said_with_its_install_line():
+    with pytest.raises(MissingExtra) as caught, extra("study"):
+        importlib.import_module("a_module_that_is_not_there")
+    assert str(caught.value) == snapshot("a_module_that_is_not_there is not installed; run: pip install 'truenorm[study]'")
+    assert (caught.value.module, caught.value.extra) == ("a_module_that_is_not_there", "study")
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_a_module_put_out_of_use_counts_as_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "colorsys", None)
+    with pytest.raises(MissingExtra) as caught, extra("gpu"):
+        importlib.import_module("colorsys")
+    assert str(caught.value) == snapshot("colorsys is not installed; run: pip install 'truenorm[gpu]'")
+
+
+def test_other_errors_in_an_extra_pass():
+    with pytest.raises(ZeroDivisionError), extra("study"):
+        print(1 / 0)
+
+
+def test_a_message_is_the_whole_sentence():
+    # KeyError alone would quote it.
+    assert str(InvalidInput("take 'fewer'")) == "take 'fewer'"
+    assert str(KeyError("take 'fewer'")) != "take 'fewer'"
+    assert not str(UnknownName("arm", "a", ["b"])).startswith(('"', "'"))
