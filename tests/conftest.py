@@ -11,6 +11,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same random state, whatever ran before it."""

@@ -17,7 +17,18 @@ OURS = {
 
 def test_the_tree_and_its_exit_codes():
     tree = {name: (cls.__mro__[1].__name__, cls.exit_code) for name, cls in OURS.items()}
-    assert tree == snapshot({'TruenormError': ('Exception', 1), 'InvalidInput': ('TruenormError', 2), 'UnknownName': ('InvalidInput', 2), 'MissingExtra': ('InvalidInput', 2), 'DataUnavailable': ('TruenormError', 1), 'NotMeasurable': ('TruenormError', 1), 'Diverged': ('TruenormError', 1), 'InvalidRecord': ('TruenormError', 1)})
+    assert tree == snapshot(
+        {
+            "TruenormError": ("Exception", 1),
+            "InvalidInput": ("TruenormError", 2),
+            "UnknownName": ("InvalidInput", 2),
+            "MissingExtra": ("InvalidInput", 2),
+            "DataUnavailable": ("TruenormError", 1),
+            "NotMeasurable": ("TruenormError", 1),
+            "Diverged": ("TruenormError", 1),
+            "InvalidRecord": ("TruenormError", 1),
+        }
+    )
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -49,14 +60,18 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_two_near_names_and_none():
-    assert str(UnknownName("arm", "static-0.11", ["static-0.1", "static-0.15", "gn"])) == snapshot("unknown arm 'static-0.11'; did you mean 'static-0.1' or 'static-0.15'? Known: gn, static-0.1, static-0.15")
+    assert str(UnknownName("arm", "static-0.11", ["static-0.1", "static-0.15", "gn"])) == snapshot(
+        "unknown arm 'static-0.11'; did you mean 'static-0.1' or 'static-0.15'? Known: gn, static-0.1, static-0.15"
+    )
     assert str(UnknownName("arm", "xyz", ["dmbn", "gn"])) == snapshot("unknown arm 'xyz'. Known: dmbn, gn")
 
 
 def test_a_missing_module_is_said_with_its_install_line():
     with pytest.raises(MissingExtra) as caught, extra("study"):
         importlib.import_module("a_module_that_is_not_there")
-    assert str(caught.value) == snapshot("a_module_that_is_not_there is not installed; run: pip install 'truenorm[study]'")
+    assert str(caught.value) == snapshot(
+        "a_module_that_is_not_there is not installed; run: pip install 'truenorm[study]'"
+    )
     assert (caught.value.module, caught.value.extra) == ("a_module_that_is_not_there", "study")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 

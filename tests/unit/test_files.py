@@ -74,16 +74,20 @@ def test_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(InvalidInput) as caught:
         write_whole("results/record.json", b"new")
-    assert str(caught.value) == snapshot('cannot write results/record.json: No space left on device; choose another folder')
+    assert str(caught.value) == snapshot(
+        "cannot write results/record.json: No space left on device; choose another folder"
+    )
 
 
 def test_a_folder_that_cannot_be_written_to(below_a_file):
     with pytest.raises(InvalidInput) as caught:
         ensure_writable(below_a_file)
-    assert str(caught.value) == snapshot('cannot write to a_file/results: Not a directory; choose another folder')
+    assert str(caught.value) == snapshot("cannot write to a_file/results: Not a directory; choose another folder")
     with pytest.raises(InvalidInput) as caught:
         write_whole(f"{below_a_file}/record.json", b"")
-    assert str(caught.value) == snapshot('cannot write a_file/results/record.json: Not a directory; choose another folder')
+    assert str(caught.value) == snapshot(
+        "cannot write a_file/results/record.json: Not a directory; choose another folder"
+    )
 
 
 def test_a_target_that_is_a_folder(tmp_path, monkeypatch):
@@ -91,7 +95,7 @@ def test_a_target_that_is_a_folder(tmp_path, monkeypatch):
     (tmp_path / "record.json").mkdir()
     with pytest.raises(InvalidInput) as caught:
         write_whole("record.json", b"new")
-    assert str(caught.value) == snapshot('cannot write record.json: Is a directory; choose another folder')
+    assert str(caught.value) == snapshot("cannot write record.json: Is a directory; choose another folder")
     assert os.listdir(tmp_path) == ["record.json"]
 
 

@@ -87,7 +87,9 @@ def test_what_is_saved_is_loaded(tmp_path_factory, record):
 def test_the_round_trip_sees_a_changed_number(record, value):
     """Planted: one more row is another record."""
     other = Record.loads(record.dumps())
-    assert Record(**{f: getattr(other, f) for f in other.__slots__} | {"rows": (*other.rows, other_row(value))}) != record
+    assert (
+        Record(**{f: getattr(other, f) for f in other.__slots__} | {"rows": (*other.rows, other_row(value))}) != record
+    )
 
 
 def other_row(value):
@@ -155,7 +157,9 @@ def test_only_finite_numbers(odd):
 def test_the_sentence_for_a_number_that_is_not_finite():
     with pytest.raises(InvalidRecord) as caught:
         Measurement("a1", "static-0.9", None, "nll", math.nan)
-    assert str(caught.value) == snapshot("nll of arm 'static-0.9' in trial 'a1' has the value nan; a record holds finite numbers only")
+    assert str(caught.value) == snapshot(
+        "nll of arm 'static-0.9' in trial 'a1' has the value nan; a record holds finite numbers only"
+    )
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
@@ -166,7 +170,9 @@ def test_json_that_is_not_strict_is_refused_wherever_it_stands(constant):
 
 def test_cut_short():
     text = small().dumps()
-    assert refused(text[: len(text) // 2]) == snapshot('not a record: Expecting property name enclosed in double quotes: line 21 column 1 (char 238); was the file cut short?')
+    assert refused(text[: text.index("study")]) == snapshot(
+        "not a record: Unterminated string starting at: line 3 column 13 (char 28); was the file cut short?"
+    )
     for length in range(0, len(text) - 2, 7):
         assert refused(text[:length]).startswith("not a record: ")
 
@@ -177,20 +183,28 @@ def test_json_that_is_no_record(text):
 
 
 def test_nested_without_end():
-    assert refused("[" * 100_000) == snapshot('not a record: it is nested too deeply')
+    assert refused("[" * 100_000) == snapshot("not a record: it is nested too deeply")
 
 
 def test_another_format():
-    assert refused(damaged(format=FORMAT + 1)) == snapshot('the record has format 2, this truenorm reads 1; read it with what wrote it')
-    assert refused(damaged(format=None)) == snapshot('the record has format None, this truenorm reads 1; read it with what wrote it')
+    assert refused(damaged(format=FORMAT + 1)) == snapshot(
+        "the record has format 2, this truenorm reads 1; read it with what wrote it"
+    )
+    assert refused(damaged(format=None)) == snapshot(
+        "the record has format None, this truenorm reads 1; read it with what wrote it"
+    )
 
 
 def test_keys_that_are_missing_or_unknown():
-    assert refused(damaged(notes=..., surprise=1)) == snapshot("the record's header is damaged: missing or unknown keys: notes, surprise")
+    assert refused(damaged(notes=..., surprise=1)) == snapshot(
+        "the record's header is damaged: missing or unknown keys: notes, surprise"
+    )
 
 
 def test_other_columns():
-    assert refused(damaged(columns=["trial", "value"])) == snapshot("the record's columns are ['trial', 'value'], not those of format 1")
+    assert refused(damaged(columns=["trial", "value"])) == snapshot(
+        "the record's columns are ['trial', 'value'], not those of format 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,12 +258,14 @@ def test_a_damaged_row_is_named_by_its_number(row):
 
 
 def test_the_sentence_for_a_damaged_row():
-    assert refused(damaged(rows=[["t", "a", None, "m", "0.9", None, None]])) == snapshot("row 0 of the record is damaged: ['t', 'a', None, 'm', '0.9', None, None]")
+    assert refused(damaged(rows=[["t", "a", None, "m", "0.9", None, None]])) == snapshot(
+        "row 0 of the record is damaged: ['t', 'a', None, 'm', '0.9', None, None]"
+    )
 
 
 def test_loading_names_the_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cut.json").write_text(small().dumps()[:100])
+    (tmp_path / "cut.json").write_text(small().dumps()[:40])
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder").mkdir()
 
@@ -258,10 +274,14 @@ def test_loading_names_the_path(tmp_path, monkeypatch):
             Record.load(path)
         return str(caught.value)
 
-    assert failed("nowhere.json") == snapshot('cannot read nowhere.json: No such file or directory')
-    assert failed("folder") == snapshot('cannot read folder/record.json: No such file or directory')
-    assert failed("cut.json") == snapshot('cut.json: not a record: Expecting property name enclosed in double quotes: line 7 column 2 (char 100); was the file cut short?')
-    assert failed("binary.json") == snapshot("cannot read binary.json: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte")
+    assert failed("nowhere.json") == snapshot("cannot read nowhere.json: No such file or directory")
+    assert failed("folder") == snapshot("cannot read folder/record.json: No such file or directory")
+    assert failed("cut.json") == snapshot(
+        "cut.json: not a record: Unterminated string starting at: line 3 column 13 (char 28); was the file cut short?"
+    )
+    assert failed("binary.json") == snapshot(
+        "cannot read binary.json: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
+    )
 
 
 def test_the_old_record_survives_a_save_that_fails(tmp_path, monkeypatch):

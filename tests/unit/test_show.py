@@ -58,7 +58,10 @@ two                \n\
 
 def test_a_table_as_html():
     table = Table(title="shift", columns=("layer", "σ"), rows=(("bn1", "0.31"),), notes=("in σ",))
-    assert table.to_html() == snapshot('<table><caption>shift</caption><thead><tr><th>layer</th><th>σ</th></tr></thead><tbody><tr><td>bn1</td><td>0.31</td></tr></tbody></table><p>in σ</p>')
+    assert table.to_html() == snapshot(
+        "<table><caption>shift</caption><thead><tr><th>layer</th><th>σ</th></tr></thead>"
+        "<tbody><tr><td>bn1</td><td>0.31</td></tr></tbody></table><p>in σ</p>"
+    )
     assert table._repr_html_() == table.to_html()
 
 

@@ -69,7 +69,7 @@ def run_study(
         | {"arm_notes": {arm.name: arm.note for arm in arms if arm.note}},
         versions=installed_versions("truenorm", "torch", "numpy", "scikit-learn", "datasets"),
         machine=this_machine() | {"device": str(device), "threads": torch.get_num_threads()},
-        notes=images.notes,
+        notes=(*images.notes, *_absent(images)),
         complete=False,
     )
     rates, record = _choose_rates(config, norms, work, record)
@@ -137,6 +137,13 @@ def _choose_rates(
             raise Diverged(f"{norm} diverged at every rate of --lr {' '.join(map(str, config.lr))}; try smaller ones")
         rates[norm] = max(found, key=lambda rate: found[rate])
     return rates, record
+
+
+def _absent(images: ImageSet) -> tuple[str, ...]:
+    """Classes that no test image has: means over classes leave them out."""
+    seen = set(images.test.labels.unique().tolist())
+    names = [name for label, name in enumerate(images.classes) if label not in seen]
+    return (f"classes without a test image, left out of means over classes: {', '.join(names)}",) if names else ()
 
 
 def _bench(config: StudyConfig, images: ImageSet, arms: tuple[Arm, ...], device: torch.device) -> Bench:

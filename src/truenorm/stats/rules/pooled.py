@@ -1,6 +1,7 @@
 """Pooled statistics: the variance between batches is part of the variance."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,15 +12,14 @@ from truenorm.stats.rules.rule import (
     PlainRule,
     Reading,
     State,
-    check_momenta,
-    constant,
+    Sweep,
     ema_weights,
     zeros,
 )
 
 
 @dataclass(frozen=True)
-class Pooled(PlainRule):
+class Pooled(Sweep):
     r"""Pooled running statistics: the variance between batches is part of the variance.
 
     $$ a = \max(\mathrm{momentum}, 1/t), \quad \delta = m_b - M, \quad M \leftarrow M + a\delta, \quad
@@ -40,17 +40,7 @@ class Pooled(PlainRule):
     """
 
     momenta: tuple[float, ...] = (0.1,)
-
-    def __post_init__(self) -> None:
-        check_momenta(self.momenta)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"pooled-{momentum:g}" for momentum in self.momenta)
-
-    def init(self, layout: Layout) -> State:
-        shape = (len(self.momenta), sum(layout.sizes))
-        return State({"mean": zeros(shape, layout), "var": zeros(shape, layout) + 1})
+    kind: ClassVar[str] = "pooled"
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
         momentum_K1 = torch.tensor(self.momenta, dtype=torch.float64)[:, None]
@@ -65,9 +55,6 @@ class Pooled(PlainRule):
             batch_var_TC=batches.var_TC,
         )
         return State({"mean": mean, "var": var})
-
-    def read(self, state: State, layout: Layout) -> Reading:
-        return Reading(state.channels["mean"], state.channels["var"], constant(self.momenta, layout))
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,28 @@ class PlainRule:
         return Reading(state.channels["mean"], state.channels["var"])
 
 
+@dataclass(frozen=True)
+class Sweep(PlainRule):
+    """Exponential averages (M, V) under each of K momenta; the readings are called `kind-momentum`."""
+
+    momenta: tuple[float, ...]
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_momenta(self.momenta)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{self.kind}-{momentum:g}" for momentum in self.momenta)
+
+    def init(self, layout: Layout) -> State:
+        return untouched(len(self.momenta), layout)
+
+    def read(self, state: State, layout: Layout) -> Reading:
+        momentum_KL = torch.tensor(self.momenta, dtype=torch.float64)[:, None].expand(-1, len(layout.sizes))
+        return Reading(state.channels["mean"], state.channels["var"], momentum_KL)
+
+
 def check_momenta(momenta: Iterable[float]) -> None:
     """Refuse momenta that are none, with the reason.
 
@@ -186,9 +208,10 @@ def ema_weights(gain: Tensor) -> tuple[Tensor, Tensor]:
     return left[..., 0], gain * after
 
 
-def constant(momenta: tuple[float, ...], layout: Layout) -> Tensor:
-    """The same momentum in every layer: (K,) → (K, L)."""
-    return torch.tensor(momenta, dtype=torch.float64)[:, None].expand(-1, len(layout.sizes))
+def untouched(num_readings: int, layout: Layout) -> State:
+    """Mean 0 and variance 1, as torch's buffers begin."""
+    mean = zeros((num_readings, sum(layout.sizes)), layout)
+    return State({"mean": mean, "var": mean + 1})
 
 
 def zeros(shape: tuple[int, ...], layout: Layout) -> Tensor:

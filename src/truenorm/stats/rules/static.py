@@ -1,6 +1,7 @@
 """torch's own running statistics, for any number of momenta: exponential averages of unbiased variances."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,10 +12,10 @@ from truenorm.stats.rules.rule import (
     PlainRule,
     Reading,
     State,
+    Sweep,
     check_momenta,
-    constant,
     ema_weights,
-    zeros,
+    untouched,
 )
 
 SWEEP = (0.001, 0.0016, 0.0025, 0.004, 0.0063, 0.01, 0.016, 0.025, 0.04, 0.063, 0.1, 0.15, 0.22, 0.33, 0.5, 0.9)
@@ -22,7 +23,7 @@ SWEEP = (0.001, 0.0016, 0.0025, 0.004, 0.0063, 0.01, 0.016, 0.025, 0.04, 0.063, 
 
 
 @dataclass(frozen=True)
-class Static(PlainRule):
+class Static(Sweep):
     r"""torch's running statistics, for every momentum of a sweep at once.
 
     $$ M \leftarrow (1-a) M + a\,m_b \qquad V \leftarrow (1-a) V + a\,v_b \tfrac{n}{n-1} \qquad M_0 = 0, V_0 = 1 $$
@@ -39,17 +40,7 @@ class Static(PlainRule):
     """
 
     momenta: tuple[float, ...] = SWEEP
-
-    def __post_init__(self) -> None:
-        check_momenta(self.momenta)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"static-{momentum:g}" for momentum in self.momenta)
-
-    def init(self, layout: Layout) -> State:
-        shape = (len(self.momenta), sum(layout.sizes))
-        return State({"mean": zeros(shape, layout), "var": zeros(shape, layout) + 1})
+    kind: ClassVar[str] = "static"
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
         keep_K, weight_KT = ema_weights(
@@ -62,9 +53,6 @@ class Static(PlainRule):
                 "var": keep * state.channels["var"] + weight @ batches.unbiased_TC,
             }
         )
-
-    def read(self, state: State, layout: Layout) -> Reading:
-        return Reading(state.channels["mean"], state.channels["var"], constant(self.momenta, layout))
 
 
 @dataclass(frozen=True)
@@ -81,8 +69,7 @@ class Cumulative(PlainRule):
         return ("cumulative",)
 
     def init(self, layout: Layout) -> State:
-        shape = (1, sum(layout.sizes))
-        return State({"mean": zeros(shape, layout), "var": zeros(shape, layout) + 1})
+        return untouched(1, layout)
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
         total = step + len(batches)
@@ -119,9 +106,8 @@ class Switched(PlainRule):
         return (self.name,)
 
     def init(self, layout: Layout) -> State:
-        shape = (1, sum(layout.sizes))
         momentum = torch.full((1, len(layout.sizes)), self.start, dtype=torch.float64, device=layout.device)
-        return State({"mean": zeros(shape, layout), "var": zeros(shape, layout) + 1}, {"momentum": momentum})
+        return State(untouched(1, layout).channels, {"momentum": momentum})
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
         gain_CT = state.layers["momentum"][0, layout.layer_C, None].expand(-1, len(batches))
