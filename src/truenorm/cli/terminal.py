@@ -3,11 +3,13 @@
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from truenorm.study.study import Progress as OnProgress
+if TYPE_CHECKING:  # what shows a record need not import what makes one
+    from truenorm.study.study import Progress as OnProgress
 
 WIDE = 150
 """Columns of output that no terminal cuts: files and pipes."""
@@ -20,7 +22,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextmanager
-def bars() -> Generator[OnProgress]:
+def bars() -> "Generator[OnProgress]":
     """A bar for the work that is on; nothing where standard error is no terminal."""
     output = console(stderr=True)
     columns = (

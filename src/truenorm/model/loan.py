@@ -2,6 +2,10 @@
 
 With momentum 1 torch writes exactly the batch's mean and unbiased variance into the buffers it is given:
 no second reduction over the activations, and outputs and gradients are those of the unwatched layer.
+
+That holds for forwards known to write their buffers in training and never to read them. Any other (batch
+renorm reads them, a frozen norm divides by them, one by hand may replace them) keeps its own, and what
+goes into it is measured: a second reduction.
 """
 
 from collections.abc import Iterable
@@ -15,8 +19,15 @@ from torch.utils.hooks import RemovableHandle
 from truenorm.errors import InvalidInput
 from truenorm.model.layers import buffers_of
 
-# A variance no batch has: what it turns into tells what a module of unknown make does with its momentum.
-_MARK = 1e30
+# Forwards that hand their buffers to torch's batch norm, with the momentum of the attribute, and do nothing
+# else with them. timm's are named, not imported.
+_LENDABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_LENDABLE_NAMES = (
+    ("timm.layers.norm_act", "BatchNormAct2d.forward"),
+    ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
+)
+_LOOKS = 8
+"""Training forwards after which buffers that never changed are taken for ones that never will."""
 
 
 class Borrower(Protocol):
@@ -45,9 +56,12 @@ class Loan:
         self._own: tuple[Tensor | None, Tensor | None, Any] | None = None
         self._slot: tuple[Tensor, Tensor] | None = None
         self._num_channels = len(buffers_of(layer)[0])
-        # torch's own forward is known to honour the attribute `momentum`; of others the first batch tells.
-        self._known = isinstance(layer, _BatchNorm)
-        self._honours_momentum = True
+        self._lendable = _is_lendable(layer)
+        # Of other makes: does it track batches at all? Not known until its buffers change.
+        self._tracks = False
+        self.reached = False
+        self._looks = 0
+        self._before: Tensor | None = None
         self._handles: list[RemovableHandle] = [
             layer.register_forward_pre_hook(Hook(self.lend)),  # pyright: ignore[reportArgumentType]  # disable() hides the signature
             layer.register_forward_hook(Hook(self.take_back), always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
@@ -72,7 +86,11 @@ class Loan:
         if layer is not self._layer:
             return  # a copy of the layer carries the same hook
         self.restore()
+        self._slot = None  # of a forward that was interrupted
         if not layer.training:
+            return
+        if not self._lendable:
+            self._observe(layer, inputs)
             return
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].numel() == self._num_channels:
             raise InvalidInput(
@@ -80,7 +98,7 @@ class Loan:
                 "it has no variance to train on; use a larger batch, or drop_last for the last one"
             )
         self._slot = self._borrower.slot(self._index)
-        if self._slot is None or not self._honours_momentum:
+        if self._slot is None:
             return
         buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
         momentum = layer.__dict__.get("momentum", _NO_MOMENTUM)
@@ -88,38 +106,63 @@ class Loan:
         buffers["running_mean"], buffers["running_var"] = self._slot
         if momentum is not _NO_MOMENTUM:
             layer.__dict__["momentum"] = 1.0
-        if not self._known:
-            self._slot[0].zero_()
-            self._slot[1].fill_(_MARK)
 
     def take_back(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if layer is not self._layer or self._slot is None:
             return
-        slot, own, self._slot = self._slot, self._own, None
+        own, self._slot = self._own, None
         self.restore()
         if output is None:
             return  # the forward raised
+        if own is None:
+            if self._has_tracked(layer):
+                self._borrower.receive(self._index, inputs[0].numel() // self._num_channels, 0.0)
+            return
         values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
-        count = values.numel() // self._num_channels
-        momentum = 0.0 if own is None else 1.0 if own[2] is _NO_MOMENTUM else own[2]
-        if not self._known:
-            momentum = self._examine(slot, values, momentum)
-        elif not self._honours_momentum:
-            _measure_into(slot, values)
-        if momentum is not _NOT_CALLED:
-            self._borrower.receive(self._index, count, momentum)
+        momentum = 1.0 if own[2] is _NO_MOMENTUM else own[2]
+        self._borrower.receive(self._index, values.numel() // self._num_channels, momentum)
 
-    def _examine(self, slot: tuple[Tensor, Tensor], values: Tensor, momentum: Any) -> Any:
-        """What did a module of unknown make do with momentum 1? Reads one number, once per layer."""
-        left = slot[1].max().item() / _MARK
-        if left < 1e-10:
-            self._known = True
-            return momentum
-        if left == 1:
-            return _NOT_CALLED  # it did not update its buffers: no batch norm in training mode
-        self._known, self._honours_momentum = True, False  # it has a momentum of its own
-        _measure_into(slot, values)
-        return 1 - left
+    def _observe(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Measure what goes into a module of another make: before its forward, which may work in place."""
+        self.reached = True
+        if not self._tracks and self._looks == _LOOKS:
+            return
+        values = inputs[0] if inputs else None
+        dim = _channel_dim(values, self._num_channels) if isinstance(values, Tensor) else None
+        if not isinstance(values, Tensor) or dim is None or values.numel() <= self._num_channels:
+            return
+        self._slot = self._borrower.slot(self._index)
+        if self._slot is None:
+            return
+        dims = [other for other in range(values.ndim) if other != dim]
+        var, mean = torch.var_mean(values.detach().to(_accumulating(values.dtype)), dim=dims, correction=1)
+        self._slot[0].copy_(mean)
+        self._slot[1].copy_(var)
+        self._before = None if self._tracks else buffers_of(layer)[1].clone()
+
+    def _has_tracked(self, layer: nn.Module) -> bool:
+        """Did the forward change the buffers? Once it did, it is not asked again: asking makes a GPU wait."""
+        if self._before is not None:
+            self._looks += 1
+            self._tracks = not torch.equal(self._before, buffers_of(layer)[1])
+            self._before = None
+        return self._tracks
+
+
+def _is_lendable(layer: nn.Module) -> bool:
+    forward = getattr(layer.forward, "__func__", None)  # None: replaced on the instance
+    if forward is None or not isinstance(layer, _BatchNorm):
+        return False
+    return forward in _LENDABLE or (forward.__module__, forward.__qualname__) in _LENDABLE_NAMES
+
+
+def _channel_dim(values: Tensor, num_channels: int) -> int | None:
+    """Dimension 1, as torch has it; else the last; None where neither has as many."""
+    return next((dim for dim in (1, values.ndim - 1) if values.ndim > 1 and values.shape[dim] == num_channels), None)
+
+
+def _accumulating(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Hook:
@@ -153,12 +196,4 @@ def close_all(loans: Iterable[Loan]) -> None:
         loan.close()
 
 
-def _measure_into(slot: tuple[Tensor, Tensor], values: Tensor) -> None:
-    dims = [0, *range(2, values.ndim)]
-    var, mean = torch.var_mean(values.detach(), dim=dims, correction=1)
-    slot[0].copy_(mean)
-    slot[1].copy_(var)
-
-
 _NO_MOMENTUM = object()
-_NOT_CALLED = object()

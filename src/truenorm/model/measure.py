@@ -1,16 +1,18 @@
 """Measure population statistics over data, in one of three flows; the model is left as it was."""
 
+import random
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
 from truenorm.errors import NotMeasurable, UnknownName
-from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.model.layers import batch_norms, buffers_of, unwrap
 from truenorm.model.loan import Loan, close_all
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
@@ -76,11 +78,23 @@ def measure(
     """
     if flow not in get_args(Flow):
         raise UnknownName("flow", flow, get_args(Flow))
-    if flow == "joint":
-        return _pooled(model, batches_of(data, limit=limit), "joint", forward)
-    if flow == "eval":
-        return _pooled(model, batches_of(data, limit=limit), "eval", forward)
-    return _sequential(model, data, forward, limit, memory)
+    with _random_states_kept(model):
+        if flow == "sequential":
+            return _sequential(model, data, forward, limit, memory)
+        return _pooled(model, batches_of(data, limit=limit), flow, forward)
+
+
+@contextmanager
+def _random_states_kept(model: nn.Module) -> Generator[None]:
+    """A loader that shuffles draws from them; training between passes does not notice."""
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
 
 
 def _sequential(
@@ -95,14 +109,16 @@ def _sequential(
     found = _pooled(model, batches_of(data, limit=limit), "joint", forward, once=True)
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
-    rounds, residual = 0, float("inf")
+    rounds, residual, about = 0, float("inf"), dict(found.about)
     while residual > EXACT and rounds <= len(found):
         with using(model, found):
             arriving = _pooled(model, batches_of(data, limit=limit), "eval", forward)
+        # Values arrive at layers that take no batches, too (frozen ones): theirs are not ours to set.
+        arriving = Statistics({name: moments for name, moments in arriving.items() if name in found})
         residual = estimation_shift(found, arriving).worst.shift
         found = arriving
         rounds += 1
-    about = dict(found.about) | {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
+    about |= {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
     return Statistics(dict(found), about=about)
 
 
@@ -114,6 +130,8 @@ def _pooled(
     device = buffers_of(next(iter(layers.values())))[0].device
     frozen = [name for name, layer in layers.items() if model.training and not layer.training]
     taking = _Taking(layers)
+    # Data parallelism would exchange buffers: the other processes may not be measuring.
+    network = unwrap(model)
     seen = 0
     # A compiled model ignores hooks that came after its compilation: passes run it as it was written.
     with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -123,7 +141,7 @@ def _pooled(
                 here = to_device(batch, device)
                 seen += num_samples(here)
                 if forward is None:
-                    model(images_in(here))
+                    network(images_in(here))
                 else:
                     forward(model, here)
                 taking.end_batch()
@@ -254,7 +272,8 @@ def _largest_output(model: nn.Module, images: Tensor) -> float:
     handles = [module.register_forward_hook(widen) for module in model.modules()]
     try:
         with using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            model.eval()(to_device(images, buffers_of(next(iter(batch_norms(model).values())))[0].device))
+            model.eval()
+            unwrap(model)(to_device(images, buffers_of(next(iter(batch_norms(model).values())))[0].device))
     finally:
         for handle in handles:
             handle.remove()

@@ -129,11 +129,11 @@ def _saved(layer: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Tensor
 
 def _put_back(layer: nn.Module, buffers: dict[str, Tensor | None], copies: dict[str, Tensor], momentum: Any) -> None:
     layer._buffers.update(buffers)  # pyright: ignore[reportPrivateUsage]  # the same tensors, not copies of them
-    with torch.no_grad():
-        for key, values in copies.items():
-            buffer = buffers[key]
-            assert buffer is not None
-            buffer.copy_(values)
+    for key, values in copies.items():
+        buffer = buffers[key]
+        assert buffer is not None
+        # Past autograd's version counter: the graph of an earlier forward finds what it left.
+        buffer.data.copy_(values)
     if momentum is not ...:
         layer.__dict__["momentum"] = momentum
 

@@ -43,9 +43,10 @@ class Stream:
         self._ends = torch.tensor(layout.sizes).cumsum(0).tolist()
         self._starts = [0, *self._ends[:-1]]
         self._rows = torch.zeros(2, BLOCK, self._ends[-1], dtype=dtype, device=layout.device)
-        # Made once: slicing costs more than what is done with the slice.
+        # Made once: slicing costs more than what is done with the slice. By `.data`, for autograd keeps what it
+        # was lent until backward and would refuse that if rows were written in the meantime.
         self._slots = [
-            [(self._rows[0, t, a:b], self._rows[1, t, a:b]) for t in range(BLOCK)]
+            [(self._rows[0, t, a:b].data, self._rows[1, t, a:b].data) for t in range(BLOCK)]
             for a, b in zip(self._starts, self._ends, strict=True)
         ]
         # torch wants buffers of the layer's own type; where that is not the rows', these are lent.
@@ -77,7 +78,7 @@ class Stream:
         if scratch is not None:
             for row, values in zip(self._slots[layer][len(pending)], scratch, strict=True):
                 row.copy_(values)
-                values.zero_()
+                values.data.zero_()
         pending.append((count, training, gradient))
 
     def fold(self) -> None:

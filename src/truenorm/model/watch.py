@@ -87,8 +87,9 @@ class Watch(Mapping[str, Statistics]):
         self._loans: list[Loan] = []
         self._root: RemovableHandle | None = None
         self._suspensions = 0
-        self._slot: tuple[Tensor, Tensor] | None = None
-        self._takes = (False, False)
+        # Per layer, for a layer may hold others: the slot that is lent, and which rules take what is in it.
+        self._slots: list[tuple[Tensor, Tensor] | None] = [None] * len(self._modules)
+        self._takes = [(False, False)] * len(self._modules)
         # Per layer: forwards without gradient whose repetition with gradient is still to come, and what
         # tells training from a recalibrating pass.
         self._unrepeated = [0] * len(self._modules)
@@ -126,7 +127,8 @@ class Watch(Mapping[str, Statistics]):
         if self._root is not None:
             self._root.remove()
             self._root = None
-        if not any(stream.seen for stream in self._streams) and not any(self._in_pass):
+        reached = any(stream.seen for stream in self._streams) or any(loan.reached for loan in self._loans)
+        if not reached and not any(self._in_pass):
             raise NotMeasurable(
                 f"a training forward of {type(model).__name__} reached none of its {len(self._modules)} watched "
                 "layers; if the model was compiled and called before, enter the watch before its first call"
@@ -155,23 +157,26 @@ class Watch(Mapping[str, Statistics]):
             return None
         else:
             self._unrepeated[index] += 1
-        self._takes = (training, gradient)
+        self._takes[index] = training, gradient
         stream, layer = self._places[index]
-        self._slot = stream.slot(layer)
-        return self._slot
+        slot = self._slots[index] = stream.slot(layer)
+        return slot
 
     def receive(self, index: int, count: int, momentum: float | None) -> None:
         """Take the batch, and update the layer's own buffers as torch would have done."""
         stream, layer = self._places[index]
         module = self._modules[index]
         if momentum != 0:
-            assert self._slot is not None
-            # torch's momentum=None averages; the count stays a tensor: reading it would make a GPU wait.
-            gain: Any = 1 / module.num_batches_tracked if momentum is None else momentum  # pyright: ignore  # a buffer
+            slot = self._slots[index]
+            assert slot is not None
             buffers = module._buffers  # pyright: ignore[reportPrivateUsage]  # attribute access is ten times slower
-            for own, batch in zip((buffers["running_mean"], buffers["running_var"]), self._slot, strict=True):
-                own.lerp_(batch, gain)  # pyright: ignore[reportOptionalMemberAccess]  # batch_norms() lists no layer without
-        training, gradient = self._takes
+            # As torch does it, past the version counter: a graph that holds the buffers stays good.
+            own = [buffers["running_mean"].data, buffers["running_var"].data]  # pyright: ignore[reportOptionalMemberAccess]  # batch_norms() lists no layer without
+            if momentum is None:
+                _average_in(own, slot, buffers.get("num_batches_tracked"))
+            else:
+                torch._foreach_lerp_(own, slot, momentum)  # pyright: ignore[reportPrivateUsage]  # one call, as torch's optimizers have it
+        training, gradient = self._takes[index]
         self._tracked[index] += training
         self._momentum[index] = module.__dict__.get("momentum")
         stream.commit(layer, count, training=training, gradient=gradient)
@@ -237,7 +242,11 @@ class Watch(Mapping[str, Statistics]):
         momenta = {layer: found for _, layers in read for layer, found in layers.items()}
         if not moments:
             rule = self._rules[number]
-            what = "no epoch has ended (call end_epoch)" if hasattr(rule, "epochs") else "no training batch was seen"
+            what = (
+                "no epoch has ended (call end_epoch)"
+                if getattr(rule, "epochs", False)
+                else "no training batch was seen"
+            )
             raise NotMeasurable(f"{name!r} has no statistics yet: {what}")
         order = [layer for layer in self._layers if layer in moments]
         missing = [layer for layer in self._layers if layer not in moments]
@@ -266,8 +275,14 @@ class Watch(Mapping[str, Statistics]):
         Raises:
             InvalidInput: no rule of that kind is watched, or a layer of the reference is not.
         """
+        kinds: dict[str, type[Static | Pooled]] = {"static": Static, "pooled": Pooled}
+        if among not in kinds:
+            raise UnknownName("sweep", among, kinds)
         candidates = {
-            float(name.removeprefix(f"{among}-")): self[name] for name in self if name.startswith(f"{among}-")
+            momentum: self[name]
+            for rule in self._rules
+            if isinstance(rule, kinds[among])
+            for momentum, name in zip(rule.momenta, rule.names, strict=True)
         }
         if not candidates:
             raise InvalidInput(f"no {among} momenta are watched; add rules.{among.capitalize()}() to the watch")
@@ -324,6 +339,14 @@ def training_suspended(model: nn.Module) -> Generator[None]:
     finally:
         for one in affected:
             one._suspensions -= 1  # pyright: ignore[reportPrivateUsage]  # of this file
+
+
+def _average_in(own: Sequence[Tensor], batch: Sequence[Tensor], num_batches: Tensor | None) -> None:
+    """torch's momentum=None: every batch weighs the same; without a count torch does nothing."""
+    if num_batches is not None:
+        gain = 1 / num_batches  # stays a tensor: reading it would make a GPU wait
+        for values, new in zip(own, batch, strict=True):
+            values.lerp_(new, gain.to(values))
 
 
 def _num_tracked(module: nn.Module) -> int:

@@ -120,8 +120,10 @@ def conclusion(summary: StudySummary) -> str:
             parts.append(f"better in accuracy beyond noise: {_listed(better)}")
         if worse:
             parts.append(f"worse{'' if better else ' in accuracy beyond noise'}: {_listed(worse[::-1])}")
-    else:
+    elif family:
         parts.append(f"no other of {len(family)} ways of having statistics differs in accuracy beyond noise")
+    else:
+        parts.append("no other way of having statistics was asked for")
     named = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
     differences = {arm: found for arm in named if (found := summary.difference(arm, "accuracy", 100)) is not None}
     within = [arm for arm, found in differences.items() if not found.excludes_zero]

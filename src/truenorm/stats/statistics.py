@@ -1,5 +1,6 @@
 """The statistics of a whole network as one immutable value."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -86,7 +87,7 @@ class Statistics(Mapping[str, Moments]):
 
         tensors: dict[str, Tensor] = {}
         metadata = {f"about.{key}": value for key, value in self._about.items()}
-        metadata["layers"] = "\n".join(self._layers)
+        metadata["layers"] = json.dumps(list(self._layers))
         for name, found in self._layers.items():
             tensors[f"{name}.mean"] = found.mean.cpu().contiguous()
             tensors[f"{name}.var"] = found.var.cpu().contiguous()
@@ -119,7 +120,7 @@ class Statistics(Mapping[str, Moments]):
             with safe_open(Path(path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]  # untyped
                 metadata: dict[str, str] = dict(file.metadata() or {})
                 tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-            names = metadata["layers"].split("\n") if metadata["layers"] else []
+            names: list[str] = json.loads(metadata["layers"])
             layers = {
                 name: Moments(
                     tensors[f"{name}.mean"],

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -70,7 +71,9 @@ def _watched(name: str) -> Callable[[Trained], Statistics]:
 
 
 def _update_bn(trained: Trained) -> Statistics:
-    with using(trained.network):
+    # It leaves dropout on: what that draws is the same each time, and not taken from the global numbers.
+    with using(trained.network), torch.random.fork_rng():
+        torch.manual_seed(0)
         update_bn(trained.feed, trained.network)
         return statistics(trained.network)
 

@@ -1,6 +1,7 @@
 """The whole study: images, rates, trials, one record."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from truenorm.data.images import ImageSet, load
 from truenorm.errors import Diverged, InvalidInput
 from truenorm.files import ensure_writable
 from truenorm.metrics.classification import is_balanced
+from truenorm.model.layers import batch_norms
+from truenorm.model.watch import watch
 from truenorm.record import Measurement, Record, installed_versions, this_machine
+from truenorm.stats.rules import Static
 from truenorm.study.arms import Arm, resolve, sweep
-from truenorm.study.configuration import Norm, StudyConfig, Trial
+from truenorm.study.configuration import BASELINE, Norm, StudyConfig, Trial
 from truenorm.study.feed import Scale
 from truenorm.study.networks import network_factory, try_network
 from truenorm.study.norms import batch_free_norm, norm_layer
@@ -57,8 +61,9 @@ def run_study(
         )
     bench = _bench(config, images, arms, device)
     norms: tuple[Norm, ...] = ("bn", *networks)
-    for norm in norms:
-        _try(config, bench, norm)
+    with torch.random.fork_rng():
+        for norm in norms:
+            _try(config, bench, norm)
     candidates = len(config.lr) if len(config.lr) > 1 else 0
     work = _Work(config, bench, num_trainings=len(norms) * (config.seeds + candidates), progress=progress)
     record = Record(
@@ -95,13 +100,18 @@ class _Work:
         self._bench = bench
         self._progress = progress
         self._done = 0
-        self._total = num_trainings * config.epochs * len(bench.feed("train", config.batch_size))
+        self._steps = config.epochs * len(bench.feed("train", config.batch_size))
+        self._total = num_trainings * self._steps
 
     def run(self, trial: Trial) -> tuple[Measurement, ...]:
         return tuple(run(trial, self._bench, self._stepper(f"{trial.norm}, seed {trial.seed}")))
 
     def validation_accuracy(self, trial: Trial) -> float:
-        return validation_accuracy(trial, self._bench, self._stepper(f"{trial.norm}, trying rate {trial.lr:g}"))
+        ends = self._done + self._steps
+        try:
+            return validation_accuracy(trial, self._bench, self._stepper(f"{trial.norm}, trying rate {trial.lr:g}"))
+        finally:
+            self._done = ends  # a training that diverged is over too
 
     def _stepper(self, what: str) -> Callable[[], None]:
         def step() -> None:
@@ -160,8 +170,16 @@ def _bench(config: StudyConfig, images: ImageSet, arms: tuple[Arm, ...], device:
 def _try(config: StudyConfig, bench: Bench, norm: Norm) -> None:
     """A few images through each network before the first is trained: two, or the one that a batch will have."""
     network = bench.make(norm_layer(norm, bfn=config.bfn))
+    if norm == "bn":
+        try:
+            batch_norms(network)
+        except InvalidInput as error:
+            raise InvalidInput(f"network {config.network}: {error}; does it use norm_layer?") from error
+    # Watched, as it will be: a layer that cannot train is named.
+    looking = nullcontext() if norm == "gn" else watch(network, (Static((BASELINE,)),))
     images = Scale.of(bench.images.train.images)(bench.images.train.images[: min(2, config.batch_size)])
-    try_network(network, images, len(bench.images.classes), name=f"{config.network} with {norm}")
+    with looking:
+        try_network(network, images, len(bench.images.classes), name=f"{config.network} with {norm}")
 
 
 def _device(name: str) -> torch.device:

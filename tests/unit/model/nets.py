@@ -233,7 +233,9 @@ def assert_same_training(watched, unwatched, *, rtol=1e-5, atol=1e-6):
     assert list(ours) == list(theirs)
     for key, value in theirs.items():
         if key.endswith(("running_mean", "running_var")):
-            torch.testing.assert_close(ours[key], value, rtol=rtol, atol=atol, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                ours[key], value, rtol=rtol, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
+            )
         else:
             assert torch.equal(ours[key], value), key
 
@@ -249,3 +251,75 @@ def identities(model):
         {name: id(buffer) for name, buffer in model.named_buffers()},
         {name: (module.training, getattr(module, "momentum", None)) for name, module in model.named_modules()},
     )
+
+
+class Renorm(nn.BatchNorm2d):
+    """Batch renorm: its training forward reads the running statistics."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        mean, var, unbiased = manual(x, [0, *range(2, x.ndim)])
+        r = ((var + 1e-5).sqrt().detach() / (self.running_var + 1e-5).sqrt()).clamp(1 / 3, 3)
+        d = ((mean.detach() - self.running_mean) / (self.running_var + 1e-5).sqrt()).clamp(-5, 5)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        y = normalised(x, mean, var, torch.ones_like(mean), torch.zeros_like(mean))
+        return (y * r + d) * self.weight + self.bias
+
+    def _check_input_dim(self, input):
+        pass
+
+
+class InPlace(OwnBatchNorm):
+    """It overwrites its input, as memory-saving ones do."""
+
+    def forward(self, x):
+        y = F.batch_norm(
+            x.clone(), self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, 1e-5
+        )
+        with torch.no_grad():
+            x.data.zero_()
+        return y
+
+
+class Split(nn.BatchNorm1d):
+    """As timm's SplitBatchNorm: the halves of a batch go through norms of their own, one of which holds the other."""
+
+    def __init__(self, channels, momentum=0.1):
+        super().__init__(channels, momentum=momentum)
+        self.auxiliary = nn.BatchNorm1d(channels, momentum=momentum)
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        half = len(x) // 2
+        return torch.cat([super().forward(x[:half]), self.auxiliary(x[half:])])
+
+
+class Nested(nn.Module):
+    def __init__(self, momentum=0.1):
+        super().__init__()
+        self.fc, self.split, self.out = nn.Linear(4, 6), Split(6, momentum), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.out(self.split(self.fc(x)))
+
+
+class OwnLast(nn.Module):
+    """torch's batch norm three times per forward, then one of another make."""
+
+    def __init__(self, momentum=0.1):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+        self.bn = nn.BatchNorm1d(6, momentum=momentum)
+        self.own = OwnBatchNorm(6, momentum)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.fc(x)
+        for _ in range(3):
+            h = torch.relu(self.bn(h)) + 0.5 * h
+        return self.out(self.own(h))

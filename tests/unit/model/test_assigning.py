@@ -99,10 +99,26 @@ def test_through_wrappers():
     [
         ({"bn3": Moments(torch.zeros(5), torch.ones(5))}, UnknownName, "unknown layer 'bn3'; did you mean 'bn2'"),
         ({"bn2": Moments(torch.zeros(4), torch.ones(4))}, InvalidInput, r"'bn2' has 5 channels.*shape \(4,\)"),
-        ({"bn2": Moments(torch.full((5,), torch.nan), torch.ones(5))}, InvalidInput, "mean given for layer 'bn2' is not"),
-        ({"bn2": Moments(torch.zeros(5), torch.full((5,), torch.inf))}, InvalidInput, "variance given .* is not finite"),
-        ({"bn2": Moments(torch.zeros(5), torch.full((5,), -1e-9))}, InvalidInput, "variance .* is negative; nothing was"),
-        ({"bn2": Moments(torch.full((5,), 1e300, dtype=torch.double), torch.ones(5))}, InvalidInput, "mean .* too large for"),
+        (
+            {"bn2": Moments(torch.full((5,), torch.nan), torch.ones(5))},
+            InvalidInput,
+            "mean given for layer 'bn2' is not",
+        ),
+        (
+            {"bn2": Moments(torch.zeros(5), torch.full((5,), torch.inf))},
+            InvalidInput,
+            "variance given .* is not finite",
+        ),
+        (
+            {"bn2": Moments(torch.zeros(5), torch.full((5,), -1e-9))},
+            InvalidInput,
+            "variance .* is negative; nothing was",
+        ),
+        (
+            {"bn2": Moments(torch.full((5,), 1e300, dtype=torch.double), torch.ones(5))},
+            InvalidInput,
+            "mean .* too large for",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(bad, error, said):

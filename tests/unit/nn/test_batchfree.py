@@ -74,7 +74,8 @@ def test_the_sentences():
     with pytest.raises(InvalidInput) as caught:
         BatchFreeNorm(64, 128)(torch.randn(32, 128))
     assert str(caught.value) == snapshot(
-        "64 groups of 128 channels leave 2 values per group for input (32, 128); below 4 a group's output collapses, so take fewer groups"
+        "64 groups of 128 channels leave 2 values per group for input (32, 128); below 4 a group's output collapses, "
+        "so take fewer groups"
     )
     with pytest.raises(InvalidInput) as caught:
         BatchFreeNorm(3, 8)

@@ -190,6 +190,7 @@ def test_mixture_cancels_no_digits_far_from_zero():
 
 def test_a_planted_bug_is_found(monkeypatch):
     """Merging that forgets the variance between the parts must not pass for right."""
+
     def within_only(a, b):
         share = b.count / (a.count + b.count)
         return Moments(a.mean + (b.mean - a.mean) * share, a.var * (1 - share) + b.var * share, a.count + b.count)

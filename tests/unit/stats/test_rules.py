@@ -40,7 +40,9 @@ def all_rules():
 
 
 RULES = all_rules()
-every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{type(rule).__name__}-{'+'.join(rule.names)}"[:40])
+every_rule = pytest.mark.parametrize(
+    "rule", RULES, ids=lambda rule: f"{type(rule).__name__}-{'+'.join(rule.names)}"[:40]
+)
 
 
 def a_stream(seed=0, num_batches=40, sizes=(3, 2), *, drift=0.05, dtype=np.float64):
@@ -94,7 +96,11 @@ def assert_same_reading(found, expected, **tolerance):
 
 def tolerance_of(rule):
     # The predictive rules keep their members in float32.
-    return {"rtol": 2e-5, "atol": 1e-5} if isinstance(rule, rules.Adaptive | rules.Online) else {"rtol": 1e-9, "atol": 1e-11}
+    return (
+        {"rtol": 2e-5, "atol": 1e-5}
+        if isinstance(rule, rules.Adaptive | rules.Online)
+        else {"rtol": 1e-9, "atol": 1e-11}
+    )
 
 
 def test_the_list_of_rules_is_found():

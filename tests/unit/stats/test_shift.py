@@ -113,7 +113,9 @@ def test_shift_is_never_negative_and_does_not_depend_on_the_order_of_channels(se
     stats, truth = random_pair(seed, 6)
     order = torch.randperm(6)
     found = layer_shift("bn", stats, truth)
-    mixed = layer_shift("bn", Moments(stats.mean[order], stats.var[order]), Moments(truth.mean[order], truth.var[order]))
+    mixed = layer_shift(
+        "bn", Moments(stats.mean[order], stats.var[order]), Moments(truth.mean[order], truth.var[order])
+    )
     assert found.shift >= 0
     torch.testing.assert_close(mixed.shift, found.shift, rtol=1e-9, atol=1e-12)
 

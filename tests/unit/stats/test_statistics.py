@@ -75,6 +75,13 @@ def test_no_layers_save_and_load(tmp_path):
     assert len(Statistics.load(tmp_path / "none")) == 0
 
 
+def test_the_layer_of_a_model_that_is_one(tmp_path):
+    """Its name is empty."""
+    stats = Statistics({"": Moments(torch.zeros(1), torch.ones(1))})
+    stats.save(tmp_path / "one")
+    assert Statistics.load(tmp_path / "one") == stats
+
+
 def test_slices_of_one_tensor_can_be_saved(tmp_path):
     values = torch.randn(2, 6)
     stats = Statistics({"a": Moments(values[0, ::2], values[1, ::2]), "b": Moments(values[0, :3], values[1, :3])})
@@ -100,10 +107,11 @@ def test_a_file_of_other_tensors_is_refused(tmp_path):
         Statistics.load(tmp_path / "other")
     # Layers are promised that are not there; a mean and a variance of different lengths; a bad count.
     for tensors, metadata in (
-        ({"a.mean": torch.ones(2)}, {"layers": "a"}),
-        ({"a.mean": torch.ones(2), "a.var": torch.ones(3)}, {"layers": "a"}),
-        ({"a.mean": torch.ones(2), "a.var": torch.ones(2)}, {"layers": "a", "count.a": "many"}),
-        ({"a.mean": torch.ones(2), "a.var": torch.ones(2)}, {"layers": "a", "momentum.a": "quick"}),
+        ({"a.mean": torch.ones(2)}, {"layers": '["a"]'}),
+        ({"a.mean": torch.ones(2), "a.var": torch.ones(3)}, {"layers": '["a"]'}),
+        ({"a.mean": torch.ones(2), "a.var": torch.ones(2)}, {"layers": "a"}),
+        ({"a.mean": torch.ones(2), "a.var": torch.ones(2)}, {"layers": '["a"]', "count.a": "many"}),
+        ({"a.mean": torch.ones(2), "a.var": torch.ones(2)}, {"layers": '["a"]', "momentum.a": "quick"}),
     ):
         save_file(tensors, tmp_path / "other", metadata=metadata)
         with pytest.raises(InvalidRecord, match="does not hold statistics"):

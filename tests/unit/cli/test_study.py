@@ -1,0 +1,144 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from inline_snapshot import snapshot
+
+import truenorm.study.study
+from truenorm.record import Record
+
+
+@pytest.fixture
+def record(truenorm, tiny):
+    """What a tiny study ended with; its record is in `out`."""
+    ended = truenorm("study", *tiny, "--out", "out")
+    assert (ended.code, ended.err) == (0, "")
+    return ended
+
+
+TITLES = (
+    "same weights, other statistics",
+    "other networks, statistics as torch keeps them",
+    "estimation shift",
+    "momentum each layer took",
+)
+
+
+def test_the_study_prints_tables_a_sentence_and_where_the_record_is(record):
+    lines = [line.rstrip() for line in record.out.splitlines()]
+    places = [lines.index(title) for title in TITLES]
+    assert places == sorted(places)
+    assert lines[-2:] == ["", "record: out/record.json"]
+    assert any(line.startswith("Over 2 seeds, on the same weights") for line in lines)
+
+
+def test_a_report_prints_byte_for_byte_what_the_study_printed(record, truenorm):
+    tables, _, path = record.out.rpartition("\nrecord: ")
+    assert path == "out/record.json\n"
+    for place in ("out", "out/record.json"):
+        ended = truenorm("report", place)
+        assert (ended.code, ended.err, ended.out) == (0, "", tables)
+
+
+def test_this_comparison_sees_another_record(record, truenorm, tmp_path):
+    """Planted: one accuracy one image higher."""
+    path = tmp_path / "out" / "record.json"
+    data = json.loads(path.read_text())
+    row = next(row for row in data["rows"] if row[3] == "accuracy")
+    row[4] += 1 / 359
+    path.write_text(json.dumps(data))
+    assert truenorm("report", "out").out != record.out.rpartition("\nrecord: ")[0]
+
+
+def test_the_record_holds_the_line_that_does_it_again(record, truenorm, tiny):
+    command = Record.load("out").command
+    assert command == " ".join(["truenorm study", *tiny, "--out out"])
+    truenorm(*command.split()[1:-1], "again")
+    assert Record.load("again").rows == Record.load("out").rows
+
+
+def test_a_process_of_its_own(tiny, tmp_path):
+    """As a shell runs it: the output is text without colours, wide enough, and errors are apart."""
+    code = "from truenorm.cli import main; main()"
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"OMP_NUM_THREADS": "1"}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+
+    study, report = run("study", *tiny), run("report", "results/study")
+    assert study.stderr == report.stderr == ""
+    assert study.stdout == report.stdout + "\nrecord: results/study/record.json\n"
+    assert "\x1b" not in study.stdout
+    assert "…" not in study.stdout
+
+
+def test_a_path_is_printed_as_it_is(truenorm, tiny, tmp_path):
+    folder = f"[red]out[/red]/{'long' * 40}"
+    ended = truenorm("study", *tiny[:-2], "--arms", "static-0.1", "--out", folder)
+    assert ended.out.endswith(f"\nrecord: {folder}/record.json\n")
+    assert (tmp_path / folder / "record.json").exists()
+
+
+def test_leakage_is_labelled(truenorm, tiny):
+    ended = truenorm("study", *tiny[:-2], "--arms", "dmbn", "--reference", "test")
+    assert "LEAKAGE: scored against test images, as asked" in ended.out
+
+
+# Ctrl-C.
+
+
+def interrupt(monkeypatch, at):
+    """Ctrl-C when a trial begins, as if at the keyboard."""
+    real = truenorm_run
+
+    def stopped(trial, *rest):
+        if trial.seed == at:
+            raise KeyboardInterrupt
+        return real(trial, *rest)
+
+    monkeypatch.setattr(truenorm.study.study, "run", stopped)
+
+
+truenorm_run = truenorm.study.study.run
+
+
+def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):
+    interrupt(monkeypatch, at=1)
+    ended = truenorm("study", *tiny[:-2], "--arms", "dmbn", "--out", "out")
+    assert (ended.code, ended.sentence) == snapshot(
+        (130, "truenorm: interrupted; the trials that ended are in out/record.json")
+    )
+    assert not Record.load("out").complete
+    report = truenorm("report", "out")
+    assert report.code == 0
+    assert "The study was not finished: fewer trials than asked for." in report.out
+
+
+def test_ctrl_c_before_a_trial_has_ended(truenorm, tiny, monkeypatch, tmp_path):
+    interrupt(monkeypatch, at=0)
+    ended = truenorm("study", *tiny, "--out", "out")
+    assert (ended.code, ended.sentence) == snapshot(
+        (130, "truenorm: interrupted; no trial had ended, nothing was written")
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_ctrl_c_does_not_take_an_old_record_for_a_new_one(record, truenorm, tiny, monkeypatch):
+    interrupt(monkeypatch, at=0)
+    assert "nothing was written" in truenorm("study", *tiny, "--out", "out").sentence
+    assert Record.load("out").complete
+
+
+def test_ctrl_c_anywhere_else(truenorm, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "load", stopped)
+    ended = truenorm("report", "out")
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
