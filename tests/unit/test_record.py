@@ -3,7 +3,7 @@ import math
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
@@ -70,11 +70,13 @@ def refused(text):
     return str(caught.value)
 
 
+@settings(deadline=None)
 @given(records)
 def test_what_is_written_is_read(record):
     assert Record.loads(record.dumps()) == record
 
 
+@settings(deadline=None)
 @given(record=records)
 def test_what_is_saved_is_loaded(tmp_path_factory, record):
     path = tmp_path_factory.mktemp("records") / "record.json"
@@ -83,6 +85,7 @@ def test_what_is_saved_is_loaded(tmp_path_factory, record):
     assert Record.load(path.parent) == record
 
 
+@settings(deadline=None)
 @given(record=records, value=finite)
 def test_the_round_trip_sees_a_changed_number(record, value):
     """Planted: one more row is another record."""

@@ -175,7 +175,7 @@ class Watch(Mapping[str, Statistics]):
             if momentum is None:
                 _average_in(own, slot, buffers.get("num_batches_tracked"))
             else:
-                torch._foreach_lerp_(own, slot, momentum)  # pyright: ignore[reportPrivateUsage]  # one call, as torch's optimizers have it
+                torch._foreach_lerp_(own, slot, momentum)  # pyright: ignore  # one call, as torch's optimizers have it
         training, gradient = self._takes[index]
         self._tracked[index] += training
         self._momentum[index] = module.__dict__.get("momentum")

@@ -192,7 +192,7 @@ def test_using_puts_everything_back(error, mode, lend):
         with tn.using(net, stats):
             disturb(net)
     else:
-        with pytest.raises(error), tn.using(net, stats):
+        with pytest.raises(error), tn.using(net, stats):  # noqa: PT012  # the block is the test
             disturb(net)
             raise error
     assert_same_bits(net.state_dict(), before)
@@ -221,7 +221,7 @@ def test_nested_loans_end_in_turn():
     net = trained()
     before, outer, inner = tn.statistics(net), some_for(net), some_for(net)
     with tn.using(net, outer):
-        with pytest.raises(ValueError, match="inner"), tn.using(net, inner):
+        with pytest.raises(ValueError, match="inner"), tn.using(net, inner):  # noqa: PT012  # likewise
             assert tn.statistics(net) == inner
             raise ValueError("inner")
         assert tn.statistics(net) == outer

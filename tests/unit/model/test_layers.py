@@ -120,6 +120,14 @@ def test_lazy_layers_are_refused_until_they_have_a_shape(lazy):
     assert list(batch_norms(net)) == ["1"]
 
 
+def test_a_planted_bug_is_found(monkeypatch):
+    """Asking for torch's own types alone misses subclasses."""
+    monkeypatch.setattr("truenorm.model.layers._looks_like_batch_norm", lambda module: type(module) is nn.BatchNorm2d)
+    test_every_kind_of_batch_norm_is_found("2d")
+    with pytest.raises(InvalidInput, match="no batch-norm layer"):
+        test_every_kind_of_batch_norm_is_found("subclass")
+
+
 def test_copies_have_the_same_names():
     net = plain()
     assert list(batch_norms(copy.deepcopy(net))) == list(batch_norms(net))
