@@ -56,7 +56,7 @@ class Loan:
         self._own: tuple[Tensor | None, Tensor | None, Any] | None = None
         self._slot: tuple[Tensor, Tensor] | None = None
         self._num_channels = len(buffers_of(layer)[0])
-        self._lendable = _is_lendable(layer)
+        self._lendable = is_lendable(layer)
         # Of other makes: does it track batches at all? Not known until its buffers change.
         self._tracks = False
         self.reached = False
@@ -149,7 +149,13 @@ class Loan:
         return self._tracks
 
 
-def _is_lendable(layer: nn.Module) -> bool:
+def is_lendable(layer: nn.Module) -> bool:
+    """Does the layer's forward hand its buffers to torch's batch norm, and do nothing else with them?
+
+    Example:
+        >>> is_lendable(nn.BatchNorm1d(2))
+        True
+    """
     forward = getattr(layer.forward, "__func__", None)  # None: replaced on the instance
     if forward is None or not isinstance(layer, _BatchNorm):
         return False

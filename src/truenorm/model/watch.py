@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms
-from truenorm.model.loan import Hook, Loan, close_all
+from truenorm.model.loan import Hook, Loan, close_all, is_lendable
 from truenorm.model.stream import streams_of
 from truenorm.stats.choice import choose
 from truenorm.stats.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
@@ -82,6 +82,7 @@ class Watch(Mapping[str, Statistics]):
         self._modules = list(self._layers.values())
         self._rules = tuple(rules)
         self._where = {name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)}
+        self._slower = [name for name, module in self._layers.items() if not is_lendable(module)]
         self._places = streams_of(self._layers, self._rules)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
         self._loans: list[Loan] = []
@@ -251,6 +252,7 @@ class Watch(Mapping[str, Statistics]):
         order = [layer for layer in self._layers if layer in moments]
         missing = [layer for layer in self._layers if layer not in moments]
         about = {"rule": name} | ({"not reached": ", ".join(missing)} if missing else {})
+        about |= {"forward of its own, measured beside it (slower)": ", ".join(self._slower)} if self._slower else {}
         return Statistics({layer: moments[layer] for layer in order}, momenta=momenta, about=about)
 
     def __contains__(self, name: object) -> bool:

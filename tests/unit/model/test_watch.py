@@ -961,3 +961,17 @@ def test_a_planted_biased_variance_is_found(monkeypatch):
     monkeypatch.setattr(rules.Static, "update", biased)
     with pytest.raises(AssertionError, match="not close"):
         test_every_momentum_is_what_a_run_of_its_own_gives("mlp", 0.1)
+
+
+def test_what_is_measured_the_slow_way_is_said():
+    class Own(nn.BatchNorm1d):
+        def forward(self, input):
+            return super().forward(input).relu()
+
+    net = nn.Sequential(nn.BatchNorm1d(3), Own(3))
+    with watch(net) as watched:
+        net(torch.randn(8, 3))
+    assert watched["static-0.1"].about["forward of its own, measured beside it (slower)"] == "1"
+    with watch(net[0]) as watched:
+        net[0](torch.randn(8, 3))
+    assert list(watched["static-0.1"].about) == ["rule"]
