@@ -16,8 +16,8 @@ from truenorm.data.images import load
 from truenorm.study.arms import resolve, sweep
 from truenorm.study.configuration import StudyConfig, Trial
 from truenorm.study.networks import cnn, mlp
-from truenorm.study.trial import EVALUATION_BATCH, Bench, recipe, run
 from truenorm.study.training import predict, train
+from truenorm.study.trial import EVALUATION_BATCH, Bench, recipe, run
 
 
 def main() -> None:

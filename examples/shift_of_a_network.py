@@ -1,4 +1,4 @@
-"""How far are the running statistics of a trained network from its data's? In a terminal, and as a notebook shows it."""
+"""How far are a trained network's running statistics from its data's? In a terminal, and as a notebook shows it."""
 
 import torch
 from rich import print

@@ -7,11 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from truenorm import nn, stats
+    from truenorm import nn, rules, stats
     from truenorm.model.measure import measure
     from truenorm.model.statistics import assign, statistics, using
     from truenorm.model.watch import Watch, watch
-    from truenorm.stats import rules
     from truenorm.stats.moments import Moments
     from truenorm.stats.shift import ShiftReport, estimation_shift
     from truenorm.stats.statistics import Statistics
@@ -46,7 +45,7 @@ _HOME = {
     "using": "truenorm.model.statistics",
     "watch": "truenorm.model.watch",
 }
-_MODULES = {"nn": "truenorm.nn", "rules": "truenorm.stats.rules", "stats": "truenorm.stats"}
+_MODULES = {"nn": "truenorm.nn", "rules": "truenorm.rules", "stats": "truenorm.stats"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
+_PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
+"""What a module is called where it is installed from, if not by its own name."""
+
 
 class TruenormError(Exception):
     """Base of everything truenorm raises on purpose."""
@@ -52,7 +55,8 @@ class MissingExtra(InvalidInput, ImportError):
 
     def __init__(self, module: str, extra: str) -> None:
         self.module, self.extra = module, extra
-        super().__init__(f"{module} is not installed; run: pip install 'truenorm[{extra}]'")
+        package = _PACKAGES.get(module.partition(".")[0], module)
+        super().__init__(f"{package} is not installed; run: pip install 'truenorm[{extra}]'")
 
 
 class DataUnavailable(TruenormError, OSError):

@@ -8,13 +8,24 @@ decay, momenta. The result: momentum → the state dict after training (weights,
 
 import math
 import sys
+from collections import OrderedDict
 
 import torch
 from torch import nn
 
 
+def named(*layers):
+    """Each layer by its kind and how many of that kind there are by then; the last gives the classes."""
+    kinds = {"Linear": "linear", "Conv2d": "conv", "BatchNorm1d": "norm", "BatchNorm2d": "norm"}
+    names = []
+    for layer in layers[:-1]:
+        kind = kinds.get(type(layer).__name__, type(layer).__name__)
+        names.append(f"{kind}{1 + sum(name.startswith(kind) for name in names)}")
+    return nn.Sequential(OrderedDict(zip([*names, "classes"], layers, strict=True)))
+
+
 def mlp(classes, momentum):
-    return nn.Sequential(
+    return named(
         nn.Flatten(),
         nn.Linear(64, 20, bias=False),
         nn.BatchNorm1d(20, momentum=momentum),
@@ -27,7 +38,7 @@ def mlp(classes, momentum):
 
 
 def cnn(classes, momentum):
-    return nn.Sequential(
+    return named(
         nn.Conv2d(1, 8, 3, padding=1, bias=False),
         nn.BatchNorm2d(8, momentum=momentum),
         nn.ReLU(),

@@ -17,7 +17,7 @@ from truenorm.model.loan import Loan, close_all
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.model.watch import training_suspended
-from truenorm.stats.rules import Population
+from truenorm.rules import Population
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
 

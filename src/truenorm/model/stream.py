@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from truenorm.errors import InvalidInput
 from truenorm.model.layers import buffers_of
+from truenorm.rules import Batches, Layout, Reading, Rule, State
 from truenorm.stats.moments import Moments
-from truenorm.stats.rules import Batches, Layout, Reading, Rule, State
 
 BLOCK = 32
 """Batches that are folded at once."""

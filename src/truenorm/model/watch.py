@@ -13,9 +13,9 @@ from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms
 from truenorm.model.loan import Hook, Loan, close_all, is_lendable
 from truenorm.model.stream import streams_of
+from truenorm.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
+from truenorm.rules.rule import check_momenta
 from truenorm.stats.choice import choose
-from truenorm.stats.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
-from truenorm.stats.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
 
 _ACTIVE: "WeakSet[Watch]" = WeakSet()

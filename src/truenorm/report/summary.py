@@ -111,31 +111,31 @@ def conclusion(summary: StudySummary) -> str:
         return "One seed says nothing about noise: run more (--seeds 5) before comparing arms."
     family = tuple(arm for arm in summary.same_weights if arm != BASELINE)
     beyond = summary.beyond_noise(family, "accuracy", 100)
-    parts = [f"Over {num_seeds} seeds, on the same weights and against {BASELINE}"]
+    parts: list[str] = []
     if beyond:
         ranked = sorted(beyond.items(), key=lambda item: -item[1].mean)
         better = [item for item in ranked if item[1].mean > 0]
-        worse = [item for item in ranked if item[1].mean < 0]
-        if better:
-            parts.append(f"better in accuracy beyond noise: {_listed(better)}")
-        if worse:
-            parts.append(f"worse{'' if better else ' in accuracy beyond noise'}: {_listed(worse[::-1])}")
+        worse = [item for item in ranked if item[1].mean < 0][::-1]
+        told = [f"{word} {_listed(items)}" for word, items in (("better", better), ("worse", worse)) if items]
+        parts.append(f"beyond noise (Holm, {len(family)} compared): {', '.join(told)}")
     elif family:
-        parts.append(f"no other of {len(family)} ways of having statistics differs in accuracy beyond noise")
+        parts.append(f"none of the other {len(family)} differs beyond noise (Holm)" if len(family) > 1 else "")
     else:
         parts.append("no other way of having statistics was asked for")
     named = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
     differences = {arm: found for arm in named if (found := summary.difference(arm, "accuracy", 100)) is not None}
     within = [arm for arm, found in differences.items() if not found.excludes_zero]
     doubtful = [arm for arm, found in differences.items() if found.excludes_zero]
-    for told, arms in (("within noise", within), (f"beyond noise alone, not among {len(family)}", doubtful)):
+    for told, arms in (("within noise", within), ("beyond noise only if compared alone", doubtful)):
         if arms:
             parts.append(f"{told}: {', '.join(f'{arm} {_signed(differences[arm])}' for arm in arms)}")
-    sentence = "; ".join([f"{parts[0]}: {parts[1]}", *parts[2:]])
     networks = [f"{arm} {_signed(summary.difference(arm, 'accuracy', 100))}" for arm in summary.networks]
     if networks:
-        sentence += f"; networks of their own, paired by seed: {', '.join(networks)}"
-    return sentence + " (points of accuracy, 95 %; the first two by Holm over all arms)."
+        parts.append(f"networks of their own, paired by seed: {', '.join(networks)}")
+    return (
+        f"Points of accuracy against {BASELINE}, {num_seeds} seeds, same weights, ± 95 %: "
+        f"{'; '.join(part for part in parts if part)}."
+    )
 
 
 def _listed(items: list[tuple[str, Interval]]) -> str:

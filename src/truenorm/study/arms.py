@@ -12,8 +12,8 @@ from truenorm.errors import UnknownName
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
 from truenorm.model.watch import Watch
-from truenorm.stats.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Rule, Static, Switched
-from truenorm.stats.rules.rule import check_momenta
+from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Rule, Static, Switched
+from truenorm.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
 from truenorm.study.configuration import BASELINE, Norm
 from truenorm.study.feed import Feed

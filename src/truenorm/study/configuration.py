@@ -57,9 +57,11 @@ class StudyConfig:
     """Data that shift is scored against; test is leakage, and labelled so."""
     device: str = "cpu"
     """cpu or cuda."""
+    threads: int = 1
+    """CPU threads; with one, results do not depend on the machine, and small networks are fastest."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "seeds"):
+        for name in ("batch_size", "epochs", "seeds", "threads"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"--{name.replace('_', '-')} is {getattr(self, name)}; it takes 1 or more")
         if self.batch_size == 1 and self.network == "mlp":
@@ -100,7 +102,7 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """What the trial's weights depend on."""
         shared = asdict(self.study)
-        for name in ("lr", "seeds", "arms", "momenta", "reference", "data_root", "device"):
+        for name in ("lr", "seeds", "arms", "momenta", "reference", "data_root", "device", "threads"):
             del shared[name]
         if self.norm != "bn-bfn":
             del shared["bfn"]

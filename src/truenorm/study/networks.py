@@ -1,6 +1,7 @@
 """The study's networks. Each takes `norm_layer=`, called with the number of channels."""
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -45,12 +46,14 @@ def mlp(
         >>> mlp((1, 8, 8), 10, widths=(32, 16))(torch.randn(4, 1, 8, 8)).shape
         torch.Size([4, 10])
     """
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     previous = input_shape[0] * input_shape[1] * input_shape[2]
-    for width in widths:
-        layers += [nn.Linear(previous, width, bias=False), norm_layer(width), nn.ReLU()]
+    for depth, width in enumerate(widths, 1):
+        layers[f"linear{depth}"] = nn.Linear(previous, width, bias=False)
+        layers[f"norm{depth}"] = norm_layer(width)
+        layers[f"relu{depth}"] = nn.ReLU()
         previous = width
-    return nn.Sequential(*layers, nn.Linear(previous, num_classes))
+    return nn.Sequential(OrderedDict(layers, classes=nn.Linear(previous, num_classes)))
 
 
 def cnn(input_shape: tuple[int, int, int], num_classes: int, *, norm_layer: NormLayer = BatchNorm) -> nn.Module:
@@ -60,14 +63,17 @@ def cnn(input_shape: tuple[int, int, int], num_classes: int, *, norm_layer: Norm
         >>> cnn((3, 32, 32), 10)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    layers: list[nn.Module] = []
+    layers: dict[str, nn.Module] = {}
     previous = input_shape[0]
-    for depth, channels in enumerate((8, 16, 32, 32)):
-        layers += [nn.Conv2d(previous, channels, 3, padding=1, bias=False), norm_layer(channels), nn.ReLU()]
-        if depth < 2:
-            layers.append(nn.MaxPool2d(2))
+    for depth, channels in enumerate((8, 16, 32, 32), 1):
+        layers[f"conv{depth}"] = nn.Conv2d(previous, channels, 3, padding=1, bias=False)
+        layers[f"norm{depth}"] = norm_layer(channels)
+        layers[f"relu{depth}"] = nn.ReLU()
+        if depth <= 2:
+            layers[f"pool{depth}"] = nn.MaxPool2d(2)
         previous = channels
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(previous, num_classes))
+    layers |= {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict(layers, classes=nn.Linear(previous, num_classes)))
 
 
 def network_factory(

@@ -1,20 +1,22 @@
 """The whole study: images, rates, trials, one record."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from truenorm.data.images import ImageSet, load
-from truenorm.errors import Diverged, InvalidInput
+from truenorm.errors import Diverged, InvalidInput, extra
 from truenorm.files import ensure_writable
 from truenorm.metrics.classification import is_balanced
 from truenorm.model.layers import batch_norms
 from truenorm.model.watch import watch
+from truenorm.nn.batchfree import BatchFreeNorm
 from truenorm.record import Measurement, Record, installed_versions, this_machine
-from truenorm.stats.rules import Static
+from truenorm.rules import Static
 from truenorm.study.arms import Arm, resolve, sweep
 from truenorm.study.configuration import BASELINE, Norm, StudyConfig, Trial
 from truenorm.study.feed import Scale
@@ -43,10 +45,35 @@ def run_study(
     Raises:
         TruenormError: what was asked for cannot be done; said before anything is trained where it can be.
     """
+    with extra("study"):  # what the end of the study needs is missed at its beginning
+        import_module("sklearn.metrics")
     arms, networks = resolve(config.arms, config.momenta)
     batch_free_norm(config.bfn)
     device = _device(config.device)
     ensure_writable(out)
+    images = _images(config, progress)
+    bench = _bench(config, images, arms, device)
+    norms: tuple[Norm, ...] = ("bn", *networks)
+    notes = (*images.notes, *_absent(images), *_tried(config, bench, norms))
+    candidates = len(config.lr) if len(config.lr) > 1 else 0
+    work = _Work(config, bench, num_trainings=len(norms) * (config.seeds + candidates), progress=progress)
+    with _threads(config.threads):
+        rates, record = _choose_rates(config, norms, work, _empty_record(config, bench, norms, command, notes))
+        for seed in range(config.seeds):
+            for norm in norms:
+                trial = Trial(norm=norm, lr=rates[norm], seed=seed, study=config)
+                rows = work.run(trial)
+                record = replace(
+                    record,
+                    rows=(*record.rows, *rows),
+                    trials={**record.trials, trial.id: trial.to_dict()},
+                    complete=seed == config.seeds - 1 and norm == norms[-1],
+                )
+                record.save(out / "record.json")
+    return record
+
+
+def _images(config: StudyConfig, progress: Progress) -> ImageSet:
     images = load(
         config.data,
         config.data_root,
@@ -59,38 +86,35 @@ def run_study(
         raise InvalidInput(
             f"--lr gives {len(config.lr)} rates, and no validation images to choose one by; give one rate"
         )
-    bench = _bench(config, images, arms, device)
-    norms: tuple[Norm, ...] = ("bn", *networks)
-    with torch.random.fork_rng():
-        for norm in norms:
-            _try(config, bench, norm)
-    candidates = len(config.lr) if len(config.lr) > 1 else 0
-    work = _Work(config, bench, num_trainings=len(norms) * (config.seeds + candidates), progress=progress)
-    record = Record(
+    return images
+
+
+def _empty_record(
+    config: StudyConfig, bench: Bench, norms: tuple[Norm, ...], command: str, notes: tuple[str, ...]
+) -> Record:
+    images, arms = bench.images, bench.arms
+    return Record(
         command=command,
         configuration=asdict(config)
         | {"momenta": bench.momenta, "data_summary": images.summary(), "test_balanced": is_balanced(images.test.labels)}
-        | {"arms": [arm.name for arm in arms] + list(networks)}
+        | {"arms": [arm.name for arm in arms] + [norm for norm in norms if norm != "bn"]}
         | {"arm_notes": {arm.name: arm.note for arm in arms if arm.note}},
         versions=installed_versions("truenorm", "torch", "numpy", "scikit-learn", "datasets"),
-        machine=this_machine() | {"device": str(device), "threads": torch.get_num_threads()},
-        notes=(*images.notes, *_absent(images)),
+        machine=this_machine() | {"device": str(bench.device), "threads": config.threads},
+        notes=notes,
         complete=False,
     )
-    rates, record = _choose_rates(config, norms, work, record)
-    for seed in range(config.seeds):
-        for norm in norms:
-            trial = Trial(norm=norm, lr=rates[norm], seed=seed, study=config)
-            rows = work.run(trial)
-            done = seed == config.seeds - 1 and norm == norms[-1]
-            record = replace(
-                record,
-                rows=(*record.rows, *rows),
-                trials={**record.trials, trial.id: trial.to_dict()},
-                complete=done,
-            )
-            record.save(out / "record.json")
-    return record
+
+
+@contextmanager
+def _threads(num: int) -> Generator[None]:
+    """So many threads in torch for a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Work:
@@ -104,7 +128,10 @@ class _Work:
         self._total = num_trainings * self._steps
 
     def run(self, trial: Trial) -> tuple[Measurement, ...]:
-        return tuple(run(trial, self._bench, self._stepper(f"{trial.norm}, seed {trial.seed}")))
+        try:
+            return tuple(run(trial, self._bench, self._stepper(f"{trial.norm}, seed {trial.seed}")))
+        except Diverged as error:
+            raise Diverged(f"{trial.norm}, seed {trial.seed}: {error}") from error
 
     def validation_accuracy(self, trial: Trial) -> float:
         ends = self._done + self._steps
@@ -167,19 +194,28 @@ def _bench(config: StudyConfig, images: ImageSet, arms: tuple[Arm, ...], device:
     return Bench(images, make, arms, sweep(config.momenta), device)
 
 
-def _try(config: StudyConfig, bench: Bench, norm: Norm) -> None:
-    """A few images through each network before the first is trained: two, or the one that a batch will have."""
-    network = bench.make(norm_layer(norm, bfn=config.bfn))
-    if norm == "bn":
-        try:
-            batch_norms(network)
-        except InvalidInput as error:
-            raise InvalidInput(f"network {config.network}: {error}; does it use norm_layer?") from error
-    # Watched, as it will be: a layer that cannot train is named.
-    looking = nullcontext() if norm == "gn" else watch(network, (Static((BASELINE,)),))
+def _tried(config: StudyConfig, bench: Bench, norms: tuple[Norm, ...]) -> tuple[str, ...]:
+    """A few images through each network before the first is trained: two, or the one that a batch will have.
+
+    Returns:
+        what a reader of the results must know of the networks.
+    """
     images = Scale.of(bench.images.train.images)(bench.images.train.images[: min(2, config.batch_size)])
-    with looking:
-        try_network(network, images, len(bench.images.classes), name=f"{config.network} with {norm}")
+    notes: tuple[str, ...] = ()
+    with torch.random.fork_rng():
+        for norm in norms:
+            network = bench.make(norm_layer(norm, bfn=config.bfn))
+            if norm == "bn":
+                try:
+                    batch_norms(network)
+                except InvalidInput as error:
+                    raise InvalidInput(f"network {config.network}: {error}; does it use norm_layer?") from error
+            # Watched, as it will be: a layer that cannot train is named.
+            with nullcontext() if norm == "gn" else watch(network, (Static((BASELINE,)),)):
+                try_network(network, images, len(bench.images.classes), name=f"{config.network} with {norm}")
+            if norm == "bn-bfn" and not any(isinstance(module, BatchFreeNorm) for module in network.modules()):
+                notes += ("bn-bfn is plain batch norm here: the network has one norm, and the first is batch norm",)
+    return notes
 
 
 def _device(name: str) -> torch.device:

@@ -101,7 +101,10 @@ def test_a_missing_extra(study, no_training, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert study() == snapshot((2, "truenorm: sklearn.datasets is not installed; run: pip install 'truenorm[study]'"))
+    assert study() == snapshot((2, "truenorm: scikit-learn is not installed; run: pip install 'truenorm[study]'"))
+
+
+def test_a_missing_extra_of_the_data(study, no_training, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert study("--data", "mnist") == snapshot(
         (2, "truenorm: datasets is not installed; run: pip install 'truenorm[study]'")
@@ -170,7 +173,10 @@ def test_a_network_that_cannot_be_loaded(study, no_training, tmp_path):
 
 def test_a_loss_that_diverges(study, tmp_path):
     assert study("--lr", "1e20") == snapshot(
-        (1, "truenorm: training diverged in epoch 1 by step 4: the loss is nan at --lr 1e+20; try a smaller rate")
+        (
+            1,
+            "truenorm: bn, seed 0: training diverged in epoch 1 by step 4: the loss is nan at --lr 1e+20; try a smaller rate",
+        )
     )
     assert not (tmp_path / "results" / "study" / "record.json").exists()
 

@@ -31,7 +31,7 @@ def test_the_study_prints_tables_a_sentence_and_where_the_record_is(record):
     places = [lines.index(title) for title in TITLES]
     assert places == sorted(places)
     assert lines[-2:] == ["", "record: out/record.json"]
-    assert any(line.startswith("Over 2 seeds, on the same weights") for line in lines)
+    assert any(line.startswith("Points of accuracy against static-0.1, 2 seeds") for line in lines)
 
 
 def test_a_report_prints_byte_for_byte_what_the_study_printed(record, truenorm):

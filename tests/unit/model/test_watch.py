@@ -969,9 +969,9 @@ def test_what_is_measured_the_slow_way_is_said():
             return super().forward(input).relu()
 
     net = nn.Sequential(nn.BatchNorm1d(3), Own(3))
-    with watch(net) as watched:
+    with tn.watch(net) as watched:
         net(torch.randn(8, 3))
     assert watched["static-0.1"].about["forward of its own, measured beside it (slower)"] == "1"
-    with watch(net[0]) as watched:
+    with tn.watch(net[0]) as watched:
         net[0](torch.randn(8, 3))
     assert list(watched["static-0.1"].about) == ["rule"]

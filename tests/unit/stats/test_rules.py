@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from truenorm import rules
 from truenorm.errors import InvalidInput
-from truenorm.stats.rules import Batches, Layout
-from truenorm.stats.rules.rule import PlainRule, ema_weights
+from truenorm.rules import Batches, Layout
+from truenorm.rules.rule import PlainRule, ema_weights
 
 close = partial(torch.testing.assert_close, check_dtype=False)
 

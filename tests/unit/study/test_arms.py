@@ -7,7 +7,7 @@ from torch.optim.swa_utils import update_bn
 import truenorm as tn
 from truenorm.data.images import Split
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.stats.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Static, Switched
+from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Static, Switched
 from truenorm.study.arms import Trained, resolve, rules_for, sweep
 from truenorm.study.feed import Feed, Scale
 

@@ -17,7 +17,7 @@ from truenorm.study.study import _bench
 from truenorm.study.training import train
 from truenorm.study.trial import EVALUATION_BATCH, recipe
 
-LAYERS = ("2", "5")
+LAYERS = ("norm1", "norm2")
 MOMENTA = (0.01, 0.1, 0.5)
 OUTCOMES = ("accuracy", "sensitivity", "specificity", "f_score", "nll")
 SHIFTS = tuple(

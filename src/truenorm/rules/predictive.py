@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from truenorm.stats.rules.rule import Batches, Layout, PlainRule, Reading, State, check_momenta
-from truenorm.stats.rules.static import SWEEP
+from truenorm.rules.rule import Batches, Layout, PlainRule, Reading, State, check_momenta
+from truenorm.rules.static import SWEEP
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from truenorm.stats.rules.rule import (
+from truenorm.rules.rule import (
     Batches,
     Layout,
     PlainRule,

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from truenorm.stats.moments import mixture
-from truenorm.stats.rules.rule import (
+from truenorm.rules.rule import (
     Batches,
     Layout,
     PlainRule,
@@ -16,6 +15,7 @@ from truenorm.stats.rules.rule import (
     ema_weights,
     zeros,
 )
+from truenorm.stats.moments import mixture
 
 
 @dataclass(frozen=True)
