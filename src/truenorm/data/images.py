@@ -18,7 +18,7 @@ from truenorm.errors import DataUnavailable, InvalidInput
 __all__ = ["ImageSet", "Split", "load", "stratified"]
 
 # The draws of one seed: each has its own generator, so that a limit moves no validation image.
-_TEST, _VALIDATION, _LIMIT, _TAIL = 0, 1, 2, 3
+_TEST, _VALIDATION, _LIMIT, _TAIL, _ORDER = 0, 1, 2, 3, 4
 
 _CHUNK = 2048  # images between two calls of progress
 
@@ -97,7 +97,9 @@ def load(
 
     In this order: a fifth of the training images becomes the test part where there is none; the
     validation images are taken from the rest; all three get their long tail; what is left to train
-    on is limited. Every draw keeps the shares of the classes. Global random state is not touched.
+    on is limited; training images that come sorted by class are shuffled once, since batches in their
+    order would be no sample. Every draw keeps the shares of the classes. Global random state is not
+    touched.
 
     Args:
         name: "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", a folder, or a hub id `owner/name`.
@@ -132,6 +134,10 @@ def load(
     parts = _thin(source, parts, imbalance, seed, notes)
     parts["train"] = _limited(source, parts["train"], limit, seed, notes)
     train, held_out, test = _decoded(name, source, parts, progress)
+    if _comes_in_runs(train.labels):
+        order = torch.randperm(len(train), generator=seeded(seed, _ORDER))
+        train = Split(train.images[order], train.labels[order])
+        notes.append("the training images came sorted by class and were shuffled once")
     return ImageSet(
         name=name,
         classes=source.classes,
@@ -141,6 +147,14 @@ def load(
         notes=tuple(notes),
         imbalance=imbalance,
     )
+
+
+def _comes_in_runs(labels: Tensor) -> bool:
+    """Do neighbours share their class far more often than in random order? Batches of them would be no sample."""
+    if len(labels) < 2:
+        return False
+    expected = 1 - (labels.bincount().double() / len(labels)).square().sum().item()
+    return (labels[1:] != labels[:-1]).double().mean().item() < 0.5 * expected
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -57,6 +57,7 @@ class Loan:
         self._slot: tuple[Tensor, Tensor] | None = None
         self._num_channels = len(buffers_of(layer)[0])
         self._lendable = is_lendable(layer)
+        self._num_ranks = _num_ranks(layer)
         # Of other makes: does it track batches at all? Not known until its buffers change.
         self._tracks = False
         self.reached = False
@@ -92,7 +93,12 @@ class Loan:
         if not self._lendable:
             self._observe(layer, inputs)
             return
-        if inputs and isinstance(inputs[0], Tensor) and inputs[0].numel() == self._num_channels:
+        if (
+            inputs
+            and isinstance(inputs[0], Tensor)
+            and inputs[0].numel() == self._num_channels
+            and self._num_ranks == 1
+        ):
             raise InvalidInput(
                 f"layer {self._name!r} got a batch of one value per channel, shape {tuple(inputs[0].shape)}: "
                 "it has no variance to train on; use a larger batch, or drop_last for the last one"
@@ -120,7 +126,7 @@ class Loan:
             return
         values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
         momentum = 1.0 if own[2] is _NO_MOMENTUM else own[2]
-        self._borrower.receive(self._index, values.numel() // self._num_channels, momentum)
+        self._borrower.receive(self._index, values.numel() // self._num_channels * self._num_ranks, momentum)
 
     def _observe(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Measure what goes into a module of another make: before its forward, which may work in place."""
@@ -128,7 +134,7 @@ class Loan:
         if not self._tracks and self._looks == _LOOKS:
             return
         values = inputs[0] if inputs else None
-        dim = _channel_dim(values, self._num_channels) if isinstance(values, Tensor) else None
+        dim = channel_dim(values, self._num_channels) if isinstance(values, Tensor) else None
         if not isinstance(values, Tensor) or dim is None or values.numel() <= self._num_channels:
             return
         self._slot = self._borrower.slot(self._index)
@@ -162,7 +168,14 @@ def is_lendable(layer: nn.Module) -> bool:
     return forward in _LENDABLE or (forward.__module__, forward.__qualname__) in _LENDABLE_NAMES
 
 
-def _channel_dim(values: Tensor, num_channels: int) -> int | None:
+def _num_ranks(layer: nn.Module) -> int:
+    """Over how many processes the layer's batches reach, each taken to hold as much of them."""
+    if isinstance(layer, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size(layer.process_group)
+    return 1
+
+
+def channel_dim(values: Tensor, num_channels: int) -> int | None:
     """Dimension 1, as torch has it; else the last; None where neither has as many."""
     return next((dim for dim in (1, values.ndim - 1) if values.ndim > 1 and values.shape[dim] == num_channels), None)
 

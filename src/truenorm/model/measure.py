@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
 from truenorm.errors import NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
-from truenorm.model.loan import Loan, close_all
+from truenorm.model.loan import Loan, channel_dim, close_all
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.model.watch import training_suspended
@@ -188,18 +188,23 @@ class _Taking:
         handles: list[RemovableHandle] = []
         try:
             for index, layer in enumerate(self._layers.values()):
-                handles.append(layer.register_forward_pre_hook(self._observer(index)))
+                handles.append(layer.register_forward_pre_hook(self._observer(index), with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _observer(self, index: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def observe(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            values: Tensor = inputs[0]
-            count = values.numel() // values.shape[1]
+    def _observer(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def observe(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             mean, var = self.slot(index)
-            found_var, found_mean = torch.var_mean(values.to(mean.dtype), [0, *range(2, values.ndim)], correction=0)
+            dim = None if values is None else channel_dim(values, len(mean))
+            if values is None or dim is None:
+                shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
+                raise NotMeasurable(f"layer {self._names[index]!r} of {len(mean)} channels was given {shape}")
+            count = values.numel() // len(mean)
+            dims = [other for other in range(values.ndim) if other != dim]
+            found_var, found_mean = torch.var_mean(values.to(mean.dtype), dims, correction=0)
             mean.copy_(found_mean)
             # The stream takes unbiased variances, as torch's buffers hold them; one value has variance 0.
             var.copy_(found_var * (count / max(count - 1, 1)))

@@ -127,6 +127,11 @@ class Stream:
         return moments, momenta
 
     def _folded(self) -> tuple[list[State], dict[str, list[int]]]:
+        # Folding happens inside the user's forward: under autocast products would come out in half precision.
+        with torch.autocast(self.layout.device.type, enabled=False):
+            return self._folded_in_full_precision()
+
+    def _folded_in_full_precision(self) -> tuple[list[State], dict[str, list[int]]]:
         states = list(self._states)
         steps = {kind: list(counts) for kind, counts in self._steps.items()}
         # Neighbours in the same state are folded as one; in ordinary training that is all layers.

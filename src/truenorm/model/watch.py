@@ -37,7 +37,7 @@ def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
     `update_bn`). `Adaptive` counts only batches with gradient.
 
     Args:
-        model: any module; it may be compiled later, or wrapped for data parallelism (each process then
+        model: any module; it may be compiled later, or be in DistributedDataParallel (each process then
             watches its own batches).
         rules: from `truenorm.rules`; the default is `default_rules()`.
 
@@ -77,6 +77,8 @@ class Watch(Mapping[str, Statistics]):
                 raise InvalidInput(f"two rules give {name!r}; leave one of them out")
         if not rules:
             raise InvalidInput("nothing to watch for: no rule was given")
+        if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+            raise InvalidInput("nn.DataParallel runs copies that cannot be watched; use DistributedDataParallel")
         self._model = model
         self._layers = batch_norms(model)
         self._modules = list(self._layers.values())

@@ -109,7 +109,8 @@ def conclusion(summary: StudySummary) -> str:
     num_seeds = len(summary.seeds_of(BASELINE, "accuracy"))
     if num_seeds < 2:
         return "One seed says nothing about noise: run more (--seeds 5) before comparing arms."
-    family = tuple(arm for arm in summary.same_weights if arm != BASELINE)
+    # The sweep is a picture of one parameter, not fifteen hypotheses.
+    family = tuple(arm for arm in summary.same_weights if not arm.startswith("static-"))
     beyond = summary.beyond_noise(family, "accuracy", 100)
     parts: list[str] = []
     if beyond:
@@ -119,9 +120,9 @@ def conclusion(summary: StudySummary) -> str:
         told = [f"{word} {_listed(items)}" for word, items in (("better", better), ("worse", worse)) if items]
         parts.append(f"beyond noise (Holm, {len(family)} compared): {', '.join(told)}")
     elif family:
-        parts.append(f"none of the other {len(family)} differs beyond noise (Holm)" if len(family) > 1 else "")
+        parts.append(f"no difference beyond noise is shown (Holm, {len(family)} compared)")
     else:
-        parts.append("no other way of having statistics was asked for")
+        parts.append("no way of having statistics but the sweep was asked for")
     named = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
     differences = {arm: found for arm in named if (found := summary.difference(arm, "accuracy", 100)) is not None}
     within = [arm for arm, found in differences.items() if not found.excludes_zero]

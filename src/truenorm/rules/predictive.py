@@ -52,7 +52,7 @@ class Adaptive(PlainRule):
         gain_TK1 = (alpha_K / (1 - (1 - alpha_K) ** t_T[:, None]))[..., None].float().to(layout.device)
         # A batch that is not finite in a layer moves nothing there.
         batch_T2C = torch.stack((batches.mean_TC, batches.var_TC), 1).float()
-        finite_TL = layout.mean_by_layer(batch_T2C.sum(1).isfinite().float()) > 1 - 1e-6
+        finite_TL = layout.mean_by_layer(batch_T2C.sum(1).isfinite().double()) > 1 - 1e-9
         finite_TC = finite_TL[:, layout.layer_C].float()
         batch_T21C = batch_T2C.where(finite_TC[:, None] > 0, 0)[:, :, None]
         eps_C = layout.eps_C.float()
@@ -71,7 +71,7 @@ class Adaptive(PlainRule):
             var_KC.addcmul_(gain_KC, square)
             members_2KC.lerp_(batch_21C, gain_KC)
         fresh_T = [max(0.01, 20 / (t + 18)) if t > 1 else 0.0 for t in range(step + 1, step + len(batches) + 1)]
-        fresh_TL = torch.tensor(fresh_T, device=layout.device)[:, None] * finite_TL
+        fresh_TL = torch.tensor(fresh_T, dtype=torch.float32, device=layout.device)[:, None] * finite_TL
         return _scored(state, members_2KC, losses, fresh_TL)
 
     def read(self, state: State, layout: Layout) -> Reading:
@@ -109,7 +109,7 @@ class Online(PlainRule):
         return _members(self.momenta, layout)
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
-        gain_K1 = torch.tensor(self.momenta, device=layout.device)[:, None]
+        gain_K1 = torch.tensor(self.momenta, dtype=torch.float32, device=layout.device)[:, None]
         batch_T21C = torch.stack((batches.mean_TC, batches.unbiased_TC), 1).float()[:, :, None]
         std_TC, weight_TC = batch_T21C[:, 1, 0].sqrt(), 1 / (batch_T21C[:, 1, 0] + layout.eps_C.float())
         members_2KC = state.channels["members"].clone()
@@ -120,7 +120,9 @@ class Online(PlainRule):
             losses.append(layout.mean_by_layer(var_KC.sqrt().sub_(s_C).square_().add_(error).mul_(w_C)))
             members_2KC.lerp_(batch_21C, gain_K1)
         fresh_T = [0.01 if step + t else 1.0 for t in range(len(batches))]
-        fresh_TL = torch.tensor(fresh_T, device=layout.device)[:, None].expand(-1, len(layout.sizes))
+        fresh_TL = torch.tensor(fresh_T, dtype=torch.float32, device=layout.device)[:, None].expand(
+            -1, len(layout.sizes)
+        )
         return _scored(state, members_2KC, losses, fresh_TL)
 
     def read(self, state: State, layout: Layout) -> Reading:
@@ -129,11 +131,10 @@ class Online(PlainRule):
 
 def _members(momenta: tuple[float, ...], layout: Layout) -> State:
     """K averages at mean 0 and variance 1, in float32 (they are compared and shown, not accumulated for long)."""
-    members_2KC = torch.zeros(2, len(momenta), sum(layout.sizes), device=layout.device)
+    members_2KC = torch.zeros(2, len(momenta), sum(layout.sizes), dtype=torch.float32, device=layout.device)
     members_2KC[1] = 1
-    return State(
-        {"members": members_2KC}, {"score": torch.zeros(len(momenta), len(layout.sizes), device=layout.device)}
-    )
+    score_KL = torch.zeros(len(momenta), len(layout.sizes), dtype=torch.float32, device=layout.device)
+    return State({"members": members_2KC}, {"score": score_KL})
 
 
 def _scored(state: State, members_2KC: Tensor, losses: list[Tensor], fresh_TL: Tensor) -> State:

@@ -66,6 +66,7 @@ def squared_error(stats: Moments, reference: Moments) -> float:
         >>> squared_error(Moments(torch.full((2,), 2.0), torch.full((2,), 16.0)), truth)
         2.0
     """
+    stats = Moments(stats.mean.to(reference.mean.device), stats.var.to(reference.var.device))
     var = reference.var.double()
     live = var > DEAD_BELOW
     if not bool(live.any()):

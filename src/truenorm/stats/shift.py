@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEAD_BELOW = 1e-3
 """Channels whose variance is below this (100 ε at torch's ε) are dead: ε decides what they give."""
 
+_EPS = 1e-5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShift:
@@ -123,11 +125,12 @@ def estimation_shift(stats: Statistics, reference: Statistics) -> ShiftReport:
         reference: what is taken as the truth, such as `measure(model, loader)`.
 
     Returns:
-        a report over the layers of the reference. For dead channels (variance below 0.001) nothing is said.
+        a report over the layers of the reference. Dead channels (variance below 0.001) are left out and
+        counted; in a layer of dead channels only, those that are not constant are compared, with ε added to
+        their variances.
 
     Raises:
-        InvalidInput: a layer of the reference is missing, or has another number of channels, or has no
-            live channel at all.
+        InvalidInput: a layer of the reference is missing, or has another number of channels.
 
     Source: Gaussian relative entropy; ESM as the plain norms, after Huang et al. 2022 (whose exact
     normaliser could not be checked).
@@ -164,10 +167,10 @@ def layer_shift(layer: str, stats: Moments, reference: Moments) -> LayerShift:
             f"layer {layer!r} has {stats.num_channels} channels in the statistics and "
             f"{reference.num_channels} in the reference; compare the same network"
         )
-    live = reference.var > DEAD_BELOW
+    stats = Moments(stats.mean.to(reference.mean.device), stats.var.to(reference.var.device))
+    live = _live(reference)
     d_C, log_C = errors(stats, reference)
     divergence_C = log_C + (torch.exp(-2 * log_C) * (1 + d_C.square()) - 1) / 2
-    num_live = int(live.sum())
     return LayerShift(
         layer=layer,
         shift=_root(2 * _mean(divergence_C, live)),
@@ -177,14 +180,15 @@ def layer_shift(layer: str, stats: Moments, reference: Moments) -> LayerShift:
         esm_var=(stats.var.double() - reference.var.double()).norm().item(),
         noise_floor=noise_floor(reference),
         num_channels=reference.num_channels,
-        num_dead=reference.num_channels - num_live,
+        num_dead=int((reference.var <= DEAD_BELOW).sum()),
     )
 
 
 def errors(stats: Moments, reference: Moments) -> tuple[Tensor, Tensor]:
     r"""Per channel: $d = (\hat\mu-\mu)/\sigma$ and $\lambda = \ln(\hat\sigma/\sigma)$, float64, of shape (C,).
 
-    Dead channels get 0.
+    Dead channels get 0. If all are dead, those that are not constant are compared
+    with ε = 1e-5 added to both variances, as inference adds it.
 
     Example:
         >>> import torch
@@ -192,11 +196,12 @@ def errors(stats: Moments, reference: Moments) -> tuple[Tensor, Tensor]:
         >>> d.item(), lam.item()
         (1.0, 0.0)
     """
-    live = reference.var > DEAD_BELOW
+    live = _live(reference)
     tiny = torch.finfo(torch.float64).tiny
-    var = torch.where(live, reference.var.double(), 1.0)
+    eps = 0.0 if bool((reference.var > DEAD_BELOW).any()) else _EPS
+    var = torch.where(live, reference.var.double() + eps, 1.0)
     d_C = (stats.mean.double().to(var.device) - reference.mean.double()) / var.sqrt()
-    log_C = (stats.var.double().to(var.device).clamp_min(tiny) / var).log() / 2
+    log_C = ((stats.var.double().to(var.device).clamp_min(0) + eps).clamp_min(tiny) / var).log() / 2
     zero = torch.zeros_like(var)
     return torch.where(live, d_C, zero), torch.where(live, log_C, zero)
 
@@ -206,6 +211,7 @@ def noise_floor(reference: Moments) -> float | None:
 
     $$ \sqrt{(D + \max(D, 1)) / N} $$
 
+    None where the count or the design effect D was not measured: one giant batch does not tell D.
     D/N is the variance of d; 1/N that of √2·λ for independent Gaussian values, D/N for dependent ones.
 
     Example:
@@ -213,10 +219,16 @@ def noise_floor(reference: Moments) -> float | None:
         >>> noise_floor(Moments(torch.zeros(1), torch.ones(1), count=200, design_effect=1.0))
         0.1
     """
-    if not reference.count:
+    if not reference.count or reference.design_effect is None:
         return None
-    effect = 1.0 if reference.design_effect is None else reference.design_effect
+    effect = reference.design_effect
     return math.sqrt((effect + max(effect, 1.0)) / reference.count)
+
+
+def _live(reference: Moments) -> Tensor:
+    """Channels that are compared: those that are not dead; if all are, those that are not constant."""
+    live = reference.var > DEAD_BELOW
+    return live if bool(live.any()) else reference.var > 0
 
 
 def _root(divergence: float) -> float:

@@ -89,8 +89,8 @@ class Statistics(Mapping[str, Moments]):
         metadata = {f"about.{key}": value for key, value in self._about.items()}
         metadata["layers"] = json.dumps(list(self._layers))
         for name, found in self._layers.items():
-            tensors[f"{name}.mean"] = found.mean.cpu().contiguous()
-            tensors[f"{name}.var"] = found.var.cpu().contiguous()
+            tensors[f"{name}.mean"] = found.mean.cpu().clone()
+            tensors[f"{name}.var"] = found.var.cpu().clone()
             if found.count is not None:
                 metadata[f"count.{name}"] = str(found.count)
             if found.design_effect is not None:

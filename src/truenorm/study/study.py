@@ -223,6 +223,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InvalidInput(f"--device {name!r} is no device; it takes cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device {name!r}: the study runs on cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput("--device cuda: torch finds no CUDA GPU here; leave it at cpu")
     return device

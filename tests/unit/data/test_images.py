@@ -105,7 +105,10 @@ def test_imbalance_thins_every_part(folder, root):
     assert tail.train.labels.bincount().tolist() == [100, 10, 1]
     assert tail.validation.labels.bincount().tolist() == [20, 2, 1]
     assert tail.test.labels.bincount().tolist() == [100, 10, 1]
-    assert tail.notes == ("imbalance 100: kept 111 of 300 train, 23 of 60 validation, 111 of 300 test images",)
+    assert tail.notes == (
+        "imbalance 100: kept 111 of 300 train, 23 of 60 validation, 111 of 300 test images",
+        "the training images came sorted by class and were shuffled once",
+    )
     limited = load("tiny", str(root), validation=60, imbalance=100.0, limit=11)
     assert limited.train.labels.bincount(minlength=3).tolist() == [10, 1, 0]
     assert limited.notes[1] == "limit 11 leaves no training image of c"
@@ -187,3 +190,14 @@ def test_real_sample_without_test_split():
     assert (len(sample.classes), len(sample.test)) == (100, 20)
     assert sample.notes == ("test split drawn from the training images, 20 of 100",)
     assert sample.classes[0] == "apple"
+
+
+def test_images_sorted_by_class_are_shuffled_once(monkeypatch):
+    from truenorm.data import images as module
+
+    assert not module._comes_in_runs(load("digits").train.labels)
+    in_order = torch.arange(10).repeat_interleave(20)
+    assert module._comes_in_runs(in_order)
+    assert not module._comes_in_runs(in_order[torch.randperm(200)])
+    assert not module._comes_in_runs(torch.zeros(20, dtype=torch.int64))  # one class has no order
+    assert not module._comes_in_runs(torch.tensor([], dtype=torch.int64))

@@ -566,3 +566,25 @@ def test_design_effect_is_measured():
     found = tn.measure(net, data)["0"]
     close(found.design_effect, oracle.design_effect(oracle.stream_of([x.numpy() for x in data])), rtol=1e-4, atol=0)
     assert 3 < found.design_effect < 5
+
+
+def test_the_eval_flow_takes_named_inputs_and_refuses_what_has_no_channels():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.bn(input=x)
+
+    x = torch.randn(10, 3)
+    found = tn.measure(Named(), [x], flow="eval")
+    torch.testing.assert_close(found["bn"].mean, x.double().mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_one_giant_batch_has_no_noise_floor_for_it_does_not_tell_the_design_effect():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    batches = [torch.randn(10, 3) for _ in range(3)]
+    giant, joint = tn.measure(net, batches, flow="sequential"), tn.measure(net, batches)
+    assert tn.estimation_shift(joint, giant)["1"].noise_floor is None
+    assert tn.estimation_shift(giant, joint)["1"].noise_floor > 0

@@ -975,3 +975,41 @@ def test_what_is_measured_the_slow_way_is_said():
     with tn.watch(net[0]) as watched:
         net[0](torch.randn(8, 3))
     assert list(watched["static-0.1"].about) == ["rule"]
+
+
+def test_every_default_rule_under_autocast():
+    """Folding happens inside the forward of the batch that finds the block full: beyond BLOCK batches."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
+    batches = torch.randn(BLOCK + 3, 8, 4)
+    with tn.watch(net) as watched, torch.autocast("cpu", dtype=torch.bfloat16):
+        for batch in batches:
+            net(batch).sum().backward()
+    assert all(moments.var.dtype in (torch.float32, torch.float64) for moments in watched["adaptive"].values())
+    torch.testing.assert_close(watched["static-0.1"]["1"].mean.float(), net[1].running_mean, rtol=1e-5, atol=1e-6)
+
+
+def test_another_default_dtype_changes_nothing():
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = nn.BatchNorm1d(3)
+        with tn.watch(net) as watched:
+            net(torch.randn(8, 3))
+        assert watched["adaptive"][""].num_channels == 3
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("width", [144, 192, 379, 576, 617, 768, 1152])
+def test_adaptive_follows_layers_of_any_width(width):
+    net = nn.BatchNorm1d(width)
+    with tn.watch(net, [rules.Adaptive()]) as watched:
+        for _ in range(5):
+            net(10 + torch.randn(16, width))
+    assert (watched["adaptive"][""].mean > 9).all()
+
+
+def test_data_parallel_over_several_devices_is_refused():
+    net = nn.DataParallel(nn.BatchNorm1d(2))
+    net.device_ids = [0, 1]
+    with pytest.raises(InvalidInput, match="use DistributedDataParallel"):
+        tn.watch(net)

@@ -179,7 +179,7 @@ def test_noise_floor_of_dependent_values():
 
 def test_noise_floor_known_answers():
     assert noise_floor(of([0.0], [1.0], 200, 1.0)) == 0.1
-    assert noise_floor(of([0.0], [1.0], 200)) == 0.1  # independent unless measured
+    assert noise_floor(of([0.0], [1.0], 200)) is None  # dependence was not measured
     assert noise_floor(of([0.0], [1.0], 100, 0.0)) == 0.1  # the variance's own noise stays
     assert noise_floor(of([0.0], [1.0], 800, 4.0)) == 0.1
     assert noise_floor(of([0.0], [1.0])) is None
@@ -274,3 +274,15 @@ def test_nan_candidates_are_not_chosen():
     truth = one(of([0.0], [1.0]))
     chosen = choose({0.9: one(of([math.nan], [1.0])), 0.1: one(of([5.0], [1.0]))}, truth)
     assert chosen.momenta == {"bn": 0.1}
+
+
+def test_a_layer_of_small_channels_only_is_compared_with_epsilon():
+    """Inputs scaled by 0.02, buffers never updated: inference is ruined, and the shift says so."""
+    truth = Moments(torch.zeros(4), torch.full((4,), 2e-4), 1000, 1.0)
+    found = estimation_shift(Statistics({"bn": Moments(torch.zeros(4), torch.ones(4))}), Statistics({"bn": truth}))
+    assert found["bn"].num_dead == 4
+    assert found["bn"].shift == pytest.approx(
+        math.sqrt(2 * (0.5 * math.log(1.00001 / 2.1e-4) + (2.1e-4 / 1.00001 - 1) / 2))
+    )
+    same = estimation_shift(Statistics({"bn": truth}), Statistics({"bn": truth}))
+    assert same["bn"].shift == 0

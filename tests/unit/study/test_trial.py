@@ -64,7 +64,9 @@ def test_counts_and_noise_floors(tiny_record):
             assert row.n == 359
         if row.metric == "shift.arriving":
             assert row.n == 200
-            assert row.error == pytest.approx(math.sqrt(2 / 200), rel=0.7)
+            assert row.error is None  # one batch does not tell how dependent its values are
+        if row.metric == "shift.joint":
+            assert 0 < row.error < 0.3
 
 
 # The same trial by other means: plain torch, unwatched.
