@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truenorm import nn, rules, stats
+    from truenorm.errors import TruenormError
     from truenorm.model.measure import measure
     from truenorm.model.statistics import assign, statistics, using
     from truenorm.model.watch import Watch, watch
+    from truenorm.record import Measurement, Record
     from truenorm.stats.moments import Moments
     from truenorm.stats.shift import ShiftReport, estimation_shift
     from truenorm.stats.statistics import Statistics
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Measurement",
     "Moments",
+    "Record",
     "ShiftReport",
     "Statistics",
+    "TruenormError",
     "Watch",
     "assign",
     "estimation_shift",
@@ -34,9 +39,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "Measurement": "truenorm.record",
     "Moments": "truenorm.stats.moments",
+    "Record": "truenorm.record",
     "ShiftReport": "truenorm.stats.shift",
     "Statistics": "truenorm.stats.statistics",
+    "TruenormError": "truenorm.errors",
     "Watch": "truenorm.model.watch",
     "assign": "truenorm.model.statistics",
     "estimation_shift": "truenorm.stats.shift",

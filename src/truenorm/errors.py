@@ -22,7 +22,12 @@ _PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
 
 
 class TruenormError(Exception):
-    """Base of everything truenorm raises on purpose."""
+    """Base of everything truenorm raises on purpose.
+
+    Example:
+        >>> issubclass(UnknownName, TruenormError), UnknownName("arm", "x", ["dmbn"]).exit_code
+        (True, 2)
+    """
 
     exit_code: ClassVar[int] = 1
 

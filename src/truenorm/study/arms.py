@@ -16,7 +16,7 @@ from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Populati
 from truenorm.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
 from truenorm.study.configuration import BASELINE, Norm
-from truenorm.study.feed import Feed
+from truenorm.study.feed import EVALUATION_BATCH, Feed
 
 Needs = Literal["stream", "epochs", "pass", "network"]
 
@@ -44,7 +44,9 @@ class Trained:
     def sequential(self) -> Statistics:
         """Sequential population statistics."""
         if "sequential" not in self._populations:
-            self._populations["sequential"] = measure(self.network, self.feed.resized(1000), flow="sequential")
+            self._populations["sequential"] = measure(
+                self.network, self.feed.resized(EVALUATION_BATCH), flow="sequential"
+            )
         return self._populations["sequential"]
 
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from truenorm.data.images import Split
 
+EVALUATION_BATCH = 1000
+"""Images per batch where nothing depends on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:

@@ -17,12 +17,11 @@ from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
 from truenorm.study.arms import Arm, Trained, rules_for
 from truenorm.study.configuration import Trial
-from truenorm.study.feed import Feed, Scale
+from truenorm.study.feed import EVALUATION_BATCH, Feed, Scale
 from truenorm.study.networks import NormLayer
 from truenorm.study.norms import norm_layer
 from truenorm.study.training import Recipe, predict, train
 
-EVALUATION_BATCH = 1000
 ARRIVING = 10_000
 """Images over which the residual in the eval flow is measured, at most."""
 
