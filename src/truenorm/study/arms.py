@@ -18,7 +18,7 @@ from truenorm.stats.statistics import Statistics
 from truenorm.study.configuration import BASELINE, Norm
 from truenorm.study.feed import EVALUATION_BATCH, Feed
 
-Needs = Literal["stream", "epochs", "pass", "network"]
+Needs = Literal["stream", "epochs", "pass"]
 
 
 @dataclass
@@ -56,16 +56,13 @@ class Arm:
 
     Args:
         name: what tables call it.
-        needs: the stream of batches alone; the ends of epochs too; a pass over training images; or a
-            network of its own.
+        needs: the stream of batches alone; the ends of epochs too; or a pass over training images.
         statistics: gives them for trained weights.
-        note: what a reader of the table must know.
     """
 
     name: str
     needs: Needs
     statistics: Callable[[Trained], Statistics]
-    note: str = ""
 
 
 def _watched(name: str) -> Callable[[Trained], Statistics]:
@@ -81,21 +78,19 @@ def _update_bn(trained: Trained) -> Statistics:
 
 
 _FIXED = (
-    Arm("cumulative", "stream", _watched("cumulative"), "torch's momentum=None"),
-    Arm(
-        "dmbn", "pass", lambda t: t.watched.best(t.joint), "each layer its momentum of least shift, torch's statistics"
-    ),
-    Arm("dmbn-pooled", "pass", lambda t: t.watched.best(t.joint, among="pooled"), "the same, pooled statistics"),
-    Arm(f"pooled-{BASELINE:g}", "stream", _watched(f"pooled-{BASELINE:g}"), "with the variance between batches"),
-    Arm("last-epoch", "epochs", _watched("last-epoch"), "pooled moments of the last whole epoch"),
-    Arm("adaptive", "stream", _watched("adaptive"), "seven pooled averages, the best predictor shown"),
-    Arm("update_bn", "pass", _update_bn, "torch.optim.swa_utils.update_bn"),
-    Arm("recalibrated", "pass", lambda t: t.joint, "pooled joint pass; its joint shift is 0 by construction"),
-    Arm("sequential", "pass", lambda t: t.sequential, "exact; its sequential shift is 0 by construction"),
+    Arm("cumulative", "stream", _watched("cumulative")),
+    Arm("dmbn", "pass", lambda trained: trained.watched.best(trained.joint)),
+    Arm("dmbn-pooled", "pass", lambda trained: trained.watched.best(trained.joint, among="pooled")),
+    Arm(f"pooled-{BASELINE:g}", "stream", _watched(f"pooled-{BASELINE:g}")),
+    Arm("last-epoch", "epochs", _watched("last-epoch")),
+    Arm("adaptive", "stream", _watched("adaptive")),
+    Arm("update_bn", "pass", _update_bn),
+    Arm("recalibrated", "pass", lambda trained: trained.joint),
+    Arm("sequential", "pass", lambda trained: trained.sequential),
 )
 _ON_REQUEST = (
-    Arm("dmbn-switch", "pass", _watched("dmbn-switch"), "the momentum chosen again after each epoch"),
-    Arm("dmbn-online", "stream", _watched("dmbn-online"), "the momentum chosen by one-step prediction"),
+    Arm("dmbn-switch", "pass", _watched("dmbn-switch")),
+    Arm("dmbn-online", "stream", _watched("dmbn-online")),
 )
 NETWORK_ARMS: tuple[Norm, ...] = ("bn-bfn", "gn")
 """Arms that change the weights: networks of their own, with the statistics that torch keeps."""

@@ -97,8 +97,7 @@ def _empty_record(
         command=command,
         configuration=asdict(config)
         | {"momenta": bench.momenta, "data_summary": images.summary(), "test_balanced": is_balanced(images.test.labels)}
-        | {"arms": [arm.name for arm in arms] + [norm for norm in norms if norm != "bn"]}
-        | {"arm_notes": {arm.name: arm.note for arm in arms if arm.note}},
+        | {"arms": [arm.name for arm in arms] + [norm for norm in norms if norm != "bn"]},
         versions=installed_versions("truenorm", "torch", "numpy", "scikit-learn", "datasets"),
         machine=this_machine() | {"device": str(bench.device), "threads": config.threads},
         notes=notes,
