@@ -32,9 +32,9 @@ format: venv
 	$(BIN)/ruff format
 
 bench: venv
-	$(BIN)/python benchmarks/watching.py --out benchmarks/results/watching.json
-	$(BIN)/python benchmarks/arms.py --out benchmarks/results/arms.json
-	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json
+	$(BIN)/python benchmarks/watching.py --pairs 50 --out benchmarks/results/watching.json
+	$(BIN)/python benchmarks/arms.py --pairs 4 --out benchmarks/results/arms.json
+	$(BIN)/python benchmarks/study.py --pairs 4 --out benchmarks/results/study.json
 
 clean:
 	rm -rf .venv results .pytest_cache .ruff_cache .hypothesis
