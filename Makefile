@@ -25,7 +25,7 @@ check: venv
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright -p pyproject.toml
 
 format: venv
 	$(BIN)/ruff check --fix
