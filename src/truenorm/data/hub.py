@@ -45,7 +45,7 @@ def open_cached(hub_id: str) -> dict[str, Any] | None:
         raise
     except (ConnectionError, FileNotFoundError):
         return None
-    except Exception as error:
+    except Exception as error:  # each file format has errors of its own
         raise DataUnavailable(f"the cached copy of {hub_id} cannot be read: {_told(error)}; delete it") from error
 
 
@@ -57,7 +57,7 @@ def open_remote(hub_id: str) -> dict[str, Any]:
     """
     try:
         return _load(hub_id, offline=False)
-    except Exception as error:
+    except Exception as error:  # the download and each file format have their own
         raise DataUnavailable(f"{hub_id} could not be had from the hub: {_told(error)}") from error
 
 

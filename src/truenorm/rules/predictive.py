@@ -11,7 +11,31 @@ from truenorm.rules.static import SWEEP
 
 
 @dataclass(frozen=True)
-class Adaptive(PlainRule):
+class _Predictive(PlainRule):
+    """K averages, their scores by layer; what is shown is the member of least score, the first of equals."""
+
+    momenta: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_momenta(self.momenta)
+
+    def init(self, layout: Layout) -> State:
+        # float32: the members are compared and shown, not accumulated for long.
+        members_2KC = torch.zeros(2, len(self.momenta), sum(layout.sizes), dtype=torch.float32, device=layout.device)
+        members_2KC[1] = 1
+        score_KL = torch.zeros(len(self.momenta), len(layout.sizes), dtype=torch.float32, device=layout.device)
+        return State({"members": members_2KC}, {"score": score_KL})
+
+    def read(self, state: State, layout: Layout) -> Reading:
+        best_L = state.layers["score"].argmin(0)
+        best_1C = best_L[layout.layer_C][None]
+        mean_KC, var_KC = state.channels["members"]
+        momentum_K = torch.tensor(self.momenta, dtype=torch.float64, device=layout.device)
+        return Reading(mean_KC.gather(0, best_1C), var_KC.gather(0, best_1C), momentum_K[best_L][None])
+
+
+@dataclass(frozen=True)
+class Adaptive(_Predictive):
     r"""Seven pooled running averages per layer, fast to slow; the one that predicts the next batch best is shown.
 
     Before each update every member k is scored by the Gaussian log score of the new batch, and the scores
@@ -36,15 +60,9 @@ class Adaptive(PlainRule):
     momenta: tuple[float, ...] = (0.9, 1 / 2, 1 / 6, 1 / 18, 1 / 54, 1 / 162, 1 / 486)
     counts: ClassVar[Literal["training", "gradient"]] = "gradient"
 
-    def __post_init__(self) -> None:
-        check_momenta(self.momenta)
-
     @property
     def names(self) -> tuple[str, ...]:
         return ("adaptive",)
-
-    def init(self, layout: Layout) -> State:
-        return _members(self.momenta, layout)
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
         alpha_K = torch.tensor(self.momenta, dtype=torch.float64)
@@ -74,12 +92,9 @@ class Adaptive(PlainRule):
         fresh_TL = torch.tensor(fresh_T, dtype=torch.float32, device=layout.device)[:, None] * finite_TL
         return _scored(state, members_2KC, losses, fresh_TL)
 
-    def read(self, state: State, layout: Layout) -> Reading:
-        return _shown(self.momenta, state, layout)
-
 
 @dataclass(frozen=True)
-class Online(PlainRule):
+class Online(_Predictive):
     r"""torch's running statistics under, for each layer, the momentum that best predicted the batches so far.
 
     Dynamic momentum without a reference: the score is the scale-free squared error of means and standard
@@ -98,15 +113,9 @@ class Online(PlainRule):
 
     momenta: tuple[float, ...] = SWEEP
 
-    def __post_init__(self) -> None:
-        check_momenta(self.momenta)
-
     @property
     def names(self) -> tuple[str, ...]:
         return ("dmbn-online",)
-
-    def init(self, layout: Layout) -> State:
-        return _members(self.momenta, layout)
 
     def update(self, state: State, batches: Batches, step: int, layout: Layout) -> State:
         gain_K1 = torch.tensor(self.momenta, dtype=torch.float32, device=layout.device)[:, None]
@@ -125,17 +134,6 @@ class Online(PlainRule):
         )
         return _scored(state, members_2KC, losses, fresh_TL)
 
-    def read(self, state: State, layout: Layout) -> Reading:
-        return _shown(self.momenta, state, layout)
-
-
-def _members(momenta: tuple[float, ...], layout: Layout) -> State:
-    """K averages at mean 0 and variance 1, in float32 (they are compared and shown, not accumulated for long)."""
-    members_2KC = torch.zeros(2, len(momenta), sum(layout.sizes), dtype=torch.float32, device=layout.device)
-    members_2KC[1] = 1
-    score_KL = torch.zeros(len(momenta), len(layout.sizes), dtype=torch.float32, device=layout.device)
-    return State({"members": members_2KC}, {"score": score_KL})
-
 
 def _scored(state: State, members_2KC: Tensor, losses: list[Tensor], fresh_TL: Tensor) -> State:
     """The state after the block, its scores decayed batch by batch: s ← s + f (ℓ − s)."""
@@ -143,15 +141,3 @@ def _scored(state: State, members_2KC: Tensor, losses: list[Tensor], fresh_TL: T
     for loss_KL, fresh_L in zip(losses, fresh_TL, strict=True):
         score_KL = torch.lerp(score_KL, loss_KL, fresh_L)
     return State({"members": members_2KC}, {"score": score_KL})
-
-
-def _shown(momenta: tuple[float, ...], state: State, layout: Layout) -> Reading:
-    """The member of least score of each layer; the first of equals."""
-    best_L = state.layers["score"].argmin(0)
-    best_1C = best_L[layout.layer_C][None]
-    mean_KC, var_KC = state.channels["members"]
-    return Reading(
-        mean_KC.gather(0, best_1C),
-        var_KC.gather(0, best_1C),
-        torch.tensor(momenta, dtype=torch.float64, device=layout.device)[best_L][None],
-    )
