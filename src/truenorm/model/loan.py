@@ -8,7 +8,6 @@ renorm reads them, a frozen norm divides by them, one by hand may replace them) 
 goes into it is measured: a second reduction.
 """
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -207,12 +206,6 @@ def _idle_hook() -> Hook:
 
 def _nothing(*args: Any) -> None:
     return
-
-
-def close_all(loans: Iterable[Loan]) -> None:
-    """Close every loan."""
-    for loan in loans:
-        loan.close()
 
 
 _NO_MOMENTUM = object()

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
 from truenorm.errors import NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
-from truenorm.model.loan import Loan, channel_dim, close_all
+from truenorm.model.loan import Loan, channel_dim
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.model.watch import training_suspended
@@ -23,6 +23,8 @@ from truenorm.stats.statistics import Statistics
 
 Flow = Literal["joint", "sequential", "eval"]
 Forward = Callable[[nn.Module, Any], Any]
+
+_REPEATED = "called more than once per forward"
 
 EXACT = 1e-4
 """Rounds of the sequential flow end when no layer is off by more than this, in σ."""
@@ -105,8 +107,8 @@ def _sequential(
         data = list(batches_of(data, limit=limit))  # a one-shot iterator: it is needed twice
     giant = _one_batch(model, data, forward, limit, memory)
     if giant is not None:
-        return _pooled(model, iter([giant]), "sequential", forward, once=True)
-    found = _pooled(model, batches_of(data, limit=limit), "joint", forward, once=True)
+        return _called_once(_pooled(model, iter([giant]), "sequential", forward))
+    found = _called_once(_pooled(model, batches_of(data, limit=limit), "joint", forward))
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
     rounds, residual, about = 0, float("inf"), dict(found.about)
@@ -122,9 +124,17 @@ def _sequential(
     return Statistics(dict(found), about=about)
 
 
-def _pooled(
-    model: nn.Module, batches: Iterator[Any], flow: Flow, forward: Forward | None, *, once: bool = False
-) -> Statistics:
+def _called_once(found: Statistics) -> Statistics:
+    """Refuse layers that see several populations."""
+    if _REPEATED in found.about:
+        raise NotMeasurable(
+            f"layer {found.about[_REPEATED]!r} is called more than once per forward: it sees several populations and "
+            "has no sequential statistics; measure the joint flow, or give each call a layer of its own"
+        )
+    return found
+
+
+def _pooled(model: nn.Module, batches: Iterator[Any], flow: Flow, forward: Forward | None) -> Statistics:
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled."""
     layers = batch_norms(model)
     device = buffers_of(next(iter(layers.values())))[0].device
@@ -145,11 +155,6 @@ def _pooled(
                 else:
                     forward(model, here)
                 taking.end_batch()
-    if once and taking.called_twice:
-        raise NotMeasurable(
-            f"layer {taking.called_twice!r} is called more than once per forward: it sees several populations and "
-            "has no sequential statistics; measure the joint flow, or give each call a layer of its own"
-        )
     return taking.result(flow, seen, frozen)
 
 
@@ -160,13 +165,13 @@ class _Taking:
         self._layers = layers
         self._order: dict[str, int] = {}
         self._calls: dict[str, int] = {}
-        self.called_twice = ""
+        self._repeated = ""
         self._names = list(layers)
         self._places = streams_of(layers, (Population(),))
 
     def end_batch(self) -> None:
         """Note a layer that was called more than once for one batch; start counting anew."""
-        self.called_twice = self.called_twice or next((name for name, calls in self._calls.items() if calls > 1), "")
+        self._repeated = self._repeated or next((name for name, calls in self._calls.items() if calls > 1), "")
         self._calls.clear()
 
     @contextmanager
@@ -180,7 +185,8 @@ class _Taking:
                     layer.train()
             yield
         finally:
-            close_all(loans)
+            for loan in loans:
+                loan.close()
 
     @contextmanager
     def observing(self) -> Generator[None]:
@@ -242,6 +248,7 @@ class _Taking:
         about = {"flow": flow, "samples": str(seen), "dropout": "off, as in evaluation"}
         about |= {"frozen": ", ".join(frozen)} if frozen else {}
         about |= {"not reached": ", ".join(skipped)} if skipped else {}
+        about |= {_REPEATED: self._repeated} if self._repeated else {}
         return Statistics({name: moments[name] for name in self._order if name in moments}, about=about)
 
 

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms
-from truenorm.model.loan import Hook, Loan, close_all, is_lendable
+from truenorm.model.loan import Hook, Loan, is_lendable
 from truenorm.model.stream import streams_of
 from truenorm.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
 from truenorm.rules.rule import check_momenta
@@ -118,7 +118,8 @@ class Watch(Mapping[str, Statistics]):
 
     def __exit__(self, *error: object) -> None:
         _ACTIVE.discard(self)
-        close_all(self._loans)
+        for loan in self._loans:
+            loan.close()
         self._loans = []
         if self._root is not None:
             self._root.remove()

@@ -21,6 +21,11 @@ from truenorm.study.feed import EVALUATION_BATCH, Feed
 Needs = Literal["stream", "epochs", "pass"]
 
 
+def sequential(network: nn.Module, feed: Feed) -> Statistics:
+    """Sequential population statistics; the size of batches does not matter to them."""
+    return measure(network, feed.resized(EVALUATION_BATCH), flow="sequential")
+
+
 @dataclass
 class Trained:
     """A trained network, what its watch has seen, and the populations of its training images.
@@ -44,9 +49,7 @@ class Trained:
     def sequential(self) -> Statistics:
         """Sequential population statistics."""
         if "sequential" not in self._populations:
-            self._populations["sequential"] = measure(
-                self.network, self.feed.resized(EVALUATION_BATCH), flow="sequential"
-            )
+            self._populations["sequential"] = sequential(self.network, self.feed)
         return self._populations["sequential"]
 
 

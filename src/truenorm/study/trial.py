@@ -15,7 +15,7 @@ from truenorm.model.watch import watch
 from truenorm.record import Measurement
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
-from truenorm.study.arms import Arm, Trained, rules_for
+from truenorm.study.arms import Arm, Trained, rules_for, sequential
 from truenorm.study.configuration import Trial
 from truenorm.study.feed import EVALUATION_BATCH, Feed, Scale
 from truenorm.study.networks import NormLayer
@@ -72,7 +72,7 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
     if trial.norm == "gn":
         yield from _outcome(trial, bench, network, trial.norm)
         return
-    populations = {"joint": measure(network, feed), "sequential": _sequential(network, feed)}
+    populations = {"joint": measure(network, feed), "sequential": sequential(network, feed)}
     yield from _arm(
         trial, bench, network, trial.norm, statistics(network), _references(trial, bench, network, populations)
     )
@@ -148,8 +148,4 @@ def _references(
         return training
     # A last batch of one image has no batch statistics: left out here, as in training.
     feed = replace(bench.feed("test", trial.study.batch_size), drop_single=True)
-    return {"joint": measure(network, feed), "sequential": _sequential(network, feed)}
-
-
-def _sequential(network: nn.Module, feed: Feed) -> Statistics:
-    return measure(network, feed.resized(EVALUATION_BATCH), flow="sequential")
+    return {"joint": measure(network, feed), "sequential": sequential(network, feed)}
