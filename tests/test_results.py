@@ -1,6 +1,7 @@
 """What the documents show is what the records say."""
 
 import io
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,23 @@ from truenorm.record import Record
 from truenorm.report.summary import StudySummary, conclusion
 from truenorm.report.tables import study_tables
 
-RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "docs" / "results").glob("*/record.json"))
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/record.json"))
+EXPERIMENTS = {"small-batches": "small_batches.py"}
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_the_table_of_an_experiment_is_made_from_its_record():
+    for name, script in EXPERIMENTS.items():
+        record = Record.load(ROOT / "docs" / "results" / name)
+        assert record.complete
+        assert record.command == f"python experiments/{script} --out docs/results/{name}"
+        made = runpy.run_path(str(ROOT / "experiments" / script))["printed"](record)
+        assert made == (ROOT / "docs" / "results" / name / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "folder", [one for one in RESULTS if one.name not in EXPERIMENTS], ids=lambda folder: folder.name
+)
 def test_the_table_beside_a_record_is_made_from_it(folder):
     record = Record.load(folder)
     assert record.complete

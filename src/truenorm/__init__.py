@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from truenorm import nn, rules, stats
     from truenorm.errors import TruenormError
+    from truenorm.model.convert import convert
     from truenorm.model.measure import measure
     from truenorm.model.statistics import assign, statistics, using
     from truenorm.model.watch import Watch, watch
@@ -28,6 +29,7 @@ __all__ = [
     "TruenormError",
     "Watch",
     "assign",
+    "convert",
     "estimation_shift",
     "measure",
     "nn",
@@ -47,6 +49,7 @@ _HOME = {
     "TruenormError": "truenorm.errors",
     "Watch": "truenorm.model.watch",
     "assign": "truenorm.model.statistics",
+    "convert": "truenorm.model.convert",
     "estimation_shift": "truenorm.stats.shift",
     "measure": "truenorm.model.measure",
     "statistics": "truenorm.model.statistics",

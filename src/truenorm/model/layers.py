@@ -9,12 +9,16 @@ from torch.nn.parameter import UninitializedBuffer
 from truenorm.errors import InvalidInput
 
 
-def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+def batch_norms(model: nn.Module, *, tracking: bool = True) -> dict[str, nn.Module]:
     """The batch-norm layers that carry running statistics, by name, in the order of registration.
 
     They are torch's (Sync and subclasses with an activation among them) and every other module with the
     buffers `running_mean` and `running_var`, instance norm aside. Wrappers (`torch.compile`, data
     parallelism) leave no trace in the names. A module that is used twice is listed once.
+
+    Args:
+        model: the network.
+        tracking: only layers that have running statistics; False: all.
 
     Raises:
         InvalidInput: there is none; or a lazy one has not seen its first batch.
@@ -29,7 +33,7 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, _InstanceNorm) or not _looks_like_batch_norm(module):
             continue
         name = ".".join(part for part in path.split(".") if part != "_orig_mod")
-        if module.running_mean is None or module.running_var is None:
+        if tracking and (module.running_mean is None or module.running_var is None):
             without.append(name)
         elif isinstance(module.running_mean, UninitializedBuffer):
             raise InvalidInput(f"layer {name!r} is lazy and has no shape yet; run one batch through the model first")

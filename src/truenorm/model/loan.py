@@ -17,10 +17,12 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput
 from truenorm.model.layers import buffers_of
+from truenorm.nn.act import TrackedBatchNormAct
+from truenorm.nn.batchnorm import TrackedBatchNorm
 
 # Forwards that hand their buffers to torch's batch norm, with the momentum of the attribute, and do nothing
 # else with them. timm's are named, not imported.
-_LENDABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_LENDABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward, TrackedBatchNorm.forward, TrackedBatchNormAct.forward)
 _LENDABLE_NAMES = (
     ("timm.layers.norm_act", "BatchNormAct2d.forward"),
     ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
@@ -52,10 +54,16 @@ class Loan:
         self._index = index
         self._name = name
         self._layer = layer
-        self._own: tuple[Tensor | None, Tensor | None, Any] | None = None
+        self._own: tuple[dict[str, Tensor | None], dict[str, Any]] | None = None
         self._slot: tuple[Tensor, Tensor] | None = None
         self._num_channels = len(buffers_of(layer)[0])
         self._lendable = is_lendable(layer)
+        self._lent: dict[str, Any] = {"momentum": 1.0}
+        self._lent_buffers = ("running_mean", "running_var")
+        if isinstance(layer, TrackedBatchNorm):
+            # The scratch is for torch to write, and nothing is counted: the layer takes the batch in afterwards.
+            self._lent["tracking"] = "torch"
+            self._lent_buffers += ("num_batches_tracked",)
         self._num_ranks = _num_ranks(layer)
         # Of other makes: does it track batches at all? Not known until its buffers change.
         self._tracks = False
@@ -76,10 +84,9 @@ class Loan:
     def restore(self) -> None:
         """End an open loan: one whose forward was interrupted, say by Ctrl-C, was not ended by its hook."""
         if self._own is not None:
-            buffers = self._layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
-            buffers["running_mean"], buffers["running_var"], momentum = self._own
-            if momentum is not _NO_MOMENTUM:
-                self._layer.__dict__["momentum"] = momentum
+            buffers, attributes = self._own
+            self._layer._buffers.update(buffers)  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
+            self._layer.__dict__.update(attributes)
             self._own = None
 
     def lend(self, layer: nn.Module, inputs: tuple[Any, ...], _: None) -> None:
@@ -106,11 +113,13 @@ class Loan:
         if self._slot is None:
             return
         buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
-        momentum = layer.__dict__.get("momentum", _NO_MOMENTUM)
-        self._own = buffers["running_mean"], buffers["running_var"], momentum
-        buffers["running_mean"], buffers["running_var"] = self._slot
-        if momentum is not _NO_MOMENTUM:
-            layer.__dict__["momentum"] = 1.0
+        attributes = layer.__dict__
+        self._own = (
+            {key: buffers[key] for key in self._lent_buffers},
+            {key: attributes[key] for key in self._lent if key in attributes},
+        )
+        buffers.update(zip(self._lent_buffers, (*self._slot, None), strict=False))
+        attributes.update({key: self._lent[key] for key in self._own[1]})
 
     def take_back(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if layer is not self._layer or self._slot is None:
@@ -124,7 +133,7 @@ class Loan:
                 self._borrower.receive(self._index, inputs[0].numel() // self._num_channels, 0.0)
             return
         values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
-        momentum = 1.0 if own[2] is _NO_MOMENTUM else own[2]
+        momentum = own[1].get("momentum", 1.0)
         self._borrower.receive(self._index, values.numel() // self._num_channels * self._num_ranks, momentum)
 
     def _observe(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -206,6 +215,3 @@ def _idle_hook() -> Hook:
 
 def _nothing(*args: Any) -> None:
     return
-
-
-_NO_MOMENTUM = object()

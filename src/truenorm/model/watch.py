@@ -13,6 +13,7 @@ from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms
 from truenorm.model.loan import Hook, Loan, is_lendable
 from truenorm.model.stream import streams_of
+from truenorm.nn.batchnorm import TrackedBatchNorm
 from truenorm.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
 from truenorm.rules.rule import check_momenta
 from truenorm.stats.choice import choose
@@ -170,9 +171,11 @@ class Watch(Mapping[str, Statistics]):
         """Take the batch, and update the layer's own buffers as torch would have done."""
         stream, layer = self._places[index]
         module = self._modules[index]
-        if momentum != 0:
-            slot = self._slots[index]
-            assert slot is not None
+        slot = self._slots[index]
+        assert slot is not None
+        if isinstance(module, TrackedBatchNorm):
+            module.take_in(slot[0], slot[1] * ((count - 1) / count), count)
+        elif momentum != 0:
             buffers = module._buffers  # pyright: ignore[reportPrivateUsage]  # attribute access is ten times slower
             # As torch does it, past the version counter: a graph that holds the buffers stays good.
             own = [buffers["running_mean"].data, buffers["running_var"].data]  # pyright: ignore[reportOptionalMemberAccess]  # batch_norms() lists no layer without
@@ -181,7 +184,7 @@ class Watch(Mapping[str, Statistics]):
             else:
                 torch._foreach_lerp_(own, slot, momentum)  # pyright: ignore  # one call, as torch's optimizers have it
         training, gradient = self._takes[index]
-        self._tracked[index] += training
+        self._tracked[index] += training and momentum != 0
         self._momentum[index] = module.__dict__.get("momentum")
         stream.commit(layer, count, training=training, gradient=gradient)
 

@@ -54,3 +54,14 @@ class BatchFreeNorm(nn.GroupNorm):
                 f"{tuple(input.shape)}; below {SMALLEST_GROUP} a group's output collapses, so take fewer groups"
             )
         return super().forward(input)
+
+
+def groups_of_16(num_channels: int) -> int:
+    """The largest number of groups of at least 16 channels; smaller networks get groups of at least 4.
+
+    Example:
+        >>> groups_of_16(64), groups_of_16(12)
+        (4, 3)
+    """
+    width = 16 if num_channels >= 32 else SMALLEST_GROUP
+    return max(g for g in range(1, max(1, num_channels // width) + 1) if num_channels % g == 0)

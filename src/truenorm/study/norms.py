@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from truenorm.errors import InvalidInput
-from truenorm.nn.batchfree import SMALLEST_GROUP, BatchFreeNorm
+from truenorm.nn.batchfree import BatchFreeNorm, groups_of_16
 from truenorm.study.configuration import Norm
 from truenorm.study.networks import BatchNorm, NormLayer
 
@@ -29,7 +29,7 @@ def norm_layer(norm: Norm, *, bfn: str) -> NormLayer:
     if norm == "bn":
         return BatchNorm
     if norm == "gn":
-        return lambda channels: BatchFreeNorm(_groups_of_16(channels), channels)
+        return lambda channels: BatchFreeNorm(groups_of_16(channels), channels)
     made = 0
 
     def alternate(channels: int) -> nn.Module:
@@ -58,9 +58,3 @@ def batch_free_norm(bfn: str) -> Callable[[int], BatchFreeNorm]:
     if kind == "group" and groups.isdecimal() and int(groups) > 0:
         return lambda channels: BatchFreeNorm(int(groups), channels)
     raise InvalidInput(f"--bfn {bfn!r} is not a batch-free norm; it takes group:G (such as group:4), layer or instance")
-
-
-def _groups_of_16(channels: int) -> int:
-    """The largest number of groups of at least 16 channels; smaller networks get groups of at least 4."""
-    width = 16 if channels >= 32 else SMALLEST_GROUP
-    return max(g for g in range(1, max(1, channels // width) + 1) if channels % g == 0)

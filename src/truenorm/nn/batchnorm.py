@@ -1,0 +1,194 @@
+"""Batch norm for vectors, images and volumes: torch's in training, with statistics that are right at inference."""
+
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
+
+from truenorm import kernels
+from truenorm.errors import UnknownName
+from truenorm.nn.tracking import LONG_TRAINED, Tracking, track
+
+
+class TrackedBatchNorm(_BatchNorm):
+    r"""torch's batch norm with a choice of running statistics; the base of `BatchNorm1d`, `2d` and `3d`.
+
+    In training the output is torch's to the bit; only what is stored differs (`tracking`). The parameters,
+    the buffers and the keys of the state dict are torch's, and load strictly both ways. A state dict
+    without counts, or with counts of 0 beside buffers that are not (0, 1), is taken as long trained: its
+    statistics are not wiped by the first batch.
+
+    Args:
+        num_features: C.
+        eps: ε.
+        momentum: weight of the new batch, torch's meaning (Keras's is 1 − ours); None averages all batches,
+            0 keeps the statistics as they are.
+        affine: learn γ and β, of shape (C,).
+        track_running_stats: keep running statistics at all.
+        device, dtype: of parameters and buffers.
+        tracking: `pooled`, or `torch` for torch's own recursion.
+        newer: what later versions of torch add, such as `bias`.
+
+    Raises:
+        UnknownName: no such tracking.
+    """
+
+    tracking: Tracking = "pooled"
+    origin: ClassVar[type[_BatchNorm]] = _BatchNorm
+    """torch's class, which `convert(to="torch")` gives back."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        tracking: Tracking = "pooled",
+        **newer: Any,
+    ) -> None:
+        if tracking not in get_args(Tracking):
+            raise UnknownName("tracking", tracking, get_args(Tracking))
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **newer)
+        self.tracking = tracking
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(input, Proxy):  # a tracer has no shape to check yet
+            self._check_input_dim(input)
+        mean, var = self.running_mean, self.running_var
+        if not self.training and mean is not None and var is not None:
+            return kernels.normalize(input, mean, var, self.weight, self.bias, eps=self.eps)
+        if not (self.training and self.track_running_stats):
+            mean = var = None
+        count = self.num_batches_tracked
+        return _training(input, mean, var, count, self.weight, self.bias, self.momentum, self.eps, self.tracking)
+
+    def take_in(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Update the running statistics by a batch whose moments somebody else has (variance biased)."""
+        running_mean, running_var = self.running_mean, self.running_var
+        if running_mean is not None and running_var is not None:
+            track(
+                running_mean,
+                running_var,
+                self.num_batches_tracked,
+                mean,
+                var,
+                count=count,
+                momentum=self.momentum,
+                tracking=self.tracking,
+            )
+
+    def trust(self) -> None:
+        """Take statistics that no batch was counted for as long trained, unless they are the initial 0 and 1."""
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or var is None or count is None or count.is_meta or mean.is_meta:
+            return
+        if self.tracking == "pooled" and int(count) == 0 and bool(((mean != 0) | (var != 1)).any()):
+            count.fill_(LONG_TRAINED)
+
+    def _load_from_state_dict(self, *args: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*args, **named)
+        self.trust()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, tracking={self.tracking!r}"
+
+
+@torch.fx.wrap  # one node in a traced graph: tracing through it would record no update of the buffers
+def _training(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float | None,
+    eps: float,
+    tracking: Tracking,
+) -> Tensor:
+    """Normalise by the batch, and let the buffers that are given take it in."""
+    if running_mean is None or running_var is None:
+        return F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
+    if tracking == "torch" and momentum is not None:
+        if num_batches_tracked is not None:
+            num_batches_tracked.add_(1)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
+    y, mean, var = kernels.batch_norm(input, weight, bias, eps=eps)
+    count = input.numel() // input.shape[1]
+    if count:
+        track(
+            running_mean, running_var, num_batches_tracked, mean, var, count=count, momentum=momentum, tracking=tracking
+        )
+    return y
+
+
+class BatchNorm1d(TrackedBatchNorm, nn.BatchNorm1d):
+    """Batch norm over (N, C) or (N, C, L), as torch's, whose statistics are the population's.
+
+    Constructor and behaviour are those of `torch.nn.BatchNorm1d`, and `tracking=`: see `BatchNorm2d`.
+
+    Example:
+        >>> norm = BatchNorm1d(1)
+        >>> _ = norm(torch.tensor([[1.0], [3.0]]))
+        >>> norm.running_mean.item(), norm.running_var.item()
+        (2.0, 1.0)
+    """
+
+    origin = nn.BatchNorm1d
+
+
+class BatchNorm2d(TrackedBatchNorm, nn.BatchNorm2d):
+    r"""Batch norm over (N, C, H, W), as torch's, whose statistics are the population's.
+
+    Trains as `torch.nn.BatchNorm2d` does, to the bit. What it stores is pooled: with t batches seen,
+
+    $$ a = \max(\mathrm{momentum}, 1/t), \quad \delta = m - M, \quad M \leftarrow M + a\delta, \quad
+       V \leftarrow (1-a)V + a v + a(1-a)\delta^2 $$
+
+    right from the first batch (torch starts from 0 and 1), and at small batches (torch stores n/(n−1) times
+    the variance within batches, which behind another batch norm is too much by that factor).
+
+    Args:
+        num_features: C.
+        eps: ε.
+        momentum: weight of the new batch, torch's meaning (Keras's is 1 − ours); None averages all batches,
+            0 keeps the statistics as they are.
+        affine: learn γ and β, of shape (C,).
+        track_running_stats: keep running statistics at all.
+        device, dtype: of parameters and buffers.
+        tracking: `pooled`, or `torch` for torch's own recursion.
+
+    Raises:
+        UnknownName: no such tracking.
+        ValueError: the input is not (N, C, H, W), or has one value per channel in training.
+
+    Source: Ioffe & Szegedy 2015; pooling after Chan, Golub & LeVeque 1983.
+
+    Example:
+        >>> norm = BatchNorm2d(3)
+        >>> images = torch.randn(8, 3, 4, 4)
+        >>> _ = norm(images)
+        >>> torch.allclose(norm.running_var, images.var((0, 2, 3), correction=0))
+        True
+    """
+
+    origin = nn.BatchNorm2d
+
+
+class BatchNorm3d(TrackedBatchNorm, nn.BatchNorm3d):
+    """Batch norm over (N, C, D, H, W), as torch's, whose statistics are the population's.
+
+    Constructor and behaviour are those of `torch.nn.BatchNorm3d`, and `tracking=`: see `BatchNorm2d`.
+
+    Example:
+        >>> BatchNorm3d(2)(torch.randn(3, 2, 2, 4, 4)).shape
+        torch.Size([3, 2, 2, 4, 4])
+    """
+
+    origin = nn.BatchNorm3d
