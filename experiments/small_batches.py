@@ -6,7 +6,6 @@ would have stored comes from a watch on the same run: the weights are the same, 
 
 import argparse
 import io
-import math
 import shlex
 import statistics
 import sys
@@ -77,7 +76,7 @@ def tables(record: Record) -> tuple[Table, ...]:
                 f"{batch}, {ARMS[arm]}",
                 f"{batch / (batch - 1):.3f}",
                 *(
-                    f"{math.exp(statistics.fmean(map(math.log, values(arm, batch, layer, 'stored/population variance')))):.2f}"
+                    f"{statistics.geometric_mean(values(arm, batch, layer, 'stored/population variance')):.2f}"
                     for layer in layers
                 ),
             )

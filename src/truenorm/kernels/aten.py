@@ -53,6 +53,48 @@ class Aten:
         return mean, var
 
 
+def pooled_batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    gain: float,
+    eps: float,
+) -> Tensor:
+    """`batch_norm` and the pooled update of M and V in one, where a is a number: for CPUs, half the extra work.
+
+    torch's kernel writes M' = (1−a)M + a m and V' = (1−a)V + a v n/(n−1) itself. It is lent V n/(n−1); of what
+    comes back (n−1)/n is (1−a)V + a v, and a(1−a)δ² = (m−M')² a/(1−a) is added.
+
+    Args:
+        x: (N, C, ...), at least two values per channel, of the buffers' type.
+        weight, bias: γ and β, or None.
+        running_mean, running_var: M and V, updated in place.
+        gain: a in (0, 1].
+        eps: ε.
+
+    Example:
+        >>> M, V = torch.zeros(1), torch.ones(1)
+        >>> _ = pooled_batch_norm(torch.tensor([[1.0], [3.0]]), None, None, M, V, gain=0.5, eps=1e-5)
+        >>> M.item(), round(V.item(), 6)
+        (1.0, 2.0)
+    """
+    n = x.numel() // x.shape[1]
+    # Past autograd's version counter, as torch's kernel writes: an earlier graph may hold these buffers.
+    V = running_var.data
+    V.mul_(n / (n - 1))
+    try:
+        y, mean, _ = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, gain, eps)
+    finally:
+        V.mul_((n - 1) / n)
+    if gain < 1:
+        delta = mean - running_mean
+        V.addcmul_(delta, delta, value=gain / (1 - gain))
+    return y
+
+
 def _statistics_type(x: Tensor, weight: Tensor | None) -> torch.dtype:
     """torch takes buffers of the weight's type; without a weight, of at least float32."""
     if weight is not None:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from truenorm import kernels
 from truenorm.errors import UnknownName
-from truenorm.nn.tracking import LONG_TRAINED, Tracking, track
+from truenorm.nn.tracking import LONG_TRAINED, Tracking, counted, track
 
 
 class TrackedBatchNorm(_BatchNorm):
@@ -61,13 +61,15 @@ class TrackedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(input, Proxy):  # a tracer has no shape to check yet
             self._check_input_dim(input)
-        mean, var = self.running_mean, self.running_var
+        buffers = self._buffers  # attribute access is ten times slower
+        mean, var = buffers["running_mean"], buffers["running_var"]
+        weight, bias = self.weight, self.bias
         if not self.training and mean is not None and var is not None:
-            return kernels.normalize(input, mean, var, self.weight, self.bias, eps=self.eps)
+            return kernels.normalize(input, mean, var, weight, bias, eps=self.eps)
         if not (self.training and self.track_running_stats):
             mean = var = None
-        count = self.num_batches_tracked
-        return _training(input, mean, var, count, self.weight, self.bias, self.momentum, self.eps, self.tracking)
+        count = buffers["num_batches_tracked"]
+        return _training(input, mean, var, count, weight, bias, self.momentum, self.eps, self.tracking)
 
     def take_in(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Update the running statistics by a batch whose moments somebody else has (variance biased)."""
@@ -119,8 +121,12 @@ def _training(
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
         return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
-    y, mean, var = kernels.batch_norm(input, weight, bias, eps=eps)
     count = input.numel() // input.shape[1]
+    if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and input.dtype == running_mean.dtype:
+        gain = counted(num_batches_tracked, momentum, running_mean.dtype)
+        if gain is not None:
+            return kernels.pooled_batch_norm(input, weight, bias, running_mean, running_var, gain=gain, eps=eps)
+    y, mean, var = kernels.batch_norm(input, weight, bias, eps=eps)
     if count:
         track(
             running_mean, running_var, num_batches_tracked, mean, var, count=count, momentum=momentum, tracking=tracking

@@ -53,7 +53,7 @@ def track(
         num_batches_tracked.add_(1)
     if momentum == 0 or (momentum is None and num_batches_tracked is None):
         return
-    exact = running_mean.dtype in (torch.float32, torch.float64)
+    exact = running_mean.dtype in _EXACT
     # Past autograd's version counter, as torch's own batch norm writes: the graph of an earlier forward in
     # evaluation mode holds these buffers. Half types are too coarse for δ², so they are only stored.
     M, V = (
@@ -80,8 +80,28 @@ def track(
         running_var.data.copy_(V)
 
 
+def counted(num_batches: Tensor | None, momentum: float | None, dtype: torch.dtype) -> float | None:
+    """Count one batch more and give max(momentum, 1/t), where reading t is free and the buffers are exact; else None.
+
+    Example:
+        >>> counted(torch.tensor(3), 0.1, torch.float32)
+        0.25
+    """
+    if num_batches is None or dtype not in _EXACT or not _is_free(num_batches):
+        return None
+    num_batches.add_(1)
+    return max(momentum or 0.0, 1 / int(num_batches))
+
+
+_EXACT = (torch.float32, torch.float64)
+
+
+def _is_free(num_batches: Tensor) -> bool:
+    """Can t be read without making a GPU wait, or breaking a graph that is being made?"""
+    return type(num_batches) is Tensor and num_batches.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _gain(num_batches: Tensor, momentum: float, dtype: torch.dtype) -> float | Tensor:
-    """max(momentum, 1/t): a number where reading t is free, else a tensor: a GPU need not wait, nor a graph break."""
-    if type(num_batches) is Tensor and num_batches.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _is_free(num_batches):
         return max(momentum, 1 / int(num_batches))
     return num_batches.to(dtype).reciprocal().clamp_min(momentum)
