@@ -23,7 +23,27 @@ def said_by(name: str) -> str:
 
 
 def test_every_example_is_run_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"own_loop.py", "shift_of_a_network.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "convolution.py",
+        "dense_with_dropout.py",
+        "own_loop.py",
+        "shift_of_a_network.py",
+    }
+
+
+def test_convolution():
+    said = said_by("convolution.py")
+    assert "tracking='pooled'" in said
+    assert all(float(off) < 1e-5 for off in re.search(r"mean off by (\S+), variance by (\S+)", said).groups())
+    assert "a batch of 1 and of 16: True" in said
+    assert said.rstrip().endswith("and back: torch.nn.modules.batchnorm")
+
+
+def test_dense_with_dropout():
+    said = said_by("dense_with_dropout.py")
+    assert "3,841 parameters: 3,649 trainable, 192 not" in said
+    assert float(re.search(r"accuracy ([\d.]+) %", said)[1]) > 90
+    assert float(re.search(r"differ by at most (\S+)", said)[1]) < 1e-4
 
 
 def test_own_loop():

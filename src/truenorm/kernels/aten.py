@@ -81,7 +81,7 @@ def pooled_batch_norm(
         >>> M.item(), round(V.item(), 6)
         (1.0, 2.0)
     """
-    n = x.numel() // x.shape[1]
+    n = x.numel() // running_mean.numel()
     # Past autograd's version counter, as torch's kernel writes: an earlier graph may hold these buffers.
     V = running_var.data
     V.mul_(n / (n - 1))

@@ -121,7 +121,7 @@ def _training(
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
         return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
-    count = input.numel() // input.shape[1]
+    count = input.numel() // running_mean.numel()
     if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and input.dtype == running_mean.dtype:
         gain = counted(num_batches_tracked, momentum, running_mean.dtype)
         if gain is not None:

@@ -98,7 +98,7 @@ _EXACT = (torch.float32, torch.float64)
 
 def _is_free(num_batches: Tensor) -> bool:
     """Can t be read without making a GPU wait, or breaking a graph that is being made?"""
-    return type(num_batches) is Tensor and num_batches.device.type == "cpu" and not torch.compiler.is_compiling()
+    return type(num_batches) is Tensor and num_batches.is_cpu and not torch.compiler.is_compiling()
 
 
 def _gain(num_batches: Tensor, momentum: float, dtype: torch.dtype) -> float | Tensor:
