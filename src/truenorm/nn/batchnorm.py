@@ -61,9 +61,11 @@ class TrackedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(input, Proxy):  # a tracer has no shape to check yet
             self._check_input_dim(input)
-        buffers = self._buffers  # attribute access is ten times slower
+        buffers, parameters = self._buffers, self._parameters  # attribute access is ten times slower
         mean, var = buffers["running_mean"], buffers["running_var"]
-        weight, bias = self.weight, self.bias
+        # Not there when parametrized. `get` would look the attribute up in any case.
+        weight = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401  # said above
+        bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401  # said above
         if not self.training and mean is not None and var is not None:
             return kernels.normalize(input, mean, var, weight, bias, eps=self.eps)
         if not (self.training and self.track_running_stats):

@@ -283,6 +283,18 @@ def test_a_training_forward_leaves_the_graph_of_an_evaluation_forward_alone():
     assert x.grad is not None
 
 
+def test_a_parametrized_weight_is_used():
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    norm = tn.nn.BatchNorm1d(3)
+    plain = copy.deepcopy(norm)
+    nn.utils.parametrize.register_parametrization(norm, "weight", Doubled())
+    x = torch.randn(5, 3)
+    assert_close(norm(x), 2 * plain(x))
+
+
 def test_an_empty_batch_moves_nothing():
     net = tn.nn.BatchNorm2d(3)
     assert net(torch.empty(0, 3, 2, 2)).shape == (0, 3, 2, 2)
