@@ -22,15 +22,7 @@ class TrackedBatchNorm(_BatchNorm):
     statistics are not wiped by the first batch.
 
     Args:
-        num_features: C.
-        eps: ε.
-        momentum: weight of the new batch, torch's meaning (Keras's is 1 − ours); None averages all batches,
-            0 keeps the statistics as they are.
-        affine: learn γ and β, of shape (C,).
-        track_running_stats: keep running statistics at all.
-        device, dtype: of parameters and buffers.
-        tracking: `pooled`, or `torch` for torch's own recursion.
-        newer: what later versions of torch add, such as `bias`.
+        newer: what later versions of torch's constructor add, such as `bias`. The others: see `BatchNorm2d`.
 
     Raises:
         UnknownName: no such tracking.
@@ -119,6 +111,8 @@ def _training(
     """Normalise by the batch, and let the buffers that are given take it in."""
     if running_mean is None or running_var is None:
         return F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
+    if input.shape[1] != running_mean.numel():
+        return F.batch_norm(input, running_mean, running_var, weight, bias, True, 0.0, eps)  # torch's error
     if tracking == "torch" and momentum is not None:
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)

@@ -87,6 +87,17 @@ def test_a_wrong_number_of_dimensions_and_one_value_per_channel_are_refused_as_t
     assert single.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("tracking", TRACKINGS)
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_another_number_of_channels_is_refused_and_changes_nothing(tracking, affine, channels):
+    norm = tn.nn.BatchNorm1d(3, affine=affine, tracking=tracking)
+    kept = copy.deepcopy(norm.state_dict())
+    with pytest.raises(RuntimeError, match=f"running_mean should contain {channels} elements not 3"):
+        norm(torch.randn(4, channels))
+    assert_close(norm.state_dict(), kept, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("cls", SHAPES)
 @pytest.mark.parametrize("tracking", TRACKINGS)
 @pytest.mark.parametrize("affine", [True, False])
