@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truenorm import nn, rules, stats
+    from truenorm.doctor.diagnose import diagnose
+    from truenorm.doctor.diagnosis import Diagnosis
+    from truenorm.doctor.repair import Repair, repair
     from truenorm.errors import TruenormError
     from truenorm.model.convert import convert
+    from truenorm.model.freeze import freeze, unfreeze
     from truenorm.model.measure import measure
     from truenorm.model.statistics import assign, statistics, using
     from truenorm.model.watch import Watch, watch
@@ -21,38 +25,50 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Diagnosis",
     "Measurement",
     "Moments",
     "Record",
+    "Repair",
     "ShiftReport",
     "Statistics",
     "TruenormError",
     "Watch",
     "assign",
     "convert",
+    "diagnose",
     "estimation_shift",
+    "freeze",
     "measure",
     "nn",
+    "repair",
     "rules",
     "statistics",
     "stats",
+    "unfreeze",
     "using",
     "watch",
 ]
 
 _HOME = {
+    "Diagnosis": "truenorm.doctor.diagnosis",
     "Measurement": "truenorm.record",
     "Moments": "truenorm.stats.moments",
     "Record": "truenorm.record",
+    "Repair": "truenorm.doctor.repair",
     "ShiftReport": "truenorm.stats.shift",
     "Statistics": "truenorm.stats.statistics",
     "TruenormError": "truenorm.errors",
     "Watch": "truenorm.model.watch",
     "assign": "truenorm.model.statistics",
     "convert": "truenorm.model.convert",
+    "diagnose": "truenorm.doctor.diagnose",
     "estimation_shift": "truenorm.stats.shift",
+    "freeze": "truenorm.model.freeze",
     "measure": "truenorm.model.measure",
+    "repair": "truenorm.doctor.repair",
     "statistics": "truenorm.model.statistics",
+    "unfreeze": "truenorm.model.freeze",
     "using": "truenorm.model.statistics",
     "watch": "truenorm.model.watch",
 }

@@ -63,6 +63,21 @@ class Table:
         return self.to_html()
 
 
+def plain(shown: object, width: int = 120) -> str:
+    """What a terminal of this width would show, as text.
+
+    Example:
+        >>> plain("a line", 40)
+        'a line'
+    """
+    from rich.console import Console
+
+    console = Console(width=width, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
 def number(value: float, digits: int = 3) -> str:
     """A number as people read it: `digits` significant ones, no exponent between 1e-4 and 1e6.
 

@@ -11,7 +11,7 @@ import truenorm as tn
 from truenorm import rules
 from truenorm.data.images import Split, load
 from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.study.feed import Feed, Scale
+from truenorm.data.feed import Feed, Scale
 from truenorm.study.networks import network_factory
 from truenorm.study.norms import norm_layer
 from truenorm.study.training import train

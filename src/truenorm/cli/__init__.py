@@ -15,6 +15,19 @@ app = App(
 )
 # What their docstrings say, said here too: the list of commands imports none of them.
 app.command(
+    "truenorm.cli.diagnose:diagnose",
+    name="diagnose",
+    help="Why is a network good in train() and bad in eval()? Which layer, what cause, and what mending gives.\n\n"
+    "Nothing is changed. Exit code 0: healthy; 3: something is wrong; 2: wrong use.",
+)
+app.command(
+    "truenorm.cli.repair:repair",
+    name="repair",
+    help="Measure the statistics of batch norm anew, and write a checkpoint with them, if they do better.\n\n"
+    "Better is what scores better on held-out samples, beyond noise. If none does, nothing is written. The checkpoint "
+    "that came is never written over.",
+)
+app.command(
     "truenorm.cli.study:study",
     name="study",
     help="Train, and compare every way of having inference statistics for the same weights.\n\n"
@@ -31,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TruenormError as error:
         print(f"truenorm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("truenorm: interrupted; nothing was changed", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
         sys.exit(1)

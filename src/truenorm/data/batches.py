@@ -13,6 +13,9 @@ from truenorm.errors import InvalidInput
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x", "data")
 """Keys under which a mapping's images are looked for, in this order."""
 
+LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
+"""Keys under which a mapping's classes are looked for, in this order."""
+
 _Batch = TypeVar("_Batch")
 
 
@@ -42,6 +45,29 @@ def images_in(batch: object) -> Tensor:
             "say how the model takes it: forward=lambda model, batch: ..."
         )
     return found
+
+
+def labels_in(batch: object) -> Tensor | None:
+    """The classes of a batch's samples: integers of shape (N,); None where there are none.
+
+    Args:
+        batch: a tuple or list whose second element they are, or a mapping that holds them under one of
+            `LABEL_KEYS`.
+
+    Example:
+        >>> labels_in((torch.ones(2, 3), torch.tensor([0, 1])))
+        tensor([0, 1])
+    """
+    found: object = None
+    if isinstance(batch, Mapping):
+        mapping = cast(Mapping[object, object], batch)
+        found = next((mapping[key] for key in LABEL_KEYS if key in mapping), None)
+    elif isinstance(batch, tuple | list):
+        items = cast(tuple[object, ...] | list[object], batch)
+        found = items[1] if len(items) > 1 else None
+    if not isinstance(found, Tensor) or found.dtype.is_floating_point or found.ndim != 1:
+        return None
+    return found if len(found) == num_samples(batch) else None
 
 
 def to_device(batch: _Batch, device: torch.device | str) -> _Batch:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from truenorm.errors import InvalidInput, extra
+from truenorm.errors import InvalidInput
 
 # Numbers computed in float64 and subtracted differ by this much for no reason but rounding.
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
@@ -65,7 +65,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
     Raises:
         InvalidInput: there is no value, or one is not finite.
-        MissingExtra: scipy, which comes with scikit-learn, is not installed.
 
     Source: Student 1908.
 
@@ -95,7 +94,6 @@ def paired(a: Sequence[float], b: Sequence[float], *, resolution: float = 0.0) -
 
     Raises:
         InvalidInput: there is no pair, the lengths differ, or a value is not finite.
-        MissingExtra: scipy, which comes with scikit-learn, is not installed.
 
     Source: Student 1908; two-sided.
 
@@ -174,5 +172,4 @@ def _checked(values: Sequence[float], what: str) -> "np.ndarray[Any, np.dtype[np
 
 
 def _student() -> Any:
-    with extra("study"):
-        return import_module("scipy.stats").t
+    return import_module("scipy.stats").t

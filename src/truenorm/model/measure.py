@@ -1,5 +1,6 @@
 """Measure population statistics over data, in one of three flows; the model is left as it was."""
 
+import math
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
-from truenorm.errors import NotMeasurable, UnknownName
+from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
+from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
 from truenorm.model.loan import Loan, channel_dim
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.model.watch import training_suspended
-from truenorm.rules import Population
+from truenorm.rules import Population, Rule, Within
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
 
 Flow = Literal["joint", "sequential", "eval"]
+Variance = Literal["pooled", "within"]
 Forward = Callable[[nn.Module, Any], Any]
 
 _REPEATED = "called more than once per forward"
@@ -37,6 +40,8 @@ def measure(
     flow: Flow = "joint",
     forward: Forward | None = None,
     limit: int | None = None,
+    tolerance: float | None = None,
+    variance: Variance = "pooled",
     memory: int = 2**31,
 ) -> Statistics:
     """The statistics of each layer's input over data, pooled over all values (Chan, float64).
@@ -48,7 +53,8 @@ def measure(
     - `eval`: what arrives at each layer with the buffers as they are. Buffers are right if they equal it.
 
     Only batch-norm layers go into training mode (none for `eval`); dropout stays as in evaluation. Layers
-    that are frozen (in evaluation mode while the model trains) stay so. Buffers, counts, modes, hooks and
+    that are frozen (by `freeze`, or in evaluation mode while the model trains) stay so. Nothing after the last
+    layer is computed, where the model is called as it is. Buffers, counts, modes, hooks and
     random state come out as they were, whatever happens in between.
 
     Args:
@@ -58,6 +64,10 @@ def measure(
         flow: see above.
         forward: how to run a batch, `forward(model, batch)`, where `model(images)` is not it.
         limit: stop after this many samples.
+        tolerance: stop once the standard error of every layer's mean, √(D/N), is below this, in σ. Batches must
+            come shuffled: sorted ones look more certain than they are. Not for `sequential`.
+        variance: `pooled`, of the population; or `within`, the mean of the batches' own biased variances,
+            which at tiny batches the weights may prefer.
         memory: bytes that one giant batch may take in `sequential`; beyond, rounds are made.
 
     Returns:
@@ -65,7 +75,8 @@ def measure(
         rounds, layers that were skipped.
 
     Raises:
-        InvalidInput: no batches, an unknown flow, a batch of one value per channel.
+        InvalidInput: no batches, an unknown flow, a batch of one value per channel, a tolerance that is not
+            positive or is asked of `sequential`.
         NotMeasurable: no layer was reached, values that are not finite, or a layer called twice in the
             sequential flow (it has no such statistics).
 
@@ -80,14 +91,32 @@ def measure(
     """
     if flow not in get_args(Flow):
         raise UnknownName("flow", flow, get_args(Flow))
-    with _random_states_kept(model):
+    if variance not in get_args(Variance):
+        raise UnknownName("variance", variance, get_args(Variance))
+    if tolerance is not None and (flow == "sequential" or not tolerance > 0):
+        raise InvalidInput(
+            f"tolerance is {tolerance:g} in the flow {flow!r}; expected a positive number of σ, and joint or eval"
+        )
+    rule = Population() if variance == "pooled" else Within()
+    with random_states_kept(model):
         if flow == "sequential":
             return _sequential(model, data, forward, limit, memory)
-        return _pooled(model, batches_of(data, limit=limit), flow, forward)
+        return _pooled(model, batches_of(data, limit=limit), flow, forward, rules=(rule,), tolerance=tolerance)[0]
+
+
+def joint_estimates(
+    model: nn.Module, data: Iterable[Any], *, forward: Forward | None = None, tolerance: float | None = None
+) -> tuple[Statistics, Statistics]:
+    """Statistics of the joint flow with either variance, pooled and within batches, from one pass."""
+    rules = (Population(), Within())
+    with random_states_kept(model):
+        batches = batches_of(data, limit=None)
+        pooled, within = _pooled(model, batches, "joint", forward, rules=rules, tolerance=tolerance)
+    return pooled, within
 
 
 @contextmanager
-def _random_states_kept(model: nn.Module) -> Generator[None]:
+def random_states_kept(model: nn.Module) -> Generator[None]:
     """A loader that shuffles draws from them; training between passes does not notice."""
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
     plain, arrays = random.getstate(), np.random.get_state()
@@ -107,14 +136,14 @@ def _sequential(
         data = list(batches_of(data, limit=limit))  # a one-shot iterator: it is needed twice
     giant = _one_batch(model, data, forward, limit, memory)
     if giant is not None:
-        return _called_once(_pooled(model, iter([giant]), "sequential", forward))
-    found = _called_once(_pooled(model, batches_of(data, limit=limit), "joint", forward))
+        return _called_once(_pooled(model, iter([giant]), "sequential", forward)[0])
+    found = _called_once(_pooled(model, batches_of(data, limit=limit), "joint", forward)[0])
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
     rounds, residual, about = 0, float("inf"), dict(found.about)
     while residual > EXACT and rounds <= len(found):
         with using(model, found):
-            arriving = _pooled(model, batches_of(data, limit=limit), "eval", forward)
+            arriving = _pooled(model, batches_of(data, limit=limit), "eval", forward)[0]
         # Values arrive at layers that take no batches, too (frozen ones): theirs are not ours to set.
         arriving = Statistics({name: moments for name, moments in arriving.items() if name in found})
         residual = estimation_shift(found, arriving).worst.shift
@@ -134,59 +163,95 @@ def _called_once(found: Statistics) -> Statistics:
     return found
 
 
-def _pooled(model: nn.Module, batches: Iterator[Any], flow: Flow, forward: Forward | None) -> Statistics:
-    """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled."""
+_LOOK_EVERY = 8
+"""Batches between two looks at the standard error."""
+
+
+class _NothingLeft(BaseException):
+    """Ends a forward whose layers have all been reached; no `except Exception` of the model takes it."""
+
+
+def _pooled(
+    model: nn.Module,
+    batches: Iterator[Any],
+    flow: Flow,
+    forward: Forward | None,
+    *,
+    rules: tuple[Rule, ...] = (Population(),),
+    tolerance: float | None = None,
+) -> list[Statistics]:
+    """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
     device = buffers_of(next(iter(layers.values())))[0].device
-    frozen = [name for name, layer in layers.items() if model.training and not layer.training]
-    taking = _Taking(layers)
+    frozen = [name for name, layer in layers.items() if is_frozen(layer) or (model.training and not layer.training)]
+    taking = _Taking(layers, rules, ends_early=forward is None and not (flow != "eval" and frozen))
     # Data parallelism would exchange buffers: the other processes may not be measuring.
     network = unwrap(model)
-    seen = 0
+    seen, number = 0, 0
     # A compiled model ignores hooks that came after its compilation: passes run it as it was written.
     with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         model.eval()
         with taking.observing() if flow == "eval" else taking.lending(frozen):
-            for batch in batches:
+            for number, batch in enumerate(batches, start=1):
                 here = to_device(batch, device)
                 seen += num_samples(here)
-                if forward is None:
-                    network(images_in(here))
-                else:
-                    forward(model, here)
+                try:
+                    if forward is None:
+                        network(images_in(here))
+                    else:
+                        forward(model, here)
+                except _NothingLeft:
+                    pass
                 taking.end_batch()
-    return taking.result(flow, seen, frozen)
+                if tolerance is not None and number % _LOOK_EVERY == 0 and taking.standard_error() <= tolerance:
+                    break
+    return taking.result(flow, seen, frozen, tolerance)
 
 
 class _Taking:
     """Takes the moments of every layer's batches into one stream."""
 
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
+    def __init__(self, layers: dict[str, nn.Module], rules: tuple[Rule, ...], *, ends_early: bool) -> None:
         self._layers = layers
+        self._rules = rules
         self._order: dict[str, int] = {}
         self._calls: dict[str, int] = {}
         self._repeated = ""
         self._names = list(layers)
-        self._places = streams_of(layers, (Population(),))
+        self._places = streams_of(layers, rules)
+        self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
+        self._wanted = len(layers) if ends_early else 0
+        self._ends_early = False  # not in the first forward, which tells whether any is called twice
 
     def end_batch(self) -> None:
         """Note a layer that was called more than once for one batch; start counting anew."""
         self._repeated = self._repeated or next((name for name, calls in self._calls.items() if calls > 1), "")
+        self._ends_early = not self._repeated and len(self._calls) == self._wanted
         self._calls.clear()
+
+    def standard_error(self) -> float:
+        """Of the means, in σ: the largest of any layer's, √(D/N)."""
+        found = [part for stream in self._streams for part in stream.read(0, 0)[0].values()]
+        return max(math.sqrt((part.design_effect or 0.0) / part.count) if part.count else math.inf for part in found)
 
     @contextmanager
     def lending(self, frozen: list[str]) -> Generator[None]:
         """Layers in training mode, torch delivers their batches' moments."""
         loans: list[Loan] = []
+        ends: list[RemovableHandle] = []
         try:
             for index, (name, layer) in enumerate(self._layers.items()):
                 if name not in frozen:
                     loans.append(Loan(self, index, name, layer))
                     layer.train()
+                    # After the loan's own hook, which has taken the buffers back by then.
+                    ends.append(layer.register_forward_hook(self._after))
             yield
         finally:
             for loan in loans:
                 loan.close()
+            for handle in ends:
+                handle.remove()
 
     @contextmanager
     def observing(self) -> Generator[None]:
@@ -215,8 +280,16 @@ class _Taking:
             # The stream takes unbiased variances, as torch's buffers hold them; one value has variance 0.
             var.copy_(found_var * (count / max(count - 1, 1)))
             self.receive(index, count, None)
+            self._end_of_forward()
 
         return observe
+
+    def _after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._end_of_forward()
+
+    def _end_of_forward(self) -> None:
+        if self._ends_early and len(self._calls) == self._wanted:
+            raise _NothingLeft
 
     def slot(self, index: int) -> tuple[Tensor, Tensor]:
         stream, layer = self._places[index]
@@ -229,12 +302,12 @@ class _Taking:
         stream, layer = self._places[index]
         stream.commit(layer, count, training=True, gradient=False)
 
-    def result(self, flow: str, seen: int, frozen: list[str]) -> Statistics:
-        moments = {
-            name: found
-            for stream in {stream for stream, _ in self._places}
-            for name, found in stream.read(0, 0)[0].items()
-        }
+    def result(self, flow: str, seen: int, frozen: list[str], tolerance: float | None) -> list[Statistics]:
+        """The statistics by each rule."""
+        return [self._result(rule, flow, seen, frozen, tolerance) for rule in range(len(self._rules))]
+
+    def _result(self, rule: int, flow: str, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
+        moments = {name: found for stream in self._streams for name, found in stream.read(rule, 0)[0].items()}
         if not moments:
             raise NotMeasurable(
                 "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
@@ -246,6 +319,8 @@ class _Taking:
                 )
         skipped = [name for name in self._layers if name not in moments and name not in frozen]
         about = {"flow": flow, "samples": str(seen), "dropout": "off, as in evaluation"}
+        about |= {"variance": "within batches"} if isinstance(self._rules[rule], Within) else {}
+        about |= {"standard error": f"{self.standard_error():.2g} σ"} if tolerance is not None else {}
         about |= {"frozen": ", ".join(frozen)} if frozen else {}
         about |= {"not reached": ", ".join(skipped)} if skipped else {}
         about |= {_REPEATED: self._repeated} if self._repeated else {}
@@ -260,7 +335,7 @@ def _one_batch(
         return None  # only the caller knows how its batches are joined
     batches = batches_of(data, limit=limit)
     first = images_in(next(batches))
-    largest = _largest_output(model, first)
+    largest = bytes_per_sample(model, first)
     parts, total = [first], len(first)
     for batch in batches:
         images = images_in(batch)
@@ -272,7 +347,7 @@ def _one_batch(
     return torch.cat(parts) if 4 * largest * total <= memory else None
 
 
-def _largest_output(model: nn.Module, images: Tensor) -> float:
+def bytes_per_sample(model: nn.Module, images: Tensor) -> float:
     """Bytes per sample of the widest activation of an evaluation forward."""
     largest = float(images[:1].nbytes)
 

@@ -100,7 +100,7 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
         >>> net[0].running_mean.tolist()
         [0.0, 0.0]
     """
-    layers = batch_norms(model)
+    layers = batch_norms(model, tracking=False)
     saved = [(layer, _saved(layer)) for layer in layers.values()]
     modes = [(module, module.training) for module in unwrap(model).modules()]
     outer = model.training

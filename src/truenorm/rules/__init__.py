@@ -1,6 +1,6 @@
 """Ways of having inference statistics from the batches of one training run."""
 
-from truenorm.rules.pooled import Pooled, Population
+from truenorm.rules.pooled import Pooled, Population, Within
 from truenorm.rules.predictive import Adaptive, Online
 from truenorm.rules.rule import Batches, Layout, Reading, Rule, State
 from truenorm.rules.static import SWEEP, Cumulative, Static, Switched
@@ -19,4 +19,5 @@ __all__ = [
     "State",
     "Static",
     "Switched",
+    "Within",
 ]

@@ -1,6 +1,6 @@
 """Pooled statistics: the variance between batches is part of the variance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -124,6 +124,24 @@ class Population(PlainRule):
         effect = layout.mean_by_layer(torch.where(live, between / (batches - 1) / var, 0.0))
         share = layout.mean_by_layer(live.double())
         return Reading(mean, var, count_KC=count, design_effect_KL=effect / share)
+
+
+@dataclass(frozen=True)
+class Within(Population):
+    r"""As `Population`, with the mean of the batches' biased variances: what training divided by, on average.
+
+    $$ \sigma^2 = \frac{\sum_t n_t v_t}{\sum_t n_t} $$
+
+    Too small for the population by the variance between batches; at tiny batches the weights may prefer it.
+
+    Example:
+        >>> Within("within").names
+        ('within',)
+    """
+
+    def read(self, state: State, layout: Layout) -> Reading:
+        count, within = (_ENDED[1], _ENDED[3]) if self.epochs else (_OPEN[1], _OPEN[3])
+        return replace(super().read(state, layout), var_KC=state.channels[within] / state.channels[count])
 
 
 _OPEN = ("batches", "count", "mean", "within", "between")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from truenorm.data.feed import EVALUATION_BATCH, Feed
 from truenorm.errors import UnknownName
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
@@ -16,7 +17,6 @@ from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Populati
 from truenorm.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
 from truenorm.study.configuration import BASELINE, Norm
-from truenorm.study.feed import EVALUATION_BATCH, Feed
 
 Needs = Literal["stream", "epochs", "pass"]
 

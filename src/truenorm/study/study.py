@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from truenorm.data.feed import Scale
 from truenorm.data.images import ImageSet, load
 from truenorm.errors import Diverged, InvalidInput, extra
 from truenorm.files import ensure_writable
@@ -19,7 +20,6 @@ from truenorm.record import Measurement, Record, installed_versions, this_machin
 from truenorm.rules import Static
 from truenorm.study.arms import Arm, resolve, sweep
 from truenorm.study.configuration import BASELINE, Norm, StudyConfig, Trial
-from truenorm.study.feed import Scale
 from truenorm.study.networks import network_factory, try_network
 from truenorm.study.norms import batch_free_norm, norm_layer
 from truenorm.study.trial import Bench, run, validation_accuracy

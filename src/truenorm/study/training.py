@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from truenorm.data.feed import Feed
 from truenorm.errors import Diverged
-from truenorm.study.feed import Feed
 
 LOOK_EVERY = 50
 """Steps between two looks at the loss: each look makes a GPU wait."""

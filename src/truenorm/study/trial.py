@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from truenorm.data.feed import EVALUATION_BATCH, Feed, Scale
 from truenorm.data.images import ImageSet, Split
 from truenorm.metrics.classification import scores
 from truenorm.model.measure import measure
@@ -17,7 +18,6 @@ from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
 from truenorm.study.arms import Arm, Trained, rules_for, sequential
 from truenorm.study.configuration import Trial
-from truenorm.study.feed import EVALUATION_BATCH, Feed, Scale
 from truenorm.study.networks import NormLayer
 from truenorm.study.norms import norm_layer
 from truenorm.study.training import Recipe, predict, train

@@ -495,7 +495,8 @@ def test_nothing_is_left_of_a_pass_that_is_stopped_inside_any_forward(flow, how,
             stopped += 1
         assert_same_bits(net.state_dict(), before)
         assert untouched(net) == things
-    assert stopped >= (3 if flow != "sequential" or how else 1)
+    # It is the last layer: once the first batch has told, the eval flow does not run it again.
+    assert stopped >= (3 if flow == "joint" or (flow == "sequential" and how) else 1)
 
 
 def test_gradients_flow_through_a_forward_made_before_the_pass():

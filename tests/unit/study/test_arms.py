@@ -9,7 +9,7 @@ from truenorm.data.images import Split
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Static, Switched
 from truenorm.study.arms import Trained, resolve, rules_for, sweep
-from truenorm.study.feed import Feed, Scale
+from truenorm.data.feed import Feed, Scale
 
 MOMENTA = (0.01, 0.5)
 

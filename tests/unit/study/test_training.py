@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from truenorm.data.images import Split
 from truenorm.errors import Diverged
-from truenorm.study.feed import Feed, Scale
+from truenorm.data.feed import Feed, Scale
 from truenorm.study.networks import BatchNorm, mlp
 from truenorm.study.training import Recipe, predict, rate_factor, train
 

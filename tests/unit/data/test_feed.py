@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from truenorm.data.images import Split
-from truenorm.study.feed import Feed, Scale
+from truenorm.data.feed import Feed, Scale
 
 
 def images(num, channels=2, size=3):

@@ -1,0 +1,72 @@
+"""`truenorm diagnose`."""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+
+def diagnose(
+    *,
+    model: str,
+    checkpoint: Path | None = None,
+    data: str | None = None,
+    data_root: str | None = None,
+    batch_size: int = 64,
+    limit: int = 4000,
+    key: str | None = None,
+    trust_checkpoint: bool = False,
+    device: str = "cpu",
+    json: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Why is a network good in train() and bad in eval()? Which layer, what cause, and what mending gives.
+
+    Nothing is changed. Exit code 0: healthy; 3: something is wrong; 2: wrong use.
+
+    Args:
+        model: file.py:factory or package.module:factory, called without arguments; or timm:NAME.
+        checkpoint: its weights: safetensors, or what torch.save wrote.
+        data: held-out data: file.py:loader (called without arguments, gives batches), a data set by name, hub id
+            or folder. Without: only what can be seen without data.
+        data_root: folder with local copies of data sets; else the environment's TRUENORM_DATA.
+        batch_size: images per batch, of a data set.
+        limit: samples to look at: half to measure, half to score.
+        key: where in the checkpoint the weights lie, such as state_dict_ema.
+        trust_checkpoint: let the checkpoint run code when it is read.
+        device: cpu or cuda.
+        json: write the figures there, as a record.
+        html: write a page there.
+    """
+    from truenorm.cli.terminal import console
+    from truenorm.doctor.diagnose import REPAIR
+    from truenorm.doctor.diagnose import diagnose as examine
+    from truenorm.doctor.subject import open_batches, open_network, try_batch
+    from truenorm.files import write_whole
+    from truenorm.report.page import page
+
+    network, _ = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
+    batches = None
+    if data is not None:
+        batches = open_batches(data, "test", root=data_root, batch_size=batch_size)
+        try_batch(network, batches)
+    found = examine(network, batches, limit=limit)
+    line = ["truenorm", "repair", "--model", model]
+    line += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+    line += ["--key", key] if key is not None else []
+    line += ["--data", "TRAINING_DATA" if data is None or ":" in data else data, "--out", _mended(checkpoint)]
+    found = replace(found, recommendation=found.recommendation.replace(REPAIR, shlex.join(line)))
+    command = shlex.join(["truenorm", *sys.argv[1:]])
+    if json is not None:
+        write_whole(json, found.record(command=command).dumps().encode())
+    if html is not None:
+        write_whole(html, page(f"diagnosis of {model}", found._repr_html_(), command=command).encode())  # pyright: ignore[reportPrivateUsage]  # what notebooks call
+    console().print(found)
+    if not found.healthy:
+        sys.exit(3)
+
+
+def _mended(checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return "mended.safetensors"
+    return str(checkpoint.with_name(f"{checkpoint.stem}-mended{checkpoint.suffix}"))

@@ -1,0 +1,241 @@
+"""Weights in files: read without running code, and written back with other statistics in the same form."""
+
+import copy
+import io
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from truenorm.errors import InvalidInput, UnknownName
+from truenorm.files import write_whole
+
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+"""Where training scripts keep the weights inside a checkpoint, in the order in which they are looked for."""
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A state dict and the file it came in.
+
+    Args:
+        path: the file.
+        state: parameters and buffers, by the names that the file has.
+        whole: everything the file holds, to be written back; None for safetensors.
+        key: under which key of the file the state lies; "" where it is the file itself.
+        prefix: what the names begin with beside the network's own.
+        metadata: safetensors' own.
+    """
+
+    path: Path
+    state: Mapping[str, Tensor]
+    whole: Any
+    key: str = ""
+    prefix: str = ""
+    metadata: Mapping[str, str] | None = None
+
+    def load_into(self, network: nn.Module) -> "Checkpoint":
+        """Load the state strictly; counts of batches may be missing, as in old files and ports.
+
+        Returns:
+            the checkpoint, with the prefix that its names turned out to have.
+
+        Raises:
+            InvalidInput: names or shapes that are not the network's.
+        """
+        wanted = network.state_dict()
+        prefix = _prefix(self.state, wanted)
+        state = {name.removeprefix(prefix): value for name, value in self.state.items()}
+        extra = {name for name in state if name not in wanted and name != "n_averaged"}
+        missing = {name for name in wanted if name not in state and not name.endswith("num_batches_tracked")}
+        if extra or missing:
+            raise InvalidInput(
+                f"{self.path} does not fit the network: {_few('it lacks', missing)}{' and ' * bool(extra and missing)}"
+                f"{_few('it has beside', extra)}; is it of another network, or under another --key?"
+            )
+        for name, value in state.items():
+            if name in wanted and wanted[name].shape != value.shape:
+                raise InvalidInput(
+                    f"{self.path} does not fit the network: {name} has shape {tuple(value.shape)} there and "
+                    f"{tuple(wanted[name].shape)} here"
+                )
+        network.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=False)
+        return replace(self, prefix=prefix)
+
+    def with_state(self, changed: Mapping[str, Tensor]) -> bytes:
+        """The file's bytes with some tensors replaced, by the network's names; all else as it was."""
+        state = copy.copy(cast(dict[str, Tensor], self.state))  # an OrderedDict of torch's has attributes
+        for name, value in changed.items():
+            there = f"{self.prefix}{name}"
+            if there in state:
+                state[there] = value.detach().to("cpu", state[there].dtype).clone()
+        if self.metadata is not None:
+            from safetensors.torch import save
+
+            return save({name: value.contiguous() for name, value in state.items()}, metadata=dict(self.metadata))
+        if isinstance(self.whole, nn.Module):
+            whole: Any = copy.deepcopy(self.whole)
+            whole.load_state_dict(state)
+        else:
+            whole = _replaced(self.whole, self.key.split(".") if self.key else [], state)
+        buffer = io.BytesIO()
+        torch.save(whole, buffer)
+        return buffer.getvalue()
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, trust: bool = False) -> Checkpoint:
+    """Read a file of weights: safetensors, or what `torch.save` wrote. No code of the file is run.
+
+    Args:
+        path: the file.
+        key: where in the file the state dict lies, such as `state_dict_ema` or `teacher.model`; None looks in
+            the usual places.
+        trust: allow the file to run code, as pickles can; only for files of one's own.
+
+    Raises:
+        InvalidInput: no such file, not a checkpoint, one that wants to run code, or no state dict in it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"epoch": 3, "model": nn.Linear(1, 1).state_dict()}, f"{folder}/last.pt")
+        ...     read_checkpoint(f"{folder}/last.pt").key
+        'model'
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InvalidInput(f"there is no checkpoint {file}")
+    if file.suffix == ".safetensors":
+        return _safetensors(file)
+    try:
+        whole: Any = torch.load(file, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        if trust or ("Unsupported" not in str(error) and "weights_only" not in str(error).lower()):
+            raise InvalidInput(f"{file} is not a checkpoint of torch's: {_first_line(error)}") from error
+        raise InvalidInput(
+            f"{file} holds more than weights and would run code when read ({_wants(error)}); if you trust where it "
+            "comes from, say so: --trust-checkpoint"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … for what is no checkpoint
+        raise InvalidInput(f"{file} cannot be read as a checkpoint: {_first_line(error)}") from error
+    if isinstance(whole, nn.Module):
+        return Checkpoint(path=file, state=whole.state_dict(), whole=whole)
+    return _found(file, whole, key)
+
+
+def write_checkpoint(path: str | os.PathLike[str], data: bytes, *, source: Path) -> None:
+    """Write a new checkpoint; never over one that exists.
+
+    Raises:
+        InvalidInput: the file exists (the source among them), or cannot be written.
+    """
+    ensure_new(path, source=source)
+    write_whole(Path(path).expanduser(), data)
+
+
+def ensure_new(path: str | os.PathLike[str], *, source: Path) -> None:
+    """Refuse, before anything is measured, what `write_checkpoint` would refuse after it.
+
+    Raises:
+        InvalidInput: the file exists.
+    """
+    target = Path(path).expanduser()
+    if target.exists():
+        same = source.exists() and target.samefile(source)
+        what = "the checkpoint itself" if same else "a file that exists"
+        raise InvalidInput(f"{target} is {what} and is not written over; choose another name")
+
+
+def _safetensors(file: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownVariableType]  # untyped
+            metadata = dict(cast(Mapping[str, str], opened.metadata() or {}))
+            names = cast(Iterable[str], opened.keys())
+            state = {name: cast(Tensor, opened.get_tensor(name)) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise InvalidInput(f"{file} is not a safetensors file: {error}") from error
+    return Checkpoint(path=file, state=state, whole=None, metadata=metadata)
+
+
+def _found(file: Path, whole: Any, key: str | None) -> Checkpoint:
+    if key is not None:
+        inner = whole
+        for part in key.split("."):
+            if not isinstance(inner, Mapping) or part not in inner:
+                raise UnknownName("key of the checkpoint", key, _places(whole))
+            inner = cast(Mapping[str, Any], inner)[part]
+        if not _is_state(inner):
+            raise InvalidInput(f"{key!r} of {file} is a {type(inner).__name__}, not a state dict of tensors")
+        return Checkpoint(path=file, state=inner, whole=whole, key=key)
+    if _is_state(whole):
+        return Checkpoint(path=file, state=whole, whole=whole)
+    places = _places(whole)
+    for known in (*STATE_KEYS, *places):
+        if known in places:
+            return Checkpoint(path=file, state=cast(Mapping[str, Any], whole)[known], whole=whole, key=known)
+    held = ", ".join(map(str, cast(Mapping[Any, Any], whole))) if isinstance(whole, Mapping) else type(whole).__name__
+    raise InvalidInput(f"{file} holds no state dict of tensors (it has: {held}); name where it lies by --key")
+
+
+def _places(whole: Any) -> list[str]:
+    """The keys of a file under which state dicts lie."""
+    if not isinstance(whole, Mapping):
+        return []
+    return [key for key, value in cast(Mapping[Any, Any], whole).items() if isinstance(key, str) and _is_state(value)]
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    items = cast(Mapping[Any, Any], value)
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items.items())
+
+
+def _prefix(state: Iterable[str], wanted: Iterable[str]) -> str:
+    """What wrappers (data parallelism, `torch.compile`, Lightning) put before the names."""
+    names, known = set(state), set(wanted)
+    prefix = ""
+    for _ in range(3):
+        if known <= {name.removeprefix(prefix) for name in names} or not names:
+            return prefix
+        longer = next((p for p in _PREFIXES if all(n.startswith(prefix + p) for n in names if n != "n_averaged")), None)
+        if longer is None:
+            return prefix
+        prefix += longer
+    return prefix
+
+
+def _replaced(whole: Any, path: list[str], state: Any) -> Any:
+    if not path:
+        return state
+    outer = dict(cast(Mapping[str, Any], whole))
+    outer[path[0]] = _replaced(outer[path[0]], path[1:], state)
+    return outer
+
+
+def _few(what: str, names: set[str]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(sorted(names)[:4])
+    return f"{what} {shown}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+
+
+def _wants(error: BaseException) -> str:
+    text = str(error)
+    for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
+        if mark in text:
+            return text.split(mark, 1)[1].split()[0]
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

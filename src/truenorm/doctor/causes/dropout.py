@@ -1,0 +1,48 @@
+"""Dropout before batch norm: in training the layer sees more variance than in evaluation."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
+
+from truenorm.doctor.examine import Case, distance
+from truenorm.doctor.finding import Finding, some
+from truenorm.model.measure import measure
+from truenorm.model.statistics import using
+
+
+def stochastic(model: nn.Module) -> dict[str, float]:
+    """Dropout layers that are on in training, with their rates."""
+    return {name: module.p for name, module in model.named_modules() if isinstance(module, _DropoutNd) and module.p > 0}
+
+
+def find(case: Case) -> Iterable[Finding]:
+    rates = stochastic(case.model)
+    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
+    if not rates or not names or case.sample is None:
+        return
+    with using(case.model), torch.random.fork_rng():
+        torch.manual_seed(0)
+        awake = {name: module for name, module in case.model.named_modules() if name in rates}
+        case.model.eval()
+        handles = [m.register_forward_pre_hook(_awake) for m in awake.values()]
+        try:
+            dropped = measure(case.model, case.sample.batches, forward=case.forward)
+        finally:
+            for handle in handles:
+                handle.remove()
+    before, after = distance(case.stored, case.joint, names), distance(case.stored, dropped, names)
+    share = 1 - after / before if before > 0 else 0.0
+    if share > 0.2:
+        yield Finding(
+            cause="dropout",
+            sentence=f"dropout ({some(f'{name} {rate:g}' for name, rate in rates.items())}) stands before batch norm: "
+            f"its noise is in the stored variances and not in eval(); {share:.0%} of the shift is explained by it",
+            share=share,
+            advice="put dropout behind the last batch norm",
+        )
+
+
+def _awake(module: nn.Module, inputs: object) -> None:
+    module.training = True

@@ -1,0 +1,97 @@
+"""What is seen without data: code that works, and costs or surprises."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from truenorm.doctor.examine import Case
+from truenorm.doctor.finding import Finding, some
+
+
+def find(case: Case) -> Iterable[Finding]:
+    yield from _dead_bias(case)
+    yield from _weight_decay(case)
+    if any(layer.kind == "SyncBatchNorm" for layer in case.layers.values()) and not _several_processes():
+        yield Finding(
+            cause="synchronised alone",
+            sentence="SyncBatchNorm runs in a single process: nothing is synchronised",
+            share=0.02,
+            level="note",
+            remedy="code",
+        )
+    large = {name: layer.momentum for name, layer in case.layers.items() if (layer.momentum or 0) >= 0.45}
+    if large and not case.estimates:
+        name, value = next(iter(large.items()))
+        yield Finding(
+            cause="momentum",
+            sentence=f"momentum is {value:g} in {some(large)}: torch's is the weight of the new batch (Keras's is "
+            f"1 − it); statistics of the last {(2 - value) / value:.2g} batches"
+            if value
+            else name,
+            share=0.5,
+            level="defect",
+            layers=tuple(large),
+            remedy="code",
+            advice="build the network with momentum=0.1",
+        )
+    if case.estimates:
+        return
+    for name, layer in case.layers.items():
+        if layer.momentum == 0 and layer.untouched:
+            yield Finding(
+                cause="momentum 0",
+                sentence=f"momentum is 0 in {name}: its statistics never move from 0 and 1",
+                share=0.9,
+                level="defect",
+                layers=(name,),
+                remedy="code",
+                advice="build the network with momentum=0.1",
+            )
+            return
+
+
+def _dead_bias(case: Case) -> Iterable[Finding]:
+    before: nn.Module | None = None
+    found: list[str] = []
+    for name, module in case.model.named_modules():
+        if name in case.layers and before is not None and getattr(before, "bias", None) is not None:
+            found.append(name)
+        if next(module.children(), None) is None:
+            holds = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]  # the base
+            before = module if holds else None
+    if found:
+        yield Finding(
+            cause="bias before batch norm",
+            sentence=f"a bias stands right before {some(found)}: batch norm subtracts it again; bias=False saves it",
+            share=0.01,
+            level="note",
+            layers=tuple(found),
+            remedy="code",
+        )
+
+
+def _weight_decay(case: Case) -> Iterable[Finding]:
+    if case.optimizer is None:
+        return
+    modules = dict(case.model.named_modules())
+    affine = {id(v) for name in case.layers if name in modules for v in modules[name].parameters(recurse=False)}
+    decays = {
+        group["weight_decay"]
+        for group in case.optimizer.param_groups
+        if group.get("weight_decay") and any(id(value) in affine for value in group["params"])
+    }
+    if decays:
+        yield Finding(
+            cause="weight decay",
+            sentence=f"γ and β are decayed (weight_decay {max(decays):g}): usual, and rarely wanted; put them into a "
+            "parameter group without",
+            share=0.01,
+            level="note",
+            remedy="code",
+        )
+
+
+def _several_processes() -> bool:
+    available = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return available and torch.distributed.get_world_size() > 1

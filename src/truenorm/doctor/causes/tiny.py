@@ -1,0 +1,87 @@
+"""Tiny batches: the variance that torch stores is n/(n−1) times that of training, in every layer but the first."""
+
+from collections.abc import Iterable
+
+import torch
+
+from truenorm.doctor.examine import Case, distance
+from truenorm.doctor.finding import Finding
+from truenorm.model.measure import joint_estimates
+from truenorm.model.statistics import using
+from truenorm.stats.moments import Moments
+from truenorm.stats.shift import errors
+from truenorm.stats.statistics import Statistics
+
+_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+_SAMPLES = 512
+
+
+def find(case: Case) -> Iterable[Finding]:
+    size, share, ratio = _fitted(case)
+    if size is None:
+        if case.sample is not None and case.sample.batch_size <= 4:
+            yield Finding(
+                cause="tiny batches",
+                sentence=f"the data come in batches of {case.sample.batch_size}: trained with such, batch norm itself "
+                "is the harm",
+                share=0.05,
+                level="note",
+                remedy="retrain",
+                advice=_RETRAIN,
+            )
+        return
+    yield Finding(
+        cause="variance convention",
+        sentence=f"the stored variances behind other batch norms are {ratio:.2f} times those of batches of {size} "
+        f"({size}/({size} − 1) is {size / (size - 1):.2f} for a vector): torch stores n/(n − 1) times the variance it "
+        f"trains with; {share:.0%} of the shift is explained by it",
+        share=share,
+        advice="train with truenorm.convert(model), which stores what eval() needs"
+        + (f"; at batches of {size} statistics are not all: {_RETRAIN}" if size <= 4 else ""),
+    )
+    if size <= 4:
+        yield Finding(
+            cause="tiny batches",
+            sentence=f"it was trained with batches of about {size}: what batch norm loses in training itself, no "
+            "statistics give back",
+            share=0.9 * share,
+            remedy="retrain",
+            advice=_RETRAIN,
+        )
+
+
+_RETRAIN = 'retrain with truenorm.convert(model, to="group") or to="bn-bfn"'
+
+
+def _fitted(case: Case) -> tuple[int | None, float, float]:
+    """The batch size whose stored variances would look most like these, how much of the shift that explains, ratio."""
+    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged and not case.layers[n].pooled]
+    if len(names) < 2 or case.sample is None or case.sample.joined is None:
+        return None, 0.0, 1.0
+    behind = names[1:]  # the first one's input has no batch norm before it
+    log_std = torch.cat([errors(case.stored[name], case.exact[name])[1] for name in behind])
+    if float(log_std.median()) < 0.01:
+        return None, 0.0, 1.0
+    some = case.sample.rows(torch.arange(min(_SAMPLES, len(case.sample))))
+    before = distance(case.stored, case.joint, behind)
+    best: tuple[float, int] = (before, 0)
+    for size in _SIZES:
+        if size >= len(some):
+            break
+        with using(case.model):
+            case.model.eval()
+            pooled, within = joint_estimates(case.model, some.batched(size).batches, forward=case.forward)
+        as_torch = Statistics({name: _unbiased(within[name], size, len(some)) for name in pooled})
+        best = min(best, (distance(case.stored, as_torch, behind), size))
+    after, size = best
+    share = 1 - after / before if before > 0 else 0.0
+    if not size or share < 0.2:
+        return None, 0.0, 1.0
+    ratio = float(torch.exp(2 * log_std.median()))
+    return size, share, ratio
+
+
+def _unbiased(moments: Moments, size: int, samples: int) -> Moments:
+    positions = (moments.count or samples) / samples
+    n = max(2.0, size * positions)
+    return Moments(moments.mean, moments.var * (n / (n - 1)), moments.count)

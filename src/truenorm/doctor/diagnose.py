@@ -1,0 +1,249 @@
+"""`truenorm.diagnose`: look, measure, weigh the causes, and say one thing to do."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from truenorm.data.sample import take_sample
+from truenorm.doctor.causes import LEFT_OVER, MEASURED, STATIC
+from truenorm.doctor.causes.dropout import stochastic
+from truenorm.doctor.diagnosis import Diagnosis, LayerState
+from truenorm.doctor.examine import ESTIMATORS, Case, examine, harm
+from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
+from truenorm.metrics.intervals import Interval
+from truenorm.model.measure import Forward, random_states_kept
+
+REPAIR = "truenorm.repair(model, train_loader)"
+"""The line that is recommended where other statistics help."""
+
+LIMIT = 4000
+"""Samples that are looked at."""
+
+_EXPLAINS = 0.85
+"""From here on a cause explains the shift, and others that explain less are not looked for."""
+
+SHOWS = 2.0
+"""How many times its noise floor a layer must be off to be called off."""
+
+
+def diagnose(
+    model: nn.Module,
+    data: Iterable[Any] | None = None,
+    *,
+    score: Score | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    forward: Forward | None = None,
+    limit: int = LIMIT,
+) -> Diagnosis:
+    """Why a network is good in train() and bad in eval(), and what mending its statistics would give.
+
+    One evaluation pass shows what arrives at each batch-norm layer; statistics are right if and only if they
+    equal it. What is off is split into a layer's own error and what it inherits from layers below, causes
+    are ranked by how much of the shift they explain, and what other statistics would give is measured on
+    samples that they were not taken from. Nothing is changed: state, modes, hooks and random numbers are as
+    before.
+
+    Args:
+        model: the network, on its device.
+        data: an iterable of batches, held-out ones rather; the first `limit` samples are read, once. None: only
+            what can be seen without.
+        score: `score(output, batch)` gives a number, or one for each sample; more is better (give a loss its
+            minus). None: accuracy and log likelihood, where the batches hold classes.
+        optimizer: what trains the model, for what only it can tell.
+        forward: how to run a batch, `forward(model, batch)`, where `model(images)` is not it.
+        limit: how many samples to look at, half to measure and half to score.
+
+    Returns:
+        layers, causes, gains and a recommendation; `print` it.
+
+    Raises:
+        InvalidInput: no batch norm, no batches, values that are not finite, a score that gives no number.
+        NotMeasurable: no batch-norm layer is reached by the data.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=0.001), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(32, 4) + 5, torch.randint(0, 2, (32,))) for _ in range(8)]
+        >>> for images, _ in batches:
+        ...     _ = net.train()(images)
+        >>> diagnose(net, batches).cause
+        'initial values'
+    """
+    with random_states_kept(model):
+        sample = None if data is None else take_sample(data, limit=limit)
+        case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
+        return _concluded(case)
+
+
+def _concluded(case: Case) -> Diagnosis:
+    gains = case.gains()
+    best = best_estimate(case.scores)
+    layers = _ranked(case)
+    off = [layer for layer in layers if _shows(layer)]
+    findings = _findings(case, measured=bool(off) or _damaged(case))
+    defects = [found for found in findings if found.level == "defect"]
+    causes = [found for found in findings if found.level == "cause"]
+    # Another preprocessing is no fault of the statistics, and is found by what undoing it gives.
+    data_at_fault = bool(causes) and causes[0].remedy == "data" and causes[0].share >= 0.9
+    healthy = not defects and not ((off and best) or data_at_fault)
+    if not off and not _damaged(case):
+        causes = []
+    notes = [found for found in findings if found.level == "note"]
+    ranked = sorted([*defects, *causes], key=lambda found: -found.share)
+    if ranked and ranked[0].share > _EXPLAINS:  # what fits less well beside it is not another cause
+        ranked = [found for found in ranked if found.level == "defect" or found.share > _EXPLAINS]
+    scores = {name: {metric: judged.mean(metric) for metric in judged.values} for name, judged in case.scores.items()}
+    return Diagnosis(
+        healthy=healthy,
+        verdict=_verdict(case, healthy, off, best, gains, ranked),
+        layers=tuple(layers),
+        findings=(*ranked, *notes),
+        gains=gains,
+        scores=scores,
+        best=best,
+        ruled_out=_ruled_out(case, off, best, gains) if healthy and gains else (),
+        recommendation=_recommendation(healthy, best, gains, ranked, bool(case.estimates)),
+        notes=_looked(case),
+    )
+
+
+def best_estimate(scores: Mapping[str, Scored]) -> str:
+    """The first estimate that gains beyond noise, unless a later one gains beyond noise over it; "" is as it is."""
+    best = ""
+    for name in ESTIMATORS:
+        if name in scores and is_gain(scores[name].gain(scores[best])):
+            best = name
+    return best
+
+
+def _findings(case: Case, *, measured: bool) -> list[Finding]:
+    found = [finding for cause in STATIC for finding in cause(case)]
+    if case.estimates and measured:
+        found += [finding for cause in MEASURED for finding in cause(case)]
+        if max((finding.share for finding in found if finding.level != "note"), default=0.0) < _EXPLAINS:
+            found += [finding for cause in LEFT_OVER for finding in cause(case)]
+    elif case.estimates:
+        # What is certain is said though nothing is off on these data.
+        certain = [finding for cause in MEASURED[:1] for finding in cause(case)]
+        found += [finding for finding in certain if finding.level == "defect"]
+    return found
+
+
+def _damaged(case: Case) -> bool:
+    return bool(case.estimates) and case.arriving is None
+
+
+def _ranked(case: Case) -> list[LayerState]:
+    off, own, inherited = case.shift(), case.own(), case.inherited()
+    if off is None or own is None or inherited is None:
+        return []
+    known = {found.layer for found in own.layers}
+    states = [
+        LayerState(
+            layer=found.layer,
+            off=min(found.shift, 1e6),
+            own=min(own[found.layer].shift, 1e6),
+            inherited=min(inherited[found.layer].shift, 1e6),
+            floor=found.noise_floor,
+            harm=harm(case.layers[found.layer], case.stored[found.layer], case.exact[found.layer]),
+        )
+        for found in off.layers
+        if found.layer in known
+    ]
+    # Below the noise floor nothing is ranked: those layers follow in their own order.
+    return sorted(states, key=lambda state: -state.harm if _shows(state) else 0.0)
+
+
+def _shows(state: LayerState) -> bool:
+    return state.off > max(SHOWS * (state.floor or 0.0), 0.02)
+
+
+def _verdict(
+    case: Case,
+    healthy: bool,
+    off: list[LayerState],
+    best: str,
+    gains: Mapping[str, Mapping[str, Interval]],
+    ranked: list[Finding],
+) -> str:
+    if not case.estimates:
+        return "without data: nothing wrong is seen" if healthy else "without data: something is wrong in any case"
+    if not gains:
+        return (
+            f"{len(off)} of {len(case.stored)} layers are off; what mending gives is not known (no classes in the "
+            "batches: give score=)"
+        )
+    if best:
+        part = gains[best]
+        told = ", ".join(f"{m} {case.scores[''].mean(m):.4g} → {case.scores[best].mean(m):.4g}" for m in part)
+        return f"the stored statistics are wrong, and mending them helps: {told} (same weights, held-out samples)"
+    if not healthy:
+        return "something is wrong that other statistics do not mend" if ranked else "something is wrong"
+    if off:
+        return (
+            f"it is not batch norm: {len(off)} of {len(case.stored)} layers are off beyond noise, and no other "
+            "statistics do better"
+        )
+    return "it is not batch norm: the stored statistics are those of these data, up to noise"
+
+
+def _ruled_out(
+    case: Case, off: list[LayerState], best: str, gains: Mapping[str, Mapping[str, Interval]]
+) -> tuple[str, ...]:
+    said: list[str] = []
+    metric = ACCURACY if ACCURACY in case.scores[""].values else OWN
+    most = max((gain[metric].mean for gain in gains.values()), default=0.0)
+    said.append(f"statistics: no other gives more than {most:+.2g} of {metric}")
+    rates = stochastic(case.model)
+    if rates and case.held_out is not None:
+
+        def awake(model: nn.Module) -> None:
+            for name, module in model.named_modules():
+                if name in rates:
+                    module.train()
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            noisy = case.judged(case.held_out, awake)
+        if noisy is not None:
+            change = noisy.mean(metric) - case.scores[""].mean(metric)
+            said.append(f"dropout: on, as in train(), {metric} changes by {change:+.2g}")
+    said.append("if the training data score much better than these, it is overfitting, or other data")
+    return tuple(said)
+
+
+def _recommendation(
+    healthy: bool,
+    best: str,
+    gains: Mapping[str, Mapping[str, Interval]],
+    ranked: list[Finding],
+    with_data: bool,
+) -> str:
+    first = ranked[0] if ranked else None
+    if not with_data:
+        return first.advice or REPAIR if first else "truenorm.diagnose(model, val_loader)"
+    if first is not None and first.remedy in ("data", "code") and first.advice:
+        return first.advice + (f"; then {REPAIR}" if best and first.remedy == "code" else "")
+    if best:
+        then = f"; next time: {first.advice}" if first is not None and first.advice else ""
+        return f"{REPAIR}{then}"
+    if first is not None and not healthy:
+        return first.advice or REPAIR
+    return "leave the statistics alone" if gains else "truenorm.diagnose(model, data, score=...)"
+
+
+def _looked(case: Case) -> tuple[str, ...]:
+    if case.sample is None or case.held_out is None:
+        return ()
+    said = [
+        f"{len(case.sample):,} samples measured and {len(case.held_out):,} others scored, in batches of "
+        f"{case.sample.batch_size}"
+    ]
+    skipped = [name for name in case.layers if name not in case.joint and case.layers[name].stored is not None]
+    if skipped:
+        said.append(f"no batch reached {some(skipped)}")
+    if case.repeated:
+        said.append(f"{case.repeated} is called more than once per forward")
+    return tuple(said)

@@ -1,0 +1,192 @@
+"""The examination: an evaluation pass, and what the layers should have stored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from truenorm.data.batches import images_in
+from truenorm.data.sample import Sample
+from truenorm.doctor.layers import Layer, layers_of, stored_statistics
+from truenorm.doctor.score import Score, Scored, scored
+from truenorm.errors import NotMeasurable
+from truenorm.metrics.intervals import Interval
+from truenorm.model.layers import batch_norms
+from truenorm.model.measure import Forward, bytes_per_sample, joint_estimates, measure
+from truenorm.model.statistics import using
+from truenorm.stats.moments import Moments
+from truenorm.stats.shift import ShiftReport, errors, estimation_shift
+from truenorm.stats.statistics import Statistics
+
+ESTIMATORS = ("joint", "sequential", "within")
+"""Statistics that a pass can give: pooled; with the mean of the batches' own variances; of one giant batch."""
+
+_GIANT = 2**30
+"""Bytes that a giant batch may take."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """Everything the causes look at. Without data all that comes of data is None or empty.
+
+    Args:
+        model: the network, as it was given.
+        layers: what can be read off it.
+        optimizer: what trains it, if it was given.
+        sample: half of the data: what is measured on.
+        held_out: the other half: what is scored on.
+        forward: how a batch is run.
+        score: the user's.
+        stored: what the layers carry.
+        arriving: the moments of what reaches each layer in evaluation; None where they cannot be had.
+        estimates: what the layers could carry, by estimator.
+        scores: as it is (""), with the batches' own statistics ("batch"), and under each estimate.
+        repeated: a layer that is called more than once per forward.
+    """
+
+    model: nn.Module
+    layers: dict[str, Layer]
+    optimizer: torch.optim.Optimizer | None = None
+    sample: Sample | None = None
+    held_out: Sample | None = None
+    forward: Forward | None = None
+    score: Score | None = None
+    stored: Statistics
+    arriving: Statistics | None = None
+    estimates: dict[str, Statistics]
+    scores: dict[str, Scored]
+    repeated: str = ""
+
+    @property
+    def joint(self) -> Statistics:
+        """What running statistics estimate."""
+        return self.estimates["joint"]
+
+    @property
+    def exact(self) -> Statistics:
+        """What each layer would see at inference, were all right."""
+        return self.estimates["sequential"]
+
+    def shift(self) -> ShiftReport | None:
+        """How far each layer is off what arrives at it."""
+        return None if self.arriving is None else _between(self.stored, self.arriving)
+
+    def own(self) -> ShiftReport | None:
+        """The part of it that is a layer's own."""
+        return None if self.arriving is None else _between(self.stored, self.exact)
+
+    def inherited(self) -> ShiftReport | None:
+        """The part that comes from layers below."""
+        return None if self.arriving is None else _between(self.arriving, self.exact)
+
+    def gains(self) -> dict[str, dict[str, Interval]]:
+        """What each estimate gives on held-out samples, by metric."""
+        if "" not in self.scores:
+            return {}
+        return {name: self.scores[name].gain(self.scores[""]) for name in self.estimates if name in self.scores}
+
+    def measure(self, sample: Sample, **how: Any) -> Statistics:
+        """The joint flow (or another) over other batches; the model as it is, or as `change` makes it."""
+        with using(self.model):
+            self.model.eval()
+            return measure(self.model, sample.batches, forward=self.forward, **how)
+
+    def judged(self, sample: Sample, prepare: Callable[[nn.Module], None] = lambda model: None) -> Scored | None:
+        """The score as it is, on other samples or in another mode."""
+        return scored(self.model, sample, score=self.score, forward=self.forward, prepare=prepare)
+
+
+def examine(
+    model: nn.Module,
+    sample: Sample | None,
+    *,
+    score: Score | None,
+    forward: Forward | None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Case:
+    """One evaluation pass, two passes for what should be stored, one for each thing that is scored.
+
+    Raises:
+        InvalidInput, NotMeasurable: as `measure` and `scored` do.
+    """
+    layers = layers_of(model)
+    stored = stored_statistics(layers)
+    bare = Case(model=model, layers=layers, optimizer=optimizer, stored=stored, estimates={}, scores={})
+    if sample is None or not len(stored):
+        return bare
+    measured, held_out = sample.parts()
+    arriving = None
+    with using(model):
+        model.eval()
+        if not any(layer.damaged for layer in layers.values()):
+            arriving = measure(model, measured.batches, flow="eval", forward=forward)
+        joint, within = joint_estimates(model, measured.batches, forward=forward)
+        giant = measured.batched(giant_batch(model, measured, forward))
+        exact = measure(model, giant.batches, forward=forward)
+    estimates = {"joint": joint, "within": within, "sequential": exact}
+    scores = {
+        name: found
+        for name, statistics in {"": None, **estimates}.items()
+        if (found := scored(model, held_out, statistics=statistics, score=score, forward=forward)) is not None
+    }
+    if (found := scored(model, held_out, score=score, forward=forward, prepare=_by_batch)) is not None:
+        scores["batch"] = found
+    return Case(
+        model=model,
+        layers={name: layers[name] for name in dict.fromkeys((*joint, *layers))},
+        optimizer=optimizer,
+        sample=measured,
+        held_out=held_out,
+        forward=forward,
+        score=score,
+        stored=stored,
+        arriving=arriving,
+        estimates=estimates,
+        scores=scores,
+        repeated=(arriving or joint).about.get("called more than once per forward", ""),
+    )
+
+
+def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:
+    """Samples in a batch that takes about as much memory as is allowed; at least as many as the data's own."""
+    if forward is not None:
+        return max(512, sample.batch_size)
+    per_sample = bytes_per_sample(model, images_in(sample.batches[0]))
+    return max(sample.batch_size, int(_GIANT / (4 * per_sample)))
+
+
+def harm(layer: Layer, moments: Moments, truth: Moments) -> float:
+    r"""How wrong a layer's output is for its own error: rms over channels of |γ|·error, over the rms of |γ|.
+
+    With d and λ as in `estimation_shift`, the normalised output is off by $-d e^{-\lambda}$ and scaled by
+    $e^{-\lambda}$.
+    """
+    d_C, log_C = errors(moments, truth)
+    gain_C = torch.exp(-log_C.clamp(-5, 5))
+    off_C = (d_C * gain_C).square() + (gain_C - 1).square()
+    weight_C = layer.gamma.square()
+    return float(((off_C * weight_C).sum() / weight_C.sum().clamp_min(1e-30)).sqrt())
+
+
+def distance(stats: Statistics, truth: Statistics, layers: list[str] | None = None) -> float:
+    """Mean over layers of d² + 2λ², each channel's part bounded so that one dead channel is not everything."""
+    names = [name for name in (layers or truth) if name in stats and name in truth]
+    if not names:
+        raise NotMeasurable("no layer was reached by any batch")
+    total = 0.0
+    for name in names:
+        d_C, log_C = errors(stats[name], truth[name])
+        total += float((d_C.clamp(-5, 5).square() + 2 * log_C.clamp(-3, 3).square()).mean())
+    return total / len(names)
+
+
+def _between(stats: Statistics, reference: Statistics) -> ShiftReport:
+    common = Statistics({name: moments for name, moments in reference.items() if name in stats})
+    return estimation_shift(stats, common)
+
+
+def _by_batch(model: nn.Module) -> None:
+    for layer in batch_norms(model, tracking=False).values():
+        layer.train()

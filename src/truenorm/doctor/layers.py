@@ -1,0 +1,108 @@
+"""What can be read off batch-norm layers without running them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from truenorm.model.freeze import is_frozen, tracks
+from truenorm.model.layers import batch_norms
+from truenorm.stats.moments import Moments
+from truenorm.stats.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """One batch-norm layer.
+
+    Args:
+        name: as `model.named_modules()` has it.
+        kind: its class.
+        num_channels: C.
+        stored: what evaluation divides by; None without running statistics.
+        switched_off: it has statistics, and `track_running_stats=False`.
+        momentum: torch's; None averages, or the layer has none.
+        eps: ε.
+        batches: `num_batches_tracked`; None where nobody counts.
+        training: its mode.
+        frozen: held by `truenorm.freeze`.
+        gamma: |γ| of shape (C,), ones without.
+        learns: whether γ or β have gradients; None without them.
+        dtype: of the buffers.
+        pooled: whether it keeps pooled statistics (ours).
+    """
+
+    name: str
+    kind: str
+    num_channels: int
+    stored: Moments | None
+    switched_off: bool
+    momentum: float | None
+    eps: float
+    batches: int | None
+    training: bool
+    frozen: bool
+    gamma: Tensor
+    learns: bool | None
+    dtype: torch.dtype
+    pooled: bool
+
+    @property
+    def damaged(self) -> bool:
+        """Are the stored statistics no statistics: not finite, or of negative variance?"""
+        if self.stored is None:
+            return False
+        both = torch.stack([self.stored.mean.double(), self.stored.var.double()])
+        return not bool(both.isfinite().all()) or bool((self.stored.var < 0).any())
+
+    @property
+    def untouched(self) -> bool:
+        """Are the stored statistics the initial 0 and 1?"""
+        return self.stored is not None and bool((self.stored.mean == 0).all() and (self.stored.var == 1).all())
+
+
+def layers_of(model: nn.Module) -> dict[str, Layer]:
+    """Every batch-norm layer of a model, in the order of registration.
+
+    Raises:
+        InvalidInput: there is none.
+
+    Example:
+        >>> layers_of(nn.Sequential(nn.BatchNorm1d(2)))["0"].untouched
+        True
+    """
+    return {name: _layer(name, module) for name, module in batch_norms(model, tracking=False).items()}
+
+
+def stored_statistics(layers: dict[str, Layer]) -> Statistics:
+    """What the layers carry."""
+    return Statistics({name: layer.stored for name, layer in layers.items() if layer.stored is not None})
+
+
+def _layer(name: str, module: Any) -> Layer:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    affine = [value for value in (weight, bias) if isinstance(value, nn.Parameter)]
+    stored = None
+    if tracks(module):
+        stored = Moments(module.running_mean.detach().cpu().clone(), module.running_var.detach().cpu().clone())
+    channels = stored.num_channels if stored is not None else int(module.num_features)
+    count = getattr(module, "num_batches_tracked", None)
+    momentum = getattr(module, "momentum", None)
+    gamma = weight.detach().abs().double().cpu() if isinstance(weight, Tensor) else torch.ones(channels).double()
+    return Layer(
+        name=name,
+        kind=type(module).__name__,
+        num_channels=channels,
+        stored=stored,
+        switched_off=stored is not None and not getattr(module, "track_running_stats", True),
+        momentum=None if momentum is None else float(momentum),
+        eps=float(getattr(module, "eps", 1e-5)),
+        batches=None if count is None else int(count),
+        training=module.training,
+        frozen=is_frozen(module),
+        gamma=gamma,
+        learns=any(value.requires_grad for value in affine) if affine else None,
+        dtype=stored.mean.dtype if stored is not None else torch.float32,
+        pooled=getattr(module, "tracking", "torch") == "pooled",
+    )

@@ -1,0 +1,210 @@
+"""`truenorm.repair`: statistics from a pass over data, if they are shown not to harm; else nothing."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from truenorm.data.batches import batches_of
+from truenorm.data.sample import Sample, take_sample
+from truenorm.doctor.diagnose import LIMIT, best_estimate
+from truenorm.doctor.examine import giant_batch
+from truenorm.doctor.score import LIKELIHOOD, OWN, Score, Scored, scored
+from truenorm.errors import InvalidInput
+from truenorm.metrics.intervals import Interval
+from truenorm.model.gather import gathered, num_processes
+from truenorm.model.measure import Forward, joint_estimates, measure, random_states_kept
+from truenorm.model.statistics import assign, statistics
+from truenorm.show import Table, number, plain
+from truenorm.stats.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What was done.
+
+    Args:
+        chosen: the estimate that was assigned (`joint`, `within`, `sequential`), "" if nothing was changed.
+        previous: what the layers carried; `assign(model, repair.previous)` is the undo.
+        statistics: what they carry now.
+        scores: on held-out samples, by statistics ("" is before) and metric.
+        gains: of each estimate over what was there, by metric: paired, 95 %.
+        notes: how it was measured.
+
+    Example:
+        >>> import torch, truenorm as tn
+        >>> net = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+        >>> tn.repair(net, [torch.randn(64, 2) + 3] * 4, score=lambda y, x: -y.square().mean(1)).chosen
+        'joint'
+    """
+
+    chosen: str
+    previous: Statistics
+    statistics: Statistics
+    scores: Mapping[str, Mapping[str, float]]
+    gains: Mapping[str, Mapping[str, Interval]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Before and after, in one line."""
+        if not self.chosen:
+            return "nothing was changed: no other statistics do better on held-out samples, beyond noise"
+        told = ", ".join(
+            f"{metric} {number(self.scores[''][metric], 4)} → {number(self.scores[self.chosen][metric], 4)} "
+            f"({'+' if part.mean >= 0 else '−'}{number(abs(part.mean), 2)}"
+            f"{'' if part.half_width is None else f' ± {number(part.half_width, 2)}'})"
+            for metric, part in self.gains[self.chosen].items()
+        )
+        return f"assigned {self.chosen}: {told}"
+
+    def table(self) -> Table:
+        """A row for each kind of statistics."""
+        metrics = list(next(iter(self.scores.values()), {}))
+        rows = [
+            (
+                (name or "as it was") + (" ← assigned" if name and name == self.chosen else ""),
+                *(number(scores[metric], 4) for metric in metrics),
+            )
+            for name, scores in self.scores.items()
+        ]
+        return Table(
+            title="the same weights, held-out samples",
+            columns=("statistics", *metrics),
+            rows=tuple(rows),
+        )
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.table().__rich__(), *(Text(line) for line in (self.sentence, *self.notes)))
+
+    def __str__(self) -> str:
+        """What `print` shows: the same as a terminal."""
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return self.table().to_html() + "".join(f"<p>{escape(line)}</p>" for line in (self.sentence, *self.notes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"chosen": self.chosen, "scores": {name: dict(s) for name, s in self.scores.items()}}
+
+
+def repair(
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    held_out: Iterable[Any] | None = None,
+    score: Score | None = None,
+    forward: Forward | None = None,
+    tolerance: float | None = None,
+    limit: int | None = None,
+) -> Repair:
+    """Measure the statistics anew, and put them in if they do better on held-out samples; else change nothing.
+
+    Pooled, float64, each value weighing the same (Chan), dropout off, frozen layers respected. Three estimates are
+    tried: `joint` (with the batch size of `data`: give it that of training), `within` (the mean of the batches'
+    own variances, which weights trained with tiny batches may prefer) and `sequential` (one giant batch: exactly
+    what inference sees). The one that gains most is assigned; none, if none gains beyond its interval.
+
+    In a process group every process gives its share of the data; one reduction merges them, and all decide alike.
+
+    Args:
+        model: the network, changed in place or not at all.
+        data: training batches, with the transforms of inference, shuffled; read once.
+        held_out: batches to decide by; None holds out some of `data`, which are then not measured.
+        score: as for `diagnose`; needed where the batches hold no classes.
+        forward: how to run a batch.
+        tolerance: stop measuring once the standard error of all means is below this, in σ.
+        limit: stop measuring after this many samples.
+
+    Returns:
+        what was chosen and what it gave. `assign(model, repair.previous)` undoes it.
+
+    Raises:
+        InvalidInput: no batches, values that are not finite, nothing to score by.
+        NotMeasurable: no batch-norm layer is reached.
+
+    Source: recalibration as in "precise" BN, Wu & Johnson 2021; the choice by held-out score is ours.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> x = torch.randn(256, 4) + 3
+        >>> done = repair(net, [(a, (a[:, 0] > 3).long()) for a in x.split(32)], score=lambda y, b: -y.abs().mean(1))
+        >>> _ = assign(net, done.previous)
+    """
+    with random_states_kept(model):
+        return _repaired(model, data, held_out, score, forward, tolerance, limit)
+
+
+def _repaired(
+    model: nn.Module,
+    data: Iterable[Any],
+    held_out: Iterable[Any] | None,
+    score: Score | None,
+    forward: Forward | None,
+    tolerance: float | None,
+    limit: int | None,
+) -> Repair:
+    batches = batches_of(data, limit=limit)
+    sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
+    judged, measured = _parts(sample, held_out)
+    found = {"": _judged(model, judged, None, score, forward)}
+    joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)
+    giant = measured.batched(giant_batch(model, measured, forward))
+    estimates = {"joint": joint, "within": within, "sequential": measure(model, giant.batches, forward=forward)}
+    estimates = gathered(model, estimates)
+    for name, estimate in estimates.items():
+        found[name] = _judged(model, judged, estimate, score, forward)
+    gains = {name: found[name].gain(found[""]) for name in estimates}
+    chosen = best_estimate(found)
+    previous = statistics(model)
+    if chosen:
+        assign(model, estimates[chosen])
+    by = LIKELIHOOD if LIKELIHOOD in found[""].values else OWN
+    return Repair(
+        chosen=chosen,
+        previous=previous,
+        statistics=statistics(model),
+        scores={name: {metric: part.mean(metric) for metric in part.values} for name, part in found.items()},
+        gains=gains,
+        notes=(
+            f"measured on {joint.about['samples']} samples in batches of {measured.batch_size}, scored on "
+            f"{len(found[''].values[by]):,} {'others' if held_out is None else 'held out'}",
+        ),
+    )
+
+
+def _parts(sample: Sample, held_out: Iterable[Any] | None) -> tuple[Sample, Sample]:
+    """What is scored and what is measured."""
+    if held_out is not None:
+        return take_sample(held_out, limit=LIMIT), sample
+    measured, judged = sample.parts(_MEASURED)
+    return judged, measured
+
+
+_MEASURED = 0.75
+"""Share of a sample that is measured where some must be held out."""
+
+
+def _judged(
+    model: nn.Module, sample: Sample, estimate: Statistics | None, score: Score | None, forward: Forward | None
+) -> Scored:
+    found = scored(model, sample, statistics=estimate, score=score, forward=forward)
+    if found is None:
+        raise InvalidInput(
+            "nothing says whether other statistics do better: the batches hold no classes that fit the model's output; "
+            "give score=lambda output, batch: ..., or assign(model, measure(model, data)) at your own risk"
+        )
+    if num_processes() == 1:
+        return found
+    everyone: list[dict[str, torch.Tensor]] = [{} for _ in range(num_processes())]
+    torch.distributed.all_gather_object(everyone, dict(found.values))
+    return Scored({metric: torch.cat([part[metric] for part in everyone]) for metric in found.values})

@@ -1,0 +1,139 @@
+"""What statistics are worth: the user's own score on held-out samples, the same weights, paired."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from truenorm.data.batches import images_in, labels_in, to_device
+from truenorm.data.sample import Sample
+from truenorm.errors import InvalidInput, TruenormError
+from truenorm.metrics.intervals import Interval, paired
+from truenorm.model.layers import unwrap
+from truenorm.model.measure import Forward
+from truenorm.model.statistics import using
+from truenorm.stats.moments import Moments
+
+Score = Callable[[Any, Any], Any]
+"""`score(output, batch)`: a number, or one for each sample; more is better (give a loss its minus)."""
+
+ACCURACY, LIKELIHOOD, OWN = "accuracy", "log likelihood", "score"
+
+_LEAST = 1e-12
+"""Probability below which a prediction is simply wrong: NaN counts as it, too."""
+
+WORTH = {ACCURACY: 0.0, LIKELIHOOD: 0.02, OWN: 0.0}
+"""Gains that are shown but smaller than this are not worth a repair (nats; shares have no such bound)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The scores of held-out samples (or batches) under some statistics, by metric; more is better."""
+
+    values: Mapping[str, Tensor]
+
+    def mean(self, metric: str) -> float:
+        return self.values[metric].mean().item()
+
+    def gain(self, over: "Scored") -> dict[str, Interval]:
+        """By metric: the paired difference with its 95 % interval."""
+        return {
+            metric: paired(
+                values.tolist(),
+                over.values[metric].tolist(),
+                resolution=1 / len(values) if metric == ACCURACY and len(values) > 1 else 0.0,
+            )
+            for metric, values in self.values.items()
+        }
+
+
+def scored(
+    model: nn.Module,
+    sample: Sample,
+    *,
+    statistics: Mapping[str, Moments] | None = None,
+    score: Score | None = None,
+    forward: Forward | None = None,
+    prepare: Callable[[nn.Module], None] = lambda model: None,
+) -> Scored | None:
+    """Evaluate under some statistics; the model is left as it was.
+
+    Args:
+        model: the network.
+        sample: what to evaluate on.
+        statistics: what to lend it; None: as it is.
+        score: see `Score`; None takes accuracy and log likelihood, where there are classes.
+        forward: how to run a batch.
+        prepare: done to the model in evaluation mode, such as waking its dropout.
+
+    Returns:
+        the scores; None where there are neither classes nor a score.
+
+    Raises:
+        InvalidInput: the score gives no number.
+    """
+    found: dict[str, list[Tensor]] = {}
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    with using(model, statistics), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        model.eval()
+        prepare(model)
+        for batch in sample.batches:
+            here = to_device(batch, device)
+            output = unwrap(model)(images_in(here)) if forward is None else forward(model, here)
+            values = _classified(output, here) if score is None else {OWN: _own(score, output, here)}
+            if values is None:
+                return None
+            for metric, tensor in values.items():
+                found.setdefault(metric, []).append(tensor.detach().double().cpu())
+    return Scored({metric: torch.cat(parts) for metric, parts in found.items()})
+
+
+def is_gain(gain: Mapping[str, Interval]) -> bool:
+    """Does any metric gain beyond its interval and by what is worth it, and none lose beyond its own?
+
+    Example:
+        >>> is_gain({"score": Interval(1.0, 0.5, 9)}), is_gain({"score": Interval(1.0, 1.5, 9)})
+        (True, False)
+    """
+    lost = any((part.high or part.mean) < 0 for part in gain.values())
+    return not lost and any((part.low or 0.0) > 0 and part.mean > WORTH[metric] for metric, part in gain.items())
+
+
+def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
+    labels = labels_in(batch)
+    logits = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
+    if labels is None or not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+        return None
+    if int(labels.max()) >= logits.shape[1] or int(labels.min()) < 0:
+        raise InvalidInput(
+            f"the data have a class {int(labels.max())}, the model gives {logits.shape[1]} of them (0 is the first); "
+            "is it the model of these data?"
+        )
+    chosen = F.log_softmax(logits.double(), 1).gather(1, labels[:, None]).squeeze(1)
+    right = logits.argmax(1) == labels
+    finite = logits.isfinite().all(1)
+    floor = torch.tensor(_LEAST, dtype=torch.float64).log().to(chosen)
+    return {
+        ACCURACY: (right & finite).double(),
+        LIKELIHOOD: torch.where(finite, chosen, floor).clamp_min(floor),
+    }
+
+
+def _own(score: Score, output: Any, batch: Any) -> Tensor:
+    try:
+        found = score(output, batch)
+    except TruenormError:
+        raise
+    except Exception as error:  # whatever the user's function raises is reported as theirs
+        raise InvalidInput(f"score(output, batch) failed: {type(error).__name__}: {error}") from error
+    if isinstance(found, Tensor) and found.ndim == 1 and len(found):
+        return found
+    try:
+        return torch.tensor([float(found)])
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"score(output, batch) gave {type(found).__name__}; expected a number, or a tensor of one for each sample"
+        ) from error

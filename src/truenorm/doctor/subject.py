@@ -1,0 +1,132 @@
+"""What a command line names: a network with its weights, and batches of images."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from truenorm.data.batches import batches_of, images_in
+from truenorm.data.checkpoint import Checkpoint, read_checkpoint
+from truenorm.data.feed import Feed, Scale
+from truenorm.data.images import load
+from truenorm.data.load import factory
+from truenorm.errors import InvalidInput, TruenormError, UnknownName, extra
+from truenorm.model.measure import random_states_kept
+
+
+def open_network(
+    spec: str, checkpoint: Path | None = None, *, key: str | None = None, trust: bool = False, device: str = "cpu"
+) -> tuple[nn.Module, Checkpoint | None]:
+    """Build a network and load its weights.
+
+    Args:
+        spec: `file.py:factory` or `package.module:factory`, called without arguments; `timm:NAME`.
+        checkpoint: the file of its weights; None: as it is built.
+        key, trust: as for `read_checkpoint`.
+        device: where to put it.
+
+    Raises:
+        InvalidInput: there is no such thing, it fails, gives no network, or the weights do not fit.
+        MissingExtra: timm is not installed.
+
+    Example:
+        >>> open_network("torch.nn:Flatten")[0]
+        Flatten(start_dim=1, end_dim=-1)
+    """
+    weights = None if checkpoint is None else read_checkpoint(checkpoint, key=key, trust=trust)
+    network = _timm(spec.removeprefix("timm:"), weights) if spec.startswith("timm:") else _made(spec)
+    if weights is not None:
+        weights = weights.load_into(network)
+    try:
+        return network.to(device), weights
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInput(f"the network cannot be put on {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def open_batches(
+    spec: str, split: Literal["train", "test"], *, root: str | None = None, batch_size: int = 64
+) -> Iterable[Any]:
+    """The batches of a loader of the user's, or of a data set.
+
+    Args:
+        spec: `file.py:loader` or `package.module:loader`, called without arguments; else a data set as
+            `truenorm study --data` takes it: its images are standardised by those of the training part.
+        split: which part of a data set.
+        root: folder of local copies of data sets.
+        batch_size: images per batch, of a data set.
+
+    Raises:
+        InvalidInput, DataUnavailable: there is no such thing, or it fails.
+    """
+    if ":" not in spec:
+        if batch_size < 2:
+            raise InvalidInput(f"batch size is {batch_size}; expected 2 or more")
+        images = load(spec, root)
+        part = images.train if split == "train" else images.test
+        return Feed(part, Scale.of(images.train.images), batch_size, drop_single=True)
+    found = _called(spec)
+    batches_of(found, limit=None)  # says what is wrong with it
+    return found  # type: ignore[return-value]  # it was just looked at
+
+
+def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
+    """Run one batch, so that what cannot work is one sentence. A one-shot iterator is left alone.
+
+    Raises:
+        InvalidInput: the forward fails.
+    """
+    if iter(data) is data:
+        return
+    with random_states_kept(network):
+        images = images_in(next(batches_of(data, limit=1)))
+    device = next((value.device for value in network.parameters()), torch.device("cpu"))
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(images[:2].to(device))
+    except TruenormError:
+        raise
+    except Exception as error:  # whatever the network raises is reported with what it was given
+        raise InvalidInput(
+            f"the network fails on images of shape {tuple(images.shape)}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+    finally:
+        network.train(training)
+
+
+def _made(spec: str) -> nn.Module:
+    network = _called(spec)
+    if not isinstance(network, nn.Module):
+        raise InvalidInput(f"{spec} gave {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _called(spec: str) -> object:
+    make = factory(spec)
+    try:
+        return make()
+    except TruenormError:
+        raise
+    except Exception as error:  # whatever the user's code raises is reported as theirs
+        raise InvalidInput(f"{spec} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _timm(name: str, weights: Checkpoint | None) -> nn.Module:
+    with extra("timm"):
+        try:
+            import timm
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # a torchvision made for another torch raises RuntimeError
+            raise InvalidInput(f"timm cannot be imported: {type(error).__name__}: {error}") from error
+    if not timm.is_model(name):
+        raise UnknownName("timm model", name, timm.list_models())
+    network: nn.Module = timm.create_model(name)
+    found = {} if weights is None else weights.state
+    head = getattr(network, "pretrained_cfg", {}).get("classifier")
+    size = next((len(v) for k, v in found.items() if isinstance(head, str) and k.endswith(f"{head}.weight")), None)
+    return network if size is None else timm.create_model(name, num_classes=size)

@@ -1,0 +1,94 @@
+"""Statistics of several processes as one: a single collective, merged in rank order, the same bits everywhere."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.stats.moments import Moments
+from truenorm.stats.statistics import Statistics, merge_statistics
+
+
+def num_processes() -> int:
+    """Processes of the default group; 1 outside of it.
+
+    Example:
+        >>> num_processes()
+        1
+    """
+    available = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if available else 1
+
+
+def gathered(model: nn.Module, found: Mapping[str, Statistics]) -> dict[str, Statistics]:
+    """What all processes measured, pooled by count (Chan); the variance `within` batches is averaged.
+
+    Every process calls this once, however many batches it had; a layer may have been reached in some only.
+
+    Args:
+        model: the network; gives the layers and the device that the collective runs on.
+        found: statistics by estimate, with counts.
+
+    Returns:
+        the same on every process; outside a process group what was given.
+
+    Example:
+        >>> gathered(nn.BatchNorm1d(2), {})
+        {}
+    """
+    world = num_processes()
+    if world == 1 or not found:
+        return dict(found)
+    layers = {name: len(buffers_of(layer)[0]) for name, layer in batch_norms(model).items()}
+    device = buffers_of(next(iter(batch_norms(model).values())))[0].device
+    mine = torch.cat([_packed(statistics, layers) for statistics in found.values()]).to(device)
+    everyone = [torch.empty_like(mine) for _ in range(world)]
+    torch.distributed.all_gather(everyone, mine)
+    size = len(mine) // len(found)
+    merged: dict[str, Statistics] = {}
+    for number, (name, statistics) in enumerate(found.items()):
+        parts = [_unpacked(values[number * size : (number + 1) * size].cpu(), layers) for values in everyone]
+        merged[name] = _merged(parts, name, {**statistics.about, "processes": str(world)})
+    return merged
+
+
+def _packed(statistics: Statistics, layers: Mapping[str, int]) -> Tensor:
+    """Count, design effect (NaN: not known), means, variances of every layer; a count of 0 where none came."""
+    parts: list[Tensor] = []
+    for name, size in layers.items():
+        moments = statistics.get(name)
+        if moments is None:
+            parts.append(torch.zeros(2 + 2 * size, dtype=torch.float64))
+            continue
+        effect = float("nan") if moments.design_effect is None else moments.design_effect
+        head = torch.tensor([float(moments.count or 0), effect], dtype=torch.float64)
+        parts.append(torch.cat([head, moments.mean.double().cpu(), moments.var.double().cpu()]))
+    return torch.cat(parts)
+
+
+def _unpacked(values: Tensor, layers: Mapping[str, int]) -> Statistics:
+    found: dict[str, Moments] = {}
+    start = 0
+    for name, size in layers.items():
+        count, effect = int(values[start]), float(values[start + 1])
+        mean, var = values[start + 2 : start + 2 + 2 * size].split(size)
+        if count:
+            found[name] = Moments(mean.clone(), var.clone(), count, None if effect != effect else effect)
+        start += 2 + 2 * size
+    return Statistics(found)
+
+
+def _merged(parts: list[Statistics], name: str, about: Mapping[str, str]) -> Statistics:
+    pooled = merge_statistics(parts)
+    if name != "within":
+        return Statistics(dict(pooled), about=about)
+    averaged: dict[str, Moments] = {}
+    for layer, moments in pooled.items():
+        assert moments.count is not None
+        var = torch.zeros_like(moments.var)
+        for part in parts:
+            if layer in part:
+                var += part[layer].var * ((part[layer].count or 0) / moments.count)
+        averaged[layer] = Moments(moments.mean, var, moments.count, moments.design_effect)
+    return Statistics(averaged, about=about)
