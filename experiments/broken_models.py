@@ -1,19 +1,9 @@
-"""Networks that are broken in a known way, and healthy ones: does `diagnose` name the cause, and does its advice help?
+"""Networks that are broken in a known way, and healthy ones: what `experiments/doctor.py` shows to `diagnose`."""
 
-Thresholds were set on Fashion-MNIST; the results in docs/results are of CIFAR-10.
-
-    python experiments/broken_models.py --data cifar10 --draws 6 --healthy 72 --out docs/results/broken-models
-"""
-
-import argparse
-import copy
-import json
 import math
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +12,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-import truenorm as tn
-from truenorm.data.images import load
-from truenorm.doctor.score import ACCURACY, LIKELIHOOD, scored
-from truenorm.data.sample import take_sample
 from truenorm.data.feed import Scale
+from truenorm.data.images import load
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -89,7 +76,9 @@ class Residual(nn.Module):
         return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-def resnet(shape: tuple[int, ...], rng: random.Random, *, norm: Any = nn.BatchNorm2d, dropout: float = 0.0) -> nn.Module:
+def resnet(
+    shape: tuple[int, ...], rng: random.Random, *, norm: Any = nn.BatchNorm2d, dropout: float = 0.0
+) -> nn.Module:
     width = rng.choice([8, 12])
     stem = [nn.Conv2d(shape[0], width, 3, stride=4, padding=1, bias=False), norm(width), nn.ReLU()]
     blocks: list[nn.Module] = [Residual(width, norm) for _ in range(rng.choice([2, 3]))]
@@ -226,7 +215,9 @@ def momentum_zero(data: Images, rng: random.Random, seed: int) -> Broken:
 def momentum_large(data: Images, rng: random.Random, seed: int) -> Broken:
     momentum = rng.choice([0.5, 0.7, 0.9, 0.95, 0.99, 0.997])
     batch = rng.choice([8, 16, 32])
-    return Broken(_plain(data, rng, seed, momentum=momentum, batch=batch), {"momentum"}, {"momentum": momentum}, batch=batch)
+    return Broken(
+        _plain(data, rng, seed, momentum=momentum, batch=batch), {"momentum"}, {"momentum": momentum}, batch=batch
+    )
 
 
 def tiny_batches(data: Images, rng: random.Random, seed: int) -> Broken:
@@ -272,10 +263,7 @@ def preprocessing(data: Images, rng: random.Random, seed: int) -> Broken:
     if kind == "unscaled":  # 0..1, as ToTensor gives it, where training standardised
         return Broken(network, {"preprocessing"}, {"0..1": True}, change=lambda x: x * 0.25 + 0.47)
     shift = rng.choice([-1, 1]) * rng.uniform(0.8, 2.0)
-    return Broken(network, {"preprocessing"}, {"shift": shift}, change=lambda x: x * rng_scale + shift)
-
-
-rng_scale = 0.8
+    return Broken(network, {"preprocessing"}, {"shift": shift}, change=lambda x: x * 0.8 + shift)
 
 
 def domain(data: Images, rng: random.Random, seed: int) -> Broken:
@@ -356,7 +344,9 @@ def frozen_parameters(data: Images, rng: random.Random, seed: int) -> Broken:
     for value in list(network.parameters())[:-2]:
         value.requires_grad_(False)
     strength = rng.uniform(0.5, 1.5)
-    other = F.avg_pool2d(F.pad(data.train[0], [2] * 4, mode="reflect"), 5, 1) + strength * torch.randn(data.train[0].shape)
+    other = F.avg_pool2d(F.pad(data.train[0], [2] * 4, mode="reflect"), 5, 1) + strength * torch.randn(
+        data.train[0].shape
+    )
     train(network, (other, data.train[1]), epochs=1, seed=seed, lr=0.01)
     return Broken(network, {"frozen parameters"}, {"strength": strength})
 
@@ -481,118 +471,3 @@ def healthy(data: Images, rng: random.Random, seed: int) -> tuple[nn.Module, dic
     if regime["batch"] == 128:
         regime["epochs"] = 8
     return _plain(data, rng, seed, **regime), regime
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="fashion_mnist")
-    parser.add_argument("--draws", type=int, default=6)
-    parser.add_argument("--healthy", type=int, default=72)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="*", default=None)
-    parser.add_argument("--train", type=int, default=3000)
-    parser.add_argument("--held-out", type=int, default=2000)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    data = Images.of(options.data, train=options.train, held_out=options.held_out)
-    rows: list[dict[str, Any]] = []
-    kinds = KINDS if options.kinds is None else {k: v for k, v in KINDS.items() if any(w in k for w in options.kinds)}
-    for kind, make in kinds.items():
-        for draw in range(options.draws):
-            seed = options.seed + 100 * draw + list(KINDS).index(kind)
-            broken = make(data, random.Random(seed), seed)
-            rows.append(judged(kind, broken, data))
-            told(rows[-1])
-    for number in range(options.healthy):
-        seed = options.seed + 50_000 + number
-        network, regime = healthy(data, random.Random(seed), seed)
-        rows.append(judged("healthy", Broken(network, {""}, regime, batch=regime["batch"]), data))
-        told(rows[-1])
-    summary(rows)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-
-
-def judged(kind: str, broken: Broken, data: Images) -> dict[str, Any]:
-    """What `diagnose` says of it, and what is regained by its advice and by others on the same batches."""
-    validation = [(broken.change(x), y) for x, y in batches(data.validation, 64)]
-    test = take_sample([(broken.change(x), y) for x, y in batches(data.test, 500)], limit=10**6)
-    start = time.perf_counter()
-    found = tn.diagnose(broken.network, validation, optimizer=broken.optimizer)
-    seconds = time.perf_counter() - start
-    causes = [f.cause for f in found.findings if f.level != "note"]
-    passes = [(broken.change(x), y) for x, y in batches(data.train, broken.batch)]
-    after: dict[str, dict[str, float]] = {}
-    for name, mend in {"as it is": _nothing, "advice": _advice(found), "update_bn": _update_bn, "fvcore": _fvcore}.items():
-        mended = copy.deepcopy(broken.network)
-        try:
-            mend(mended, passes)
-        except Exception as error:
-            after[name] = {"failed": f"{type(error).__name__}"}
-            continue
-        result = scored(mended, test)
-        assert result is not None
-        after[name] = {"accuracy": result.mean(ACCURACY), "loss": -result.mean(LIKELIHOOD)}
-    return {
-        "kind": kind,
-        "right": sorted(broken.causes),
-        "severity": broken.severity,
-        "found": causes,
-        "shares": [round(f.share, 3) for f in found.findings if f.level != "note"],
-        "healthy": found.healthy,
-        "best": found.best,
-        "seconds": round(seconds, 2),
-        "after": after,
-    }
-
-
-def _nothing(network: nn.Module, passes: Batches) -> None:
-    pass
-
-
-def _advice(found: tn.Diagnosis) -> Callable[[nn.Module, Batches], None]:
-    """The recommended line, run, where it is one about statistics; other advice is for the user's code and data."""
-    if "truenorm.repair" not in found.recommendation:
-        return _nothing
-
-    def mend(network: nn.Module, passes: Batches) -> None:
-        for layer in norms(network):  # the advice of one cause; it changes nothing elsewhere
-            layer.track_running_stats = True
-        tn.repair(network, passes)
-
-    return mend
-
-
-def _update_bn(network: nn.Module, passes: Batches) -> None:
-    torch.optim.swa_utils.update_bn(passes, network)
-    network.eval()
-
-
-def _fvcore(network: nn.Module, passes: Batches) -> None:
-    from fvcore.nn.precise_bn import update_bn_stats
-
-    network.train()
-    update_bn_stats(network, [x for x, _ in passes], num_iters=len(passes))
-    network.eval()
-
-
-def told(row: dict[str, Any]) -> None:
-    first = row["found"][0] if row["found"] else ""
-    mark = "ok  " if (first in row["right"] if row["right"] != [""] else row["healthy"]) else "MISS"
-    scores = " ".join(f"{k}:{v.get('accuracy', float('nan')):.3f}" for k, v in row["after"].items())
-    print(f"{mark} {row['kind']:24} {list(zip(row['found'], row['shares'], strict=True))[:4]} {row['severity']} {scores} {row['seconds']}s", flush=True)
-
-
-def summary(rows: list[dict[str, Any]]) -> None:
-    broken = [r for r in rows if r["right"] != [""]]
-    right = sum(bool(r["found"]) and r["found"][0] in r["right"] and not r["healthy"] for r in broken)
-    sound = [r for r in rows if r["kind"] == "healthy"]
-    alarms = sum(not r["healthy"] for r in sound)
-    decoys = [r for r in rows if r["kind"].startswith("decoy")]
-    print(f"first cause right: {right} of {len(broken)}; decoys told: {sum(r['healthy'] for r in decoys)} of {len(decoys)}; alarms among healthy: {alarms} of {len(sound)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 
 import truenorm as tn
+from truenorm.data.feed import EVALUATION_BATCH, Feed, Scale
 from truenorm.data.images import ImageSet, load
 from truenorm.files import write_whole
 from truenorm.metrics.classification import scores
 from truenorm.metrics.intervals import mean_interval, paired
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table
-from truenorm.data.feed import EVALUATION_BATCH, Feed, Scale
 from truenorm.study.networks import mlp
 from truenorm.study.training import Recipe, predict, train
 

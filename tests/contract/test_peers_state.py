@@ -175,9 +175,7 @@ def test_m8_batches_of_any_form_and_models_of_two_inputs():
     plain = nn.Sequential(net.a, nn.BatchNorm1d(3))
     mappings = [{"pixel_values": part, "label": torch.zeros(len(part))} for part in x.split(16)]
     with torch.no_grad():
-        assert_close(
-            tn.measure(plain, mappings)["1"].var.float(), net.a(x).var(0, correction=0), rtol=1e-4, atol=1e-6
-        )
+        assert_close(tn.measure(plain, mappings)["1"].var.float(), net.a(x).var(0, correction=0), rtol=1e-4, atol=1e-6)
     with pytest.raises(AttributeError):
         update_bn(mappings, nn.Sequential(nn.Flatten(), copy.deepcopy(plain)))
     pairs = list(zip(x.split(16), y.split(16), strict=True))

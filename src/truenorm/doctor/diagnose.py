@@ -169,7 +169,9 @@ def _verdict(
     ranked: list[Finding],
 ) -> str:
     if not case.estimates:
-        return "without data: nothing wrong is seen" if healthy else "without data: something is wrong in any case"
+        with_data = "" if case.sample is None else "no layer keeps statistics; "
+        without = "without data: " if case.sample is None else ""
+        return f"{with_data}{without}{'nothing wrong is seen' if healthy else 'something is wrong in any case'}"
     if not gains:
         return (
             f"{len(off)} of {len(case.stored)} layers are off; what mending gives is not known (no classes in the "
@@ -177,7 +179,8 @@ def _verdict(
         )
     if best:
         part = gains[best]
-        told = ", ".join(f"{m} {case.scores[''].mean(m):.4g} → {case.scores[best].mean(m):.4g}" for m in part)
+        gained = [metric for metric, interval in part.items() if (interval.low or 0.0) > 0]
+        told = ", ".join(f"{m} {case.scores[''].mean(m):.4g} → {case.scores[best].mean(m):.4g}" for m in gained)
         return f"the stored statistics are wrong, and mending them helps: {told} (same weights, held-out samples)"
     if not healthy:
         return "something is wrong that other statistics do not mend" if ranked else "something is wrong"

@@ -113,7 +113,7 @@ def examine(
     """
     layers = layers_of(model)
     stored = stored_statistics(layers)
-    bare = Case(model=model, layers=layers, optimizer=optimizer, stored=stored, estimates={}, scores={})
+    bare = Case(model=model, layers=layers, optimizer=optimizer, sample=sample, stored=stored, estimates={}, scores={})
     if sample is None or not len(stored):
         return bare
     measured, held_out = sample.parts()

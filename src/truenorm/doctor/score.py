@@ -92,14 +92,23 @@ def scored(
 
 
 def is_gain(gain: Mapping[str, Interval]) -> bool:
-    """Does any metric gain beyond its interval and by what is worth it, and none lose beyond its own?
+    """Does any metric gain beyond noise and by what is worth it, and none lose beyond its interval?
+
+    Six intervals are looked at (three estimates, two metrics), so one is wider here than it is shown.
 
     Example:
         >>> is_gain({"score": Interval(1.0, 0.5, 9)}), is_gain({"score": Interval(1.0, 1.5, 9)})
         (True, False)
     """
-    lost = any((part.high or part.mean) < 0 for part in gain.values())
-    return not lost and any((part.low or 0.0) > 0 and part.mean > WORTH[metric] for metric, part in gain.items())
+    lost = any(part.high is not None and part.high < 0 for part in gain.values())
+    return not lost and any(
+        part.half_width is not None and part.mean > max(WORTH[metric], _SIX * part.half_width)
+        for metric, part in gain.items()
+    )
+
+
+_SIX = 2.638 / 1.960
+"""Bonferroni: the normal quantile of 0.05/6 over that of 0.05, two-sided."""
 
 
 def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:

@@ -49,6 +49,8 @@ class Aten:
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.detach().to(_statistics_type(x, None))
+        if values.is_cpu and values.numel():
+            return _moments_on_cpu(values)
         var, mean = torch.var_mean(values, [0, *range(2, x.ndim)], correction=0)
         return mean, var
 
@@ -93,6 +95,24 @@ def pooled_batch_norm(
         delta = mean - running_mean
         V.addcmul_(delta, delta, value=gain / (1 - gain))
     return y
+
+
+def _moments_on_cpu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As exact as torch's variance over several dimensions, and several times as fast."""
+    if x.ndim == 2:
+        return torch.batch_norm_update_stats(x, None, None, 0.0)
+    if _is_channels_last(x):
+        rows_MC = x.movedim(1, -1).reshape(-1, x.shape[1])
+        mean = rows_MC.mean(0)
+        return mean, (rows_MC - mean).square_().mean(0)
+    n = x.numel() // x.shape[1]
+    values_NCL = x.reshape(*x.shape[:2], -1)
+    mean = values_NCL.sum(2).sum(0) / n
+    return mean, (values_NCL - mean[:, None]).square_().sum(2).sum(0) / n
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 def _statistics_type(x: Tensor, weight: Tensor | None) -> torch.dtype:

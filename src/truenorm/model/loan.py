@@ -96,6 +96,8 @@ class Loan:
         self._slot = None  # of a forward that was interrupted
         if not layer.training:
             return
+        if not getattr(layer, "track_running_stats", True):
+            return  # it hands no buffers to torch, and would leave what it is lent as it is
         if not self._lendable:
             self._observe(layer, inputs)
             return
@@ -105,10 +107,7 @@ class Loan:
             and inputs[0].numel() == self._num_channels
             and self._num_ranks == 1
         ):
-            raise InvalidInput(
-                f"layer {self._name!r} got a batch of one value per channel, shape {tuple(inputs[0].shape)}: "
-                "it has no variance to train on; use a larger batch, or drop_last for the last one"
-            )
+            raise too_small(self._name, inputs[0])
         self._slot = self._borrower.slot(self._index)
         if self._slot is None:
             return
@@ -181,6 +180,14 @@ def _num_ranks(layer: nn.Module) -> int:
     if isinstance(layer, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(layer.process_group)
     return 1
+
+
+def too_small(name: str, values: Tensor) -> InvalidInput:
+    """The error of a batch that has no variance."""
+    return InvalidInput(
+        f"layer {name!r} got a batch of one value per channel, shape {tuple(values.shape)}: "
+        "it has no variance to train on; use a larger batch, or drop_last for the last one"
+    )
 
 
 def channel_dim(values: Tensor, num_channels: int) -> int | None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from truenorm import kernels
 from truenorm.data.batches import batches_of, images_in, num_samples, to_device
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
-from truenorm.model.loan import Loan, channel_dim
+from truenorm.model.loan import Loan, channel_dim, is_lendable, too_small
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.model.watch import training_suspended
@@ -191,7 +192,7 @@ def _pooled(
     # A compiled model ignores hooks that came after its compilation: passes run it as it was written.
     with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         model.eval()
-        with taking.observing() if flow == "eval" else taking.lending(frozen):
+        with taking.observing() if flow == "eval" else taking.normalising(frozen):
             for number, batch in enumerate(batches, start=1):
                 here = to_device(batch, device)
                 seen += num_samples(here)
@@ -235,37 +236,48 @@ class _Taking:
         return max(math.sqrt((part.design_effect or 0.0) / part.count) if part.count else math.inf for part in found)
 
     @contextmanager
-    def lending(self, frozen: list[str]) -> Generator[None]:
-        """Layers in training mode, torch delivers their batches' moments."""
+    def normalising(self, frozen: list[str]) -> Generator[None]:
+        """Layers that divide by their batch's moments, which are taken.
+
+        Those whose forward is known stay in evaluation mode and store the batch's moments for its length; others
+        train, and are measured beside it. The caller puts all buffers back.
+        """
         loans: list[Loan] = []
-        ends: list[RemovableHandle] = []
+        handles: list[RemovableHandle] = []
         try:
             for index, (name, layer) in enumerate(self._layers.items()):
-                if name not in frozen:
+                if name in frozen:
+                    continue
+                if is_lendable(layer):
+                    observe = self._observer(index, normalises=True)
+                    handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
+                else:
                     loans.append(Loan(self, index, name, layer))
                     layer.train()
-                    # After the loan's own hook, which has taken the buffers back by then.
-                    ends.append(layer.register_forward_hook(self._after))
+                    handles.append(layer.register_forward_hook(self._after))  # once the loan has taken it
             yield
         finally:
             for loan in loans:
                 loan.close()
-            for handle in ends:
+            for handle in handles:
                 handle.remove()
 
     @contextmanager
     def observing(self) -> Generator[None]:
-        """Layers in evaluation mode; the moments of what arrives are computed here."""
+        """Layers that divide by what they store; the moments of what arrives are taken."""
         handles: list[RemovableHandle] = []
         try:
             for index, layer in enumerate(self._layers.values()):
-                handles.append(layer.register_forward_pre_hook(self._observer(index), with_kwargs=True))
+                observe = self._observer(index, normalises=False)
+                handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _observer(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def _observer(
+        self, index: int, *, normalises: bool
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def observe(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             mean, var = self.slot(index)
@@ -274,13 +286,19 @@ class _Taking:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
                 raise NotMeasurable(f"layer {self._names[index]!r} of {len(mean)} channels was given {shape}")
             count = values.numel() // len(mean)
-            dims = [other for other in range(values.ndim) if other != dim]
-            found_var, found_mean = torch.var_mean(values.to(mean.dtype), dims, correction=0)
+            found_mean, found_var = kernels.moments(values if dim == 1 else values.movedim(dim, 1))
             mean.copy_(found_mean)
             # The stream takes unbiased variances, as torch's buffers hold them; one value has variance 0.
             var.copy_(found_var * (count / max(count - 1, 1)))
             self.receive(index, count, None)
             self._end_of_forward()
+            if normalises:
+                if count < 2:
+                    raise too_small(self._names[index], values)
+                # In evaluation mode it divides by what it stores: that is lent the batch's moments.
+                buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
+                kind = buffers_of(layer)[0].dtype
+                buffers["running_mean"], buffers["running_var"] = found_mean.to(kind), found_var.to(kind)
 
         return observe
 
@@ -354,13 +372,13 @@ def bytes_per_sample(model: nn.Module, images: Tensor) -> float:
     def widen(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal largest
         if isinstance(output, Tensor):
-            largest = max(largest, output.nbytes / len(images))
+            largest = max(largest, output.nbytes / min(2, len(images)))
 
     handles = [module.register_forward_hook(widen) for module in model.modules()]
     try:
         with using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             model.eval()
-            unwrap(model)(to_device(images, buffers_of(next(iter(batch_norms(model).values())))[0].device))
+            unwrap(model)(to_device(images[:2], buffers_of(next(iter(batch_norms(model).values())))[0].device))
     finally:
         for handle in handles:
             handle.remove()

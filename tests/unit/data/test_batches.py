@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from truenorm.data.batches import IMAGE_KEYS, batches_of, images_in, to_device
+from truenorm.data.batches import IMAGE_KEYS, LABEL_KEYS, batches_of, images_in, labels_in, to_device
 from truenorm.errors import InvalidInput
 
 X, Y = torch.ones(4, 3), torch.zeros(4)
@@ -53,6 +53,48 @@ def test_what_was_found_instead_is_said(batch, said):
     with pytest.raises(InvalidInput, match="forward=lambda model, batch: ...") as caught:
         images_in(batch)
     assert said in str(caught.value)
+
+
+CLASSES = torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X, CLASSES),
+        [X, CLASSES],
+        Pair(X, CLASSES),
+        (X, CLASSES, Y),
+        [(X, Y), CLASSES],
+        UserDict(x=X, y=CLASSES),
+        {"image": X, "label": CLASSES, "y": Y},
+        *[{"image": X, key: CLASSES} for key in LABEL_KEYS],
+    ],
+)
+def test_labels_are_found(batch):
+    assert labels_in(batch) is CLASSES
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        X,
+        (X,),
+        (X, Y),  # a regression's
+        (X, CLASSES[:3]),
+        (X, CLASSES[:, None]),
+        (X, torch.tensor(3)),
+        (X, [0, 1, 2, 1]),
+        (X, None),
+        {"image": X},
+        {"image": X, "label": "a", "y": CLASSES},
+        [],
+        {},
+        "ab",
+    ],
+)
+def test_what_are_no_classes_of_the_samples_are_no_labels(batch):
+    assert labels_in(batch) is None
 
 
 def test_tensors_move_and_the_rest_stays():

@@ -28,6 +28,7 @@ def all_rules():
         rules.Pooled: [rules.Pooled(), rules.Pooled(MOMENTA)],
         rules.Cumulative: [rules.Cumulative()],
         rules.Population: [rules.Population(), rules.Population("last-epoch", epochs=True)],
+        rules.Within: [rules.Within("within"), rules.Within("last-within", epochs=True)],
         rules.Adaptive: [rules.Adaptive(), rules.Adaptive((0.1,))],
         rules.Online: [rules.Online(), rules.Online((0.5, 0.01))],
         rules.Switched: [rules.Switched("switch"), rules.Switched("switch", 0.01)],
@@ -240,6 +241,21 @@ def test_population(offset):
     mean, var, count = oracle.population(stream)
     assert_matches(rule, found, (mean, var), **EXACT)
     assert found.count_KC.tolist() == [[count] * 5]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("epochs", [True, False])
+def test_within_leaves_the_variance_between_batches_out(offset, epochs):
+    stream = [(m + offset, v, n) for m, v, n in STREAM]
+    rule, pooled = rules.Within("within", epochs=epochs), rules.Population(epochs=epochs)
+    found = read(rule, follow(rule, stream, LAYOUT, [32, 8]), LAYOUT)
+    mean, var, count = oracle.population(stream)
+    within = sum(n * v for _, v, n in stream) / count
+    assert_matches(rule, found, (mean, within), **EXACT)
+    assert found.count_KC.tolist() == [[count] * 5]
+    assert bool((found.var_KC < 0.98 * torch.tensor(var)).all())
+    together = read(pooled, follow(pooled, stream, LAYOUT), LAYOUT)
+    close(found.design_effect_KL, together.design_effect_KL, **EXACT)
 
 
 def test_design_effect_of_even_batches():

@@ -17,11 +17,10 @@ def from_the_data(case: Case) -> float | None:
         return None
     first, *others = (found.shift for found in own.layers)
     name = own.layers[0].layer
-    d_C, log_C = errors(case.stored[name], case.exact[name])
+    _, log_C = errors(case.stored[name], case.exact[name])
     alike = float(log_C.median().abs() / log_C.std().clamp_min(1e-6)) if len(log_C) > 1 else 0.0
-    moved = float(d_C.square().mean().sqrt())
     leads = first / (first + sum(others) / len(others) + 1e-12)
-    return min(1.0, leads * max(min(alike, 2.0), min(5 * moved, 2.0)))
+    return min(1.0, leads * min(alike, 2.0))
 
 
 def find(case: Case) -> Iterable[Finding]:

@@ -1,0 +1,270 @@
+"""Lightning: say why validation falls behind training, and write checkpoints whose statistics are true."""
+
+import math
+import warnings
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from truenorm.doctor.diagnose import diagnose
+from truenorm.doctor.diagnosis import Diagnosis
+from truenorm.doctor.repair import Repair, repair
+from truenorm.doctor.score import Score
+from truenorm.errors import InvalidInput, TruenormError, UnknownName, extra
+from truenorm.model.measure import Forward
+from truenorm.model.statistics import assign, using
+from truenorm.model.watch import Watch, watch
+from truenorm.rules import Rule
+
+with extra("lightning"):
+    import lightning
+
+
+class TrueNorm(lightning.Callback):
+    """Diagnoses when validation falls behind training, and mends the statistics of every checkpoint.
+
+    The run is the one without it, to the bit: weights, statistics, random numbers, validation. What differs:
+
+    - Each checkpoint holds the statistics of the weights in it (averaged ones, too, where `WeightAveraging` comes
+      before in the list), measured on training batches, if they do better on those of validation.
+    - The module itself is mended when training ends, for `trainer.test(module)` and what else is done with it.
+
+    What goes wrong in a diagnosis or a repair ends no run: it is said in a warning, and training goes on.
+
+    Args:
+        diagnose: run `truenorm.diagnose` on validation batches where the two metrics part, and print what it
+            finds (on rank zero; once for each cause).
+        repair: mend checkpoints, and the module at the end. Not those of `save_weights_only=True`: for them
+            Lightning calls no callback.
+        watch: rules to follow the run with, see `truenorm.watch`.
+        train: name of a logged training metric.
+        validation: name of the same metric in validation.
+        gap: factor by which validation may be worse.
+        mode: "min", the metrics are losses; "max", more is better.
+        data: batches to measure, training ones with the transforms of inference, readable any number of times;
+            None: the training loader's. A map-style `DataLoader` is read through a loader of its own, anything
+            else as it is.
+        forward: how to run a batch, `forward(module, batch)`, where `module(images)` is not it. Batches come
+            as from the loader, without the module's transfer hooks.
+        score: see `truenorm.diagnose`; needed where batches hold no classes.
+        limit: samples to measure for each checkpoint; None: all.
+
+    Attributes:
+        diagnosis: the latest `Diagnosis`, None before.
+        repaired: the latest `Repair`, None before.
+        watched: the `Watch` of the latest run, None if no rules were given.
+
+    Raises:
+        InvalidInput: a gap below 1, or a mode that is neither.
+
+    Example (it runs with the tests):
+
+        import lightning, torch
+        from torch import nn
+        from truenorm.integrations.lightning import TrueNorm
+
+        class Net(lightning.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=0.001), nn.Linear(8, 2))
+
+            def forward(self, x):
+                return self.net(x)
+
+            def training_step(self, batch, _):
+                return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), 0.1)
+
+        x = torch.randn(256, 4) + 5
+        loader = torch.utils.data.DataLoader(list(zip(x, (x.sum(1) > 20).long())), batch_size=32)
+        true_norm = TrueNorm()
+        trainer = lightning.Trainer(
+            max_epochs=4, callbacks=[true_norm], logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+        trainer.fit(Net(), loader)
+        print(true_norm.repaired.sentence)
+    """
+
+    def __init__(
+        self,
+        *,
+        diagnose: bool = True,
+        repair: bool = True,
+        watch: Sequence[Rule] | None = None,
+        train: str = "train_loss",
+        validation: str = "val_loss",
+        gap: float = 1.5,
+        mode: Literal["min", "max"] = "min",
+        data: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+        score: Score | None = None,
+        limit: int | None = 10_000,
+    ) -> None:
+        if not gap >= 1:
+            raise InvalidInput(f"gap is {gap:g}; expected the factor by which validation may be worse, 1 or more")
+        if mode not in ("min", "max"):
+            raise UnknownName("mode", mode, ("min", "max"))
+        self.diagnosis: Diagnosis | None = None
+        self.repaired: Repair | None = None
+        self.watched: Watch | None = None
+        self._diagnoses, self._repairs, self._rules = diagnose, repair, watch
+        self._train, self._validation, self._gap, self._mode = train, validation, gap, mode
+        self._data, self._forward, self._score, self._limit = data, forward, score, limit
+        self._modes: dict[nn.Module, bool] = {}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._leave()
+        self._modes = {}
+        if self._rules is not None:
+            with _spared("the run is not watched"):
+                self.watched = watch(pl_module, self._rules).__enter__()
+        if self._repairs and any(getattr(one, "save_weights_only", False) for one in trainer.checkpoint_callbacks):
+            with _spared("checkpoints keep the statistics they have"):
+                raise InvalidInput("for save_weights_only=True Lightning calls no callback; save them whole")
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._modes = {module: module.training for module in pl_module.modules()}  # which layers are frozen by eval()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not self._diagnoses or trainer.sanity_checking:
+            return
+        # Layers may exchange statistics while they are measured: all processes look, or none does.
+        if trainer.strategy.reduce_boolean_decision(self._parted(trainer.callback_metrics), all=False):
+            with _spared("validation falls behind, and was not diagnosed"), self._as_trained(pl_module):
+                found = diagnose(
+                    pl_module,
+                    _apart(_first(trainer.val_dataloaders)),
+                    score=self._score,
+                    optimizer=trainer.optimizers[0] if trainer.optimizers else None,
+                    forward=self._forward,
+                )
+                if self.diagnosis is None or found.cause != self.diagnosis.cause:
+                    pl_module.print(found)
+                self.diagnosis = found
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if not self._repairs:
+            return
+        saved: dict[str, Tensor] = checkpoint["state_dict"]
+        with _spared("the checkpoint keeps the statistics it had"), self._as_trained(pl_module):
+            with _holding(pl_module, saved):
+                self.repaired = self._repair(trainer, pl_module)
+            if self.repaired.chosen:
+                # Copies: the module's own are put back when the block ends.
+                saved.update({key: value.clone() for key, value in _carried(pl_module).items() if key in saved})
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._leave()
+        if self._repairs:
+            with _spared("the module keeps the statistics it had"):
+                with self._as_trained(pl_module):
+                    self.repaired = self._repair(trainer, pl_module)
+                assign(pl_module, self.repaired.statistics)
+        if self._diagnoses and trainer.enable_validation:
+            with _spared("training and validation were not compared"):
+                for name in (self._train, self._validation):
+                    if name not in trainer.callback_metrics:
+                        raise UnknownName("metric", name, trainer.callback_metrics)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.watched is not None:
+            self.watched.__exit__()
+
+    def _parted(self, metrics: Mapping[str, Tensor]) -> bool:
+        if self._train not in metrics or self._validation not in metrics:
+            return False
+        low, high = float(metrics[self._train]), float(metrics[self._validation])
+        if not math.isfinite(low):
+            return False
+        if self._mode == "max":
+            low, high = high, low
+        return not high - low <= (self._gap - 1) * abs(low)  # so that NaN is worse
+
+    def _repair(self, trainer: lightning.Trainer, model: nn.Module) -> Repair:
+        return repair(
+            model,
+            _apart(_first(trainer.train_dataloader) if self._data is None else self._data),
+            held_out=_apart(_first(trainer.val_dataloaders)),
+            score=self._score,
+            forward=self._forward,
+            limit=self._limit,
+        )
+
+    @contextmanager
+    def _as_trained(self, model: nn.Module) -> Generator[None]:
+        """In the modes of training, so that its frozen layers are frozen; statistics and modes are put back."""
+        with using(model):
+            for module, training in self._modes.items():
+                module.training = training
+            yield
+
+
+def _carried(model: nn.Module) -> dict[str, Tensor]:
+    """The running statistics, by their names in a state dict."""
+    return {key: value for key, value in model.state_dict().items() if key.endswith(("running_mean", "running_var"))}
+
+
+@contextmanager
+def _holding(model: nn.Module, saved: Mapping[str, Tensor]) -> Generator[None]:
+    """The model with the weights that are saved; mostly they are its own, and nothing is copied."""
+    own = {name: weight.data for name, weight in model.named_parameters()}
+    try:
+        for name, weight in model.named_parameters():
+            weight.data = saved.get(name, weight.data).to(weight)
+        yield
+    finally:
+        for name, weight in model.named_parameters():
+            weight.data = own[name]
+
+
+@contextmanager
+def _spared(what: str) -> Generator[None]:
+    """Nothing that fails in here is worth the run."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error) if isinstance(error, TruenormError) else f"{type(error).__name__}: {error}"
+        warnings.warn(f"{what}: {said}", stacklevel=1)
+
+
+def _first(loaders: Any) -> Any:
+    """Lightning takes lists of loaders; what is not a list is one."""
+    return (loaders[0] if loaders else None) if isinstance(loaders, list | tuple) else loaders
+
+
+def _apart(data: Any) -> Any:
+    """The batches of a loader through another: iterators, workers and generators of the run are not touched."""
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
+        return data
+    loader: Any = data
+    plan, images = loader.batch_sampler, loader.dataset
+    if type(plan) is BatchSampler and isinstance(plan.sampler, SequentialSampler):
+        # The first samples stand for all of them, and data often lie sorted by class.
+        order = RandomSampler(images, generator=torch.Generator().manual_seed(0))
+        plan = BatchSampler(order, plan.batch_size, plan.drop_last)
+    else:
+        plan = deepcopy(plan, {id(images): images})  # all of it but the data
+    return DataLoader(
+        images,
+        batch_sampler=plan,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
