@@ -113,10 +113,8 @@ class Checkpointed(nn.Module):
         self.until = until
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            x = checkpoint(self.inner[: self.until], x, use_reentrant=False)
-        else:
-            x = self.inner[: self.until](x)
+        first = self.inner[: self.until]
+        x = checkpoint(first, x, use_reentrant=False) if self.training else first(x)
         return self.inner[self.until :](x)
 
 

@@ -42,16 +42,12 @@ def examined(kind: str, broken: Broken, data: Images) -> tuple[dict[str, Any], l
     told = [finding for finding in found.findings if finding.level != "note"]
     training = [(broken.change(x), y) for x, y in batches(data.train, broken.batch)]
     rows: list[tuple[str, str, float]] = []
-    for arm, mend in {
-        "as it is": _nothing,
-        "advice": advice(found),
-        "update_bn": _update_bn,
-        "fvcore": _fvcore,
-    }.items():
+    arms = {"as it is": _nothing, "advice": advice(found), "update_bn": _update_bn, "fvcore": _fvcore}
+    for arm, mend in arms.items():
         mended = copy.deepcopy(broken.network)
         try:
             mend(mended, training)
-        except (AssertionError, RuntimeError):  # fvcore takes no shared layers
+        except (AssertionError, RuntimeError, TypeError):  # fvcore takes no shared layers, and none without buffers
             continue
         result = scored(mended, test)
         assert result is not None
@@ -156,9 +152,8 @@ def _regained(members: Iterable[str], values: dict[tuple[str, str, str], float])
     names = list(members)
     for arm in _ARMS:
         points, losses = (_changes(names, values, arm, metric) for metric in ("accuracy", "loss"))
-        cells.append(
-            f"{100 * statistics.median(points):+.1f} ({statistics.median(losses):+.3f})" if points else "refused"
-        )
+        told = f"{100 * statistics.median(points):+.1f} ({statistics.median(losses):+.3f})" if points else "refused"
+        cells.append(told)
     both = [name for name in names if (name, "update_bn", "accuracy") in values]
     difference = paired(
         [100 * values[name, "advice", "accuracy"] for name in both],

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A titled table of text; the first column names the row, the others are right-aligned.
+    """A titled table of text; the first column names the row, the others are right-aligned
+    but for those without a heading, which are bars.
 
     Args:
         title: one line above the table.
@@ -44,7 +45,8 @@ class Table:
             pad_edge=False,
         )
         for index, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=index == 0)
+            left = index == 0 or not column
+            table.add_column(Text(column), justify="left" if left else "right", no_wrap=left)
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table

@@ -1,6 +1,7 @@
 """`truenorm.diagnose`: look, measure, weigh the causes, and say one thing to do."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from truenorm.data.sample import take_sample
 from truenorm.doctor.causes import LEFT_OVER, MEASURED, STATIC
 from truenorm.doctor.causes.dropout import stochastic
 from truenorm.doctor.diagnosis import Diagnosis, LayerState
-from truenorm.doctor.examine import ESTIMATORS, Case, examine, harm
+from truenorm.doctor.examine import ESTIMATORS, Case, effects, examine, harm, own_share
 from truenorm.doctor.finding import Finding, some
 from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
 from truenorm.metrics.intervals import Interval
@@ -24,6 +25,12 @@ LIMIT = 4000
 
 _EXPLAINS = 0.85
 """From here on a cause explains the shift, and others that explain less are not looked for."""
+
+_TRIED = 16
+"""Layers that are mended one by one, to see what each does to the output."""
+
+_MOST = 1e6
+"""σ; a variance of 0 is off by more than any number."""
 
 SHOWS = 2.0
 """How many times its noise floor a layer must be off to be called off."""
@@ -92,8 +99,8 @@ def _concluded(case: Case) -> Diagnosis:
         causes = []
     notes = [found for found in findings if found.level == "note"]
     ranked = sorted([*defects, *causes], key=lambda found: -found.share)
-    if ranked and ranked[0].share > _EXPLAINS:  # what fits less well beside it is not another cause
-        ranked = [found for found in ranked if found.level == "defect" or found.share > _EXPLAINS]
+    if ranked and ranked[0].share > _EXPLAINS:  # what fits less well is no other cause
+        ranked = [ranked[0], *(found for found in ranked[1:] if found.level == "defect")]
     scores = {name: {metric: judged.mean(metric) for metric in judged.values} for name, judged in case.scores.items()}
     return Diagnosis(
         healthy=healthy,
@@ -136,24 +143,33 @@ def _damaged(case: Case) -> bool:
 
 
 def _ranked(case: Case) -> list[LayerState]:
-    off, own, inherited = case.shift(), case.own(), case.inherited()
-    if off is None or own is None or inherited is None:
+    off = case.shift()
+    if off is None or case.arriving is None:
         return []
-    known = {found.layer for found in own.layers}
-    states = [
-        LayerState(
-            layer=found.layer,
-            off=min(found.shift, 1e6),
-            own=min(own[found.layer].shift, 1e6),
-            inherited=min(inherited[found.layer].shift, 1e6),
-            floor=found.noise_floor,
-            harm=harm(case.layers[found.layer], case.stored[found.layer], case.exact[found.layer]),
+    states: list[LayerState] = []
+    for found in off.layers:
+        name, shift = found.layer, min(found.shift, _MOST)
+        if name not in case.exact:
+            continue
+        stored, exact = case.stored[name], case.exact[name]
+        own = shift * own_share(stored, case.arriving[name], exact)
+        states.append(
+            LayerState(
+                layer=name,
+                off=shift,
+                own=own,
+                inherited=shift - own,
+                floor=found.noise_floor,
+                harm=harm(case.layers[name], stored, exact),
+            )
         )
-        for found in off.layers
-        if found.layer in known
-    ]
+    shown = sorted((state for state in states if _shows(state)), key=lambda state: -state.harm)
+    moved = effects(case, [state.layer for state in shown[:_TRIED]]) if shown else {}
+    tried = [replace(state, effect=moved[state.layer]) for state in shown if state.layer in moved]
+    tried.sort(key=lambda state: -(state.effect or 0.0))
     # Below the noise floor nothing is ranked: those layers follow in their own order.
-    return sorted(states, key=lambda state: -state.harm if _shows(state) else 0.0)
+    rest = [state for state in states if not _shows(state)]
+    return [*tried, *(state for state in shown if state.layer not in moved), *rest]
 
 
 def _shows(state: LayerState) -> bool:

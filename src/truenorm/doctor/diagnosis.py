@@ -49,7 +49,7 @@ class Diagnosis:
     Args:
         healthy: no alarm: no defect, and no gain beyond its interval.
         verdict: one sentence.
-        layers: worst first.
+        layers: the most harmful first: by what mending one alone does to the output, else by its weighted error.
         findings: causes, the likeliest first; then notes.
         gains: what each estimate of the statistics gives on held-out samples, by estimate and metric.
         scores: how the network scores as it is, and with the batches' own statistics (as in train()).
@@ -89,19 +89,20 @@ class Diagnosis:
             rows = [
                 (
                     layer.layer,
-                    f"{number(layer.off, 2)} σ",
-                    number(layer.own, 2),
-                    number(layer.inherited, 2),
-                    "" if layer.floor is None else number(layer.floor, 2),
-                    f"{'█' * max(int(layer.off > 0), round(_BAR * layer.off / longest)):{_BAR}}",
+                    f"{layer.off:.2f} σ",
+                    f"{layer.own:.2f}",
+                    f"{layer.inherited:.2f}",
+                    "" if layer.floor is None else f"{layer.floor:.2f}",
+                    "" if layer.effect is None else f"{layer.effect:.2f}",
+                    "█" * max(int(layer.off > 0), round(_BAR * layer.off / longest)),
                 )
                 for layer in self.layers[:_SHOWN]
             ]
             more = len(self.layers) - len(rows)
             tables.append(
                 Table(
-                    title="stored statistics against those of the data, worst first",
-                    columns=("layer", "off by", "own", "inherited", "noise floor", ""),
+                    title="stored statistics against those of the data, the most harmful first",
+                    columns=("layer", "off by", "own", "inherited", "noise floor", "moves output by", ""),
                     rows=tuple(rows),
                     notes=(f"and {more} more layers, less harmful",) if more > 0 else (),
                 )

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from truenorm.data.batches import images_in
+from truenorm.data.batches import images_in, to_device
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, layers_of, stored_statistics
-from truenorm.doctor.score import Score, Scored, scored
+from truenorm.doctor.score import Score, Scored, logits_in, scored
 from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
-from truenorm.model.layers import batch_norms
+from truenorm.model.layers import batch_norms, unwrap
 from truenorm.model.measure import Forward, bytes_per_sample, joint_estimates, measure
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
@@ -74,12 +74,8 @@ class Case:
         return None if self.arriving is None else _between(self.stored, self.arriving)
 
     def own(self) -> ShiftReport | None:
-        """The part of it that is a layer's own."""
+        """How far each layer is off what it should have stored: its own error alone."""
         return None if self.arriving is None else _between(self.stored, self.exact)
-
-    def inherited(self) -> ShiftReport | None:
-        """The part that comes from layers below."""
-        return None if self.arriving is None else _between(self.arriving, self.exact)
 
     def gains(self) -> dict[str, dict[str, Interval]]:
         """What each estimate gives on held-out samples, by metric."""
@@ -157,6 +153,27 @@ def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> in
     return max(sample.batch_size, int(_GIANT / (4 * per_sample)))
 
 
+def own_share(stored: Moments, arriving: Moments, exact: Moments) -> float:
+    r"""Which part of a layer's residual is its own, 0 to 1; the rest is inherited from layers below.
+
+    With r what is stored, e what arrives and s what it should be, in units of what arrives,
+
+    $$ r - e = (r - s) + (s - e) $$
+
+    for means over σ and for ln σ; the residual is split in proportion to the size of the two terms.
+    """
+    unit = arriving.std.double().clamp_min(1e-12)
+    tiny = 1e-12
+
+    def size(a: Moments, b: Moments) -> float:
+        mean = (a.mean.double() - b.mean.double()) / unit
+        log = ((a.var.double().clamp_min(0) + tiny) / (b.var.double().clamp_min(0) + tiny)).log() / 2
+        return float((mean.square() + 2 * log.square()).mean().sqrt())
+
+    own, inherited = size(stored, exact), size(exact, arriving)
+    return own / (own + inherited) if own + inherited > 0 else 1.0
+
+
 def harm(layer: Layer, moments: Moments, truth: Moments) -> float:
     r"""How wrong a layer's output is for its own error: rms over channels of |γ|·error, over the rms of |γ|.
 
@@ -168,6 +185,40 @@ def harm(layer: Layer, moments: Moments, truth: Moments) -> float:
     off_C = (d_C * gain_C).square() + (gain_C - 1).square()
     weight_C = layer.gamma.square()
     return float(((off_C * weight_C).sum() / weight_C.sum().clamp_min(1e-30)).sqrt())
+
+
+def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, float]:
+    """By how much the network's output moves when one layer alone is mended, in standard deviations of the output.
+
+    Empty where the output is no tensor of finite numbers.
+    """
+    assert case.sample is not None
+    part = case.sample if case.sample.joined is None else case.sample.rows(torch.arange(min(samples, len(case.sample))))
+    before = _output(case, part, {})
+    if before is None or not bool(before.isfinite().all()):
+        return {}
+    spread = float(before.std(correction=0).clamp_min(1e-12))
+    found: dict[str, float] = {}
+    for name in names:
+        after = _output(case, part, {name: case.exact[name]})
+        if after is not None and bool(after.isfinite().all()):
+            found[name] = float((after - before).square().mean().sqrt()) / spread
+    return found
+
+
+def _output(case: Case, part: Sample, mended: dict[str, Moments]) -> Tensor | None:
+    device = next((value.device for value in case.model.parameters()), torch.device("cpu"))
+    parts: list[Tensor] = []
+    with using(case.model, mended), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        case.model.eval()
+        for batch in part.batches[:8]:
+            here = to_device(batch, device)
+            output = unwrap(case.model)(images_in(here)) if case.forward is None else case.forward(case.model, here)
+            tensor = logits_in(output)
+            if tensor is None:
+                return None
+            parts.append(tensor.double().flatten().cpu())
+    return torch.cat(parts)
 
 
 def distance(stats: Statistics, truth: Statistics, layers: list[str] | None = None) -> float:

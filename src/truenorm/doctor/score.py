@@ -111,10 +111,21 @@ _SIX = 2.638 / 1.960
 """Bonferroni: the normal quantile of 0.05/6 over that of 0.05, two-sided."""
 
 
+def logits_in(output: Any) -> Tensor | None:
+    """The tensor of a network's output: itself, its `logits`, the first of several; None where there is none.
+
+    Example:
+        >>> logits_in((torch.ones(2, 3), None)).shape
+        torch.Size([2, 3])
+    """
+    found = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
+    return found if isinstance(found, Tensor) else None
+
+
 def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
     labels = labels_in(batch)
-    logits = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
-    if labels is None or not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+    logits = logits_in(output)
+    if labels is None or logits is None or logits.ndim != 2 or len(logits) != len(labels):
         return None
     if int(labels.max()) >= logits.shape[1] or int(labels.min()) < 0:
         raise InvalidInput(

@@ -176,7 +176,7 @@ class TrueNorm(transformers.TrainerCallback):
     def _parted(self, train: float, validation: float | None) -> bool:
         if validation is None or not math.isfinite(train):
             return False
-        return not validation - train <= (self._gap - 1) * abs(train)  # so that NaN is worse
+        return validation - train > (self._gap - 1) * abs(train)  # so that NaN is worse
 
     def _mend(self, told: Mapping[str, Any]) -> None:
         """Assign true statistics, unless they are."""

@@ -138,20 +138,40 @@ def _sequential(
     giant = _one_batch(model, data, forward, limit, memory)
     if giant is not None:
         return _called_once(_pooled(model, iter([giant]), "sequential", forward)[0])
-    found = _called_once(_pooled(model, batches_of(data, limit=limit), "joint", forward)[0])
+    totals: list[list[float]] = []
+
+    def batches() -> Iterator[Any]:
+        totals.append([])
+        return _totalled(batches_of(data, limit=limit), totals[-1])
+
+    found = _called_once(_pooled(model, batches(), "joint", forward)[0])
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
     rounds, residual, about = 0, float("inf"), dict(found.about)
     while residual > EXACT and rounds <= len(found):
         with using(model, found):
-            arriving = _pooled(model, batches_of(data, limit=limit), "eval", forward)[0]
+            arriving = _pooled(model, batches(), "eval", forward)[0]
         # Values arrive at layers that take no batches, too (frozen ones): theirs are not ours to set.
         arriving = Statistics({name: moments for name, moments in arriving.items() if name in found})
         residual = estimation_shift(found, arriving).worst.shift
         found = arriving
         rounds += 1
     about |= {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
+    if not all(len(t) == len(totals[0]) and math.isclose(sum(t), sum(totals[0]), rel_tol=1e-9) for t in totals):
+        about["not exact"] = "the images differ between passes (augmentation, or another draw)"
+    elif any(t != totals[0] for t in totals):
+        about["order"] = "differs between passes (shuffled), which changes nothing here"
     return Statistics(dict(found), about=about)
+
+
+def _totalled(batches: Iterator[Any], totals: list[float]) -> Iterator[Any]:
+    """The batches, and for each what tells it from another: the sum of its images."""
+    for batch in batches:
+        try:
+            totals.append(images_in(batch).double().abs().sum().item())
+        except InvalidInput:  # only the user's forward knows what is in it
+            totals.append(0.0)
+        yield batch
 
 
 def _called_once(found: Statistics) -> Statistics:

@@ -1,0 +1,68 @@
+"""Good in train(), bad in eval(): Keras's momentum 0.999 was ported as 0.001, and 300 steps are too few for that.
+
+    python examples/momentum_typo.py best.pt
+    truenorm diagnose --model examples/momentum_typo.py:make --checkpoint best.pt --data examples/momentum_typo.py:held_out
+    truenorm repair --model examples/momentum_typo.py:make --checkpoint best.pt --data examples/momentum_typo.py:training \
+        --out mended.pt
+"""
+
+import sys
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def make() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16, momentum=0.001),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(32, momentum=0.001),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+def training() -> list[tuple[Tensor, Tensor]]:
+    return _batches(slice(0, 1200))
+
+
+def held_out() -> list[tuple[Tensor, Tensor]]:
+    return _batches(slice(1200, None))
+
+
+def _batches(part: slice) -> list[tuple[Tensor, Tensor]]:
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))[part]
+    images = torch.tensor(digits.images, dtype=torch.float32)[order, None] / 16
+    labels = torch.tensor(digits.target)[order]
+    return list(zip(images.split(32), labels.split(32), strict=True))
+
+
+def main(checkpoint: str) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # the same bits on every machine
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    for _ in range(8):
+        for images, labels in training():
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.save(model.state_dict(), checkpoint)
+    for mode in ("train", "eval"):
+        model.load_state_dict(torch.load(checkpoint))  # looking in train() updates the statistics
+        model.train(mode == "train")
+        with torch.no_grad():
+            right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in held_out())
+        print(f"{mode}(): {right / 597:.1%} right")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "best.pt")
