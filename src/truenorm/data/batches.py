@@ -1,7 +1,7 @@
 """What a batch is: a tensor, a tuple, or a mapping, as every loader has its own idea of it."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
 from typing import Any, TypeVar, cast
 
 import torch
@@ -47,6 +47,16 @@ def images_in(batch: object) -> Tensor:
     return found
 
 
+def has_images(batch: object) -> bool:
+    """Would `images_in` find them?
+
+    Example:
+        >>> has_images({"audio": torch.ones(2)})
+        False
+    """
+    return _find(batch) is not None
+
+
 def labels_in(batch: object) -> Tensor | None:
     """The classes of a batch's samples: integers of shape (N,); None where there are none.
 
@@ -79,7 +89,7 @@ def to_device(batch: _Batch, device: torch.device | str) -> _Batch:
         >>> to_device({"x": torch.ones(2), "name": "a"}, "meta")["x"].device
         device(type='meta')
     """
-    return cast(_Batch, _moved(batch, device))
+    return cast(_Batch, with_tensors(batch, lambda tensor: tensor.to(device)))
 
 
 def batches_of(data: object, *, limit: int | None) -> Iterator[Any]:
@@ -131,13 +141,16 @@ def _counted(data: Iterable[Any], limit: int | None) -> Iterator[Any]:
 
 
 def num_samples(batch: object) -> int:
-    """How many samples a batch has: its images, else its `len`, else 1.
+    """How many samples a batch has: its images, else rows of a mapping's first tensor, else its `len`, else 1.
 
     Example:
         >>> num_samples((torch.ones(4, 2), torch.zeros(4)))
         4
     """
     images = _find(batch)
+    if images is None and isinstance(batch, Mapping):
+        held = cast(Mapping[object, object], batch).values()
+        images = next((value for value in held if isinstance(value, Tensor)), None)
     if images is not None and images.ndim:
         return images.shape[0]
     return len(batch) if isinstance(batch, Sized) and not isinstance(batch, Tensor) else 1
@@ -156,20 +169,26 @@ def _find(batch: object) -> Tensor | None:
     return None
 
 
-def _moved(batch: Any, device: torch.device | str) -> Any:
+def with_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The batch with every tensor in it changed; its shape, its classes and whatever is no tensor stay.
+
+    Example:
+        >>> with_tensors({"x": torch.ones(2), "name": "a"}, lambda x: 2 * x)
+        {'x': tensor([2., 2.]), 'name': 'a'}
+    """
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        return change(batch)
     if isinstance(batch, Mapping):
-        items = {key: _moved(value, device) for key, value in cast(Mapping[Any, Any], batch).items()}
+        items = {key: with_tensors(value, change) for key, value in cast(Mapping[Any, Any], batch).items()}
         if not isinstance(batch, MutableMapping):
             return items
         # A copy keeps what the class carries beside its items, the default of a defaultdict say.
-        moved: MutableMapping[Any, Any] = copy.copy(cast(MutableMapping[Any, Any], batch))
+        changed: MutableMapping[Any, Any] = copy.copy(cast(MutableMapping[Any, Any], batch))
         for key, value in items.items():
-            moved[key] = value
-        return moved
+            changed[key] = value
+        return changed
     if isinstance(batch, tuple | list):
-        parts = [_moved(value, device) for value in cast(list[Any], batch)]
+        parts = [with_tensors(value, change) for value in cast(list[Any], batch)]
         if isinstance(batch, list):
             return parts
         kind = cast(Any, type(cast(object, batch)))

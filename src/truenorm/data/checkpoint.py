@@ -4,6 +4,8 @@ import copy
 import io
 import os
 import pickle
+import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,8 +53,8 @@ class Checkpoint:
             InvalidInput: names or shapes that are not the network's.
         """
         wanted = network.state_dict()
-        prefix = _prefix(self.state, wanted)
-        state = {name.removeprefix(prefix): value for name, value in self.state.items()}
+        prefix = _prefix(self.state, [name for name in wanted if not name.endswith("num_batches_tracked")])
+        state = OrderedDict((name.removeprefix(prefix), value) for name, value in self.state.items())
         extra = {name for name in state if name not in wanted and name != "n_averaged"}
         missing = {name for name in wanted if name not in state and not name.endswith("num_batches_tracked")}
         if extra or missing:
@@ -66,7 +68,11 @@ class Checkpoint:
                     f"{self.path} does not fit the network: {name} has shape {tuple(value.shape)} there and "
                     f"{tuple(wanted[name].shape)} here"
                 )
-        network.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=False)
+        fitting: Any = OrderedDict((name, value) for name, value in state.items() if name in wanted)
+        # What each module noted of its own version, under names without the prefix.
+        noted: Mapping[str, Any] = getattr(self.state, "_metadata", {})
+        fitting._metadata = {f"{name}.".removeprefix(prefix).removesuffix("."): told for name, told in noted.items()}
+        network.load_state_dict(fitting, strict=False)
         return replace(self, prefix=prefix)
 
     def with_state(self, changed: Mapping[str, Tensor]) -> bytes:
@@ -76,6 +82,10 @@ class Checkpoint:
             there = f"{self.prefix}{name}"
             if there in state:
                 state[there] = value.detach().to("cpu", state[there].dtype).clone()
+                if value.isfinite().all() and not state[there].isfinite().all():
+                    raise InvalidInput(
+                        f"{name} does not fit {state[there].dtype}, which {self.path} has; nothing was written"
+                    )
         if self.metadata is not None:
             from safetensors.torch import save
 
@@ -84,7 +94,8 @@ class Checkpoint:
             whole: Any = copy.deepcopy(self.whole)
             whole.load_state_dict(state)
         else:
-            whole = _replaced(self.whole, self.key.split(".") if self.key else [], state)
+            literal = not self.key or self.key in self.whole
+            whole = _replaced(self.whole, ([self.key] if literal else self.key.split(".")) if self.key else [], state)
         buffer = io.BytesIO()
         torch.save(whole, buffer)
         return buffer.getvalue()
@@ -117,8 +128,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, tru
     try:
         whole: Any = torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        if trust or ("Unsupported" not in str(error) and "weights_only" not in str(error).lower()):
-            raise InvalidInput(f"{file} is not a checkpoint of torch's: {_first_line(error)}") from error
+        if trust or not _CODE.search(str(error)):
+            raise InvalidInput(f"{file} is not a checkpoint: neither of torch's nor of safetensors' form") from error
         raise InvalidInput(
             f"{file} holds more than weights and would run code when read ({_wants(error)}); if you trust where it "
             "comes from, say so: --trust-checkpoint"
@@ -169,7 +180,7 @@ def _safetensors(file: Path) -> Checkpoint:
 def _found(file: Path, whole: Any, key: str | None) -> Checkpoint:
     if key is not None:
         inner = whole
-        for part in key.split("."):
+        for part in [key] if key in _places(whole) else key.split("."):
             if not isinstance(inner, Mapping) or part not in inner:
                 raise UnknownName("key of the checkpoint", key, _places(whole))
             inner = cast(Mapping[str, Any], inner)[part]
@@ -217,7 +228,7 @@ def _prefix(state: Iterable[str], wanted: Iterable[str]) -> str:
 def _replaced(whole: Any, path: list[str], state: Any) -> Any:
     if not path:
         return state
-    outer = dict(cast(Mapping[str, Any], whole))
+    outer: Any = copy.copy(whole)
     outer[path[0]] = _replaced(outer[path[0]], path[1:], state)
     return outer
 
@@ -229,12 +240,13 @@ def _few(what: str, names: set[str]) -> str:
     return f"{what} {shown}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
+_CODE = re.compile(r"(?:[Uu]nsupported (?:global: )?GLOBAL|Unsupported class|Can only (?:build|create)) (\S+)")
+"""How torch tells of what a file wants to run."""
+
+
 def _wants(error: BaseException) -> str:
-    text = str(error)
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        if mark in text:
-            return text.split(mark, 1)[1].split()[0]
-    return _first_line(error)
+    found = _CODE.search(str(error))
+    return found[1] if found else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

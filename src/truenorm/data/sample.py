@@ -1,14 +1,15 @@
 """A sample of a loader, held in memory: read once, then taken apart in any way and any number of times."""
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from truenorm.data.batches import batches_of, images_in, labels_in, num_samples
+from truenorm.data.batches import batches_of, has_images, images_in, labels_in, num_samples, with_tensors
 from truenorm.errors import InvalidInput
 
 
@@ -63,7 +64,7 @@ class Sample:
             return self
         total = num_samples(self.joined)
         starts = list(range(0, total, size))
-        if len(starts) > 1 and total - starts[-1] == 1:
+        if size > 1 and len(starts) > 1 and total - starts[-1] == 1:
             starts.pop()
         ends = [*starts[1:], total]
         parts = [_rows(self.joined, slice(a, b)) for a, b in zip(starts, ends, strict=True)]
@@ -71,7 +72,7 @@ class Sample:
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Sample | None":
         """With other images; None where there is no tensor of floating-point images."""
-        if self.joined is None or not images_in(self.joined).is_floating_point():
+        if self.joined is None or not has_images(self.joined) or not images_in(self.joined).is_floating_point():
             return None
         images = images_in(self.joined)
         return replace(self, joined=_exchanged(self.joined, images, change(images))).batched(self.batch_size)
@@ -103,7 +104,8 @@ def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Samp
         batches.append(batch)
         if held > memory:
             break
-    return Sample(tuple(batches), _joined(batches))
+    joined = _joined(batches) if all(map(_has_rows, batches)) else None
+    return Sample(tuple(batches), joined)
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
@@ -117,45 +119,38 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _joined(batches: list[Any]) -> Any | None:
-    """All batches as one, if every tensor in them has a row for each sample and the same shape otherwise."""
-    first = batches[0]
+def _has_rows(batch: Any) -> bool:
+    """Has every tensor of the batch one row for each sample? Lists of images have not."""
+    several = cast(Sequence[Any], batch) if isinstance(batch, tuple | list) else ()
+    listed = len(several) > 1 and all(isinstance(one, Tensor) and one.ndim == 3 for one in several)
+    return not listed and all(tensor.ndim > 0 and len(tensor) == num_samples(batch) for tensor in _tensors(batch))
+
+
+def _joined(parts: list[Any]) -> Any | None:
+    """All of them as one; None where they are not alike."""
+    first = parts[0]
     if isinstance(first, Tensor):
-        alike = all(isinstance(b, Tensor) and b.ndim and b.shape[1:] == first.shape[1:] for b in batches)
-        return torch.cat(batches) if first.ndim and alike else None
-    if isinstance(first, Mapping):
-        keys = list(cast(Mapping[Any, Any], first))
-        if any(not isinstance(b, Mapping) or list(cast(Mapping[Any, Any], b)) != keys for b in batches):
+        alike = all(isinstance(one, Tensor) and one.shape[1:] == first.shape[1:] for one in parts)
+        return torch.cat(parts) if alike and all(one.dtype == first.dtype for one in parts) else None
+    if isinstance(first, MutableMapping):
+        names = list(cast(Mapping[Any, Any], first))
+        if any(not isinstance(one, Mapping) or list(cast(Mapping[Any, Any], one)) != names for one in parts):
             return None
-        return _complete({key: _joined([b[key] for b in batches]) for key in keys})
-    if isinstance(first, tuple | list) and type(cast(object, first)) in (tuple, list):
-        size = len(cast(Sequence[Any], first))
-        if any(not isinstance(b, tuple | list) or len(cast(Sequence[Any], b)) != size for b in batches):
+        whole: Any = copy.copy(cast(Any, first))
+        for name in names:
+            whole[name] = _joined([one[name] for one in parts])
+        return None if any(whole[name] is None for name in names) else whole
+    if type(first) in (tuple, list):
+        if any(not isinstance(one, tuple | list) or len(cast(Sequence[Any], one)) != len(first) for one in parts):
             return None
-        parts = [_joined([b[i] for b in batches]) for i in range(size)]
-        return None if any(part is None for part in parts) or not _same_length(parts) else type(first)(parts)
+        found = [_joined([one[i] for one in parts]) for i in range(len(first))]
+        return None if any(one is None for one in found) else type(first)(found)
     return None
 
 
-def _complete(parts: dict[Any, Any]) -> dict[Any, Any] | None:
-    return None if any(part is None for part in parts.values()) or not _same_length(parts.values()) else parts
-
-
-def _same_length(parts: Iterable[Any]) -> bool:
-    return len({len(tensor) for part in parts for tensor in _tensors(part)}) == 1
-
-
 def _rows(batch: Any, order: Tensor | slice) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[order if isinstance(order, slice) else order.to(batch.device)]
-    if isinstance(batch, Mapping):
-        return {key: _rows(value, order) for key, value in cast(Mapping[Any, Any], batch).items()}
-    return type(batch)(_rows(value, order) for value in batch)
+    return with_tensors(batch, lambda tensor: tensor[order if isinstance(order, slice) else order.to(tensor.device)])
 
 
 def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
-    if isinstance(batch, Tensor):
-        return new if batch is old else batch
-    if isinstance(batch, Mapping):
-        return {key: _exchanged(value, old, new) for key, value in cast(Mapping[Any, Any], batch).items()}
-    return type(batch)(_exchanged(value, old, new) for value in batch)
+    return with_tensors(batch, lambda tensor: new if tensor is old else tensor)

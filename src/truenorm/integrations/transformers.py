@@ -159,9 +159,9 @@ class TrueNorm(transformers.TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._leave()
-        self._is_training, self._previous = False, None
+        self._is_training = False
         self._mend(kwargs)
-        self._previous = None  # it stays
+        self._previous = None  # what it has now stays
         if self._diagnoses and args.eval_strategy != "no":
             known = {name for row in state.log_history for name in row}
             with _spared("training and validation were not compared"):
@@ -176,7 +176,7 @@ class TrueNorm(transformers.TrainerCallback):
     def _parted(self, train: float, validation: float | None) -> bool:
         if validation is None or not math.isfinite(train):
             return False
-        return validation - train > (self._gap - 1) * abs(train)  # so that NaN is worse
+        return not validation - train <= (self._gap - 1) * abs(train)  # so that NaN is worse
 
     def _mend(self, told: Mapping[str, Any]) -> None:
         """Assign true statistics, unless they are."""

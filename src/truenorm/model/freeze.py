@@ -57,13 +57,17 @@ def freeze(
                 f"layer {name!r} has no running statistics (track_running_stats=False): it normalises by its batch in "
                 "eval() too, and there is nothing to freeze; nothing was changed"
             )
+    if affine:
+        # All are looked at before any is changed: layers may share a parameter.
+        open_ones = [layer for layer in layers.values() if _AFFINE not in layer.__dict__]
+        learning = [{key: v.requires_grad for key, v in layer.named_parameters(recurse=False)} for layer in open_ones]
+        for layer, before in zip(open_ones, learning, strict=True):
+            layer.__dict__[_AFFINE] = before
+            for value in layer.parameters(recurse=False):
+                value.requires_grad_(False)
     for layer in layers.values():
         if statistics and not is_frozen(layer):
             layer.__dict__["train"] = StaysFrozen(layer)
-        if affine and _AFFINE not in layer.__dict__:
-            layer.__dict__[_AFFINE] = {key: value.requires_grad for key, value in layer.named_parameters(recurse=False)}
-            for value in layer.parameters(recurse=False):
-                value.requires_grad_(False)
     return tuple(layers)
 
 
@@ -88,14 +92,13 @@ def unfreeze(model: nn.Module, names: str | Sequence[str] = "*") -> tuple[str, .
     """
     thawed: list[str] = []
     for name, layer in _matching(model, names).items():
-        held = layer.__dict__.pop("train", None)
+        held = layer.__dict__.get("train")
         if isinstance(held, StaysFrozen):
-            layer.training = held.mode
-        elif held is not None:
-            layer.__dict__["train"] = held  # somebody else's
+            held.leave()
         trained: dict[str, bool] | None = layer.__dict__.pop(_AFFINE, None)
         for key, value in layer.named_parameters(recurse=False):
-            value.requires_grad_(trained.get(key, True) if trained is not None else value.requires_grad)
+            if trained is not None:
+                value.requires_grad_(trained.get(key, True))
         if isinstance(held, StaysFrozen) or trained is not None:
             thawed.append(name)
     return tuple(thawed)
@@ -121,8 +124,16 @@ class StaysFrozen:
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
+        self._covered = layer.__dict__.get("train")  # somebody else's, on this object
         self.mode = layer.training
         layer.training = False
+
+    def leave(self) -> None:
+        """The layer's own `train` again, and the mode that was last asked for."""
+        del self._layer.__dict__["train"]
+        if self._covered is not None:
+            self._layer.__dict__["train"] = self._covered
+        self._layer.training = self.mode
 
     def __call__(self, mode: bool = True) -> nn.Module:
         self.mode = mode
@@ -134,6 +145,8 @@ class StaysFrozen:
 def _matching(model: nn.Module, names: str | Sequence[str]) -> dict[str, Any]:
     layers = batch_norms(model, tracking=False)
     patterns = (names,) if isinstance(names, str) else tuple(names)
+    if not patterns:
+        raise InvalidInput("no names were given; '*' is all layers")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise UnknownName("layer", pattern, layers)

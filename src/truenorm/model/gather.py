@@ -42,14 +42,18 @@ def gathered(model: nn.Module, found: Mapping[str, Statistics]) -> dict[str, Sta
         return dict(found)
     layers = {name: len(buffers_of(layer)[0]) for name, layer in batch_norms(model).items()}
     device = buffers_of(next(iter(batch_norms(model).values())))[0].device
-    mine = torch.cat([_packed(statistics, layers) for statistics in found.values()]).to(device)
+    samples = torch.tensor([[float(one.about.get("samples", 0))] for one in found.values()], dtype=torch.float64)
+    packed = torch.stack([_packed(statistics, layers) for statistics in found.values()])
+    mine = torch.cat([samples, packed], 1).flatten().to(device)
     everyone = [torch.empty_like(mine) for _ in range(world)]
     torch.distributed.all_gather(everyone, mine)
     size = len(mine) // len(found)
     merged: dict[str, Statistics] = {}
     for number, (name, statistics) in enumerate(found.items()):
-        parts = [_unpacked(values[number * size : (number + 1) * size].cpu(), layers) for values in everyone]
-        merged[name] = _merged(parts, name, {**statistics.about, "processes": str(world)})
+        rows = [values[number * size : (number + 1) * size].cpu() for values in everyone]
+        seen = str(int(sum(float(row[0]) for row in rows)))
+        parts = [_unpacked(row[1:], layers) for row in rows]
+        merged[name] = _merged(parts, name, {**statistics.about, "samples": seen, "processes": str(world)})
     return merged
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from truenorm import kernels
-from truenorm.data.batches import batches_of, images_in, num_samples, to_device
+from truenorm.data.batches import batches_of, has_images, images_in, num_samples, to_device
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
@@ -21,6 +21,7 @@ from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.model.watch import training_suspended
 from truenorm.rules import Population, Rule, Within
+from truenorm.stats.moments import Moments
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
 
@@ -94,6 +95,8 @@ def measure(
         raise UnknownName("flow", flow, get_args(Flow))
     if variance not in get_args(Variance):
         raise UnknownName("variance", variance, get_args(Variance))
+    if flow == "sequential" and variance != "pooled":
+        raise InvalidInput("the sequential flow has no batches to be within; variance='within' is of joint and eval")
     if tolerance is not None and (flow == "sequential" or not tolerance > 0):
         raise InvalidInput(
             f"tolerance is {tolerance:g} in the flow {flow!r}; expected a positive number of σ, and joint or eval"
@@ -167,10 +170,8 @@ def _sequential(
 def _totalled(batches: Iterator[Any], totals: list[float]) -> Iterator[Any]:
     """The batches, and for each what tells it from another: the sum of its images."""
     for batch in batches:
-        try:
-            totals.append(images_in(batch).double().abs().sum().item())
-        except InvalidInput:  # only the user's forward knows what is in it
-            totals.append(0.0)
+        # Of other batches only the user's forward knows what is in them.
+        totals.append(images_in(batch).double().abs().sum().item() if has_images(batch) else 0.0)
         yield batch
 
 
@@ -253,7 +254,7 @@ class _Taking:
     def standard_error(self) -> float:
         """Of the means, in σ: the largest of any layer's, √(D/N)."""
         found = [part for stream in self._streams for part in stream.read(0, 0)[0].values()]
-        return max(math.sqrt((part.design_effect or 0.0) / part.count) if part.count else math.inf for part in found)
+        return max((_error_of_mean(part) for part in found), default=math.inf)
 
     @contextmanager
     def normalising(self, frozen: list[str]) -> Generator[None]:
@@ -306,6 +307,8 @@ class _Taking:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
                 raise NotMeasurable(f"layer {self._names[index]!r} of {len(mean)} channels was given {shape}")
             count = values.numel() // len(mean)
+            if normalises and count < 2:
+                raise too_small(self._names[index], values)
             found_mean, found_var = kernels.moments(values if dim == 1 else values.movedim(dim, 1))
             mean.copy_(found_mean)
             # The stream takes unbiased variances, as torch's buffers hold them; one value has variance 0.
@@ -313,8 +316,6 @@ class _Taking:
             self.receive(index, count, None)
             self._end_of_forward()
             if normalises:
-                if count < 2:
-                    raise too_small(self._names[index], values)
                 # In evaluation mode it divides by what it stores: that is lent the batch's moments.
                 buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
                 kind = buffers_of(layer)[0].dtype
@@ -346,6 +347,11 @@ class _Taking:
 
     def _result(self, rule: int, flow: str, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
         moments = {name: found for stream in self._streams for name, found in stream.read(rule, 0)[0].items()}
+        if not moments and len(frozen) == len(self._layers):
+            raise NotMeasurable(
+                "every batch-norm layer is frozen (by truenorm.freeze, or by eval() while the model trains): "
+                "nothing to measure"
+            )
         if not moments:
             raise NotMeasurable(
                 "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
@@ -363,6 +369,13 @@ class _Taking:
         about |= {"not reached": ", ".join(skipped)} if skipped else {}
         about |= {_REPEATED: self._repeated} if self._repeated else {}
         return Statistics({name: moments[name] for name in self._order if name in moments}, about=about)
+
+
+def _error_of_mean(moments: Moments) -> float:
+    """√(D/N), in σ; a layer that never varies has none, and one batch does not tell D."""
+    if moments.count and moments.design_effect is not None:
+        return math.sqrt(moments.design_effect / moments.count)
+    return math.inf if bool((moments.var > 0).any()) else 0.0
 
 
 def _one_batch(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.errors import InvalidInput, UnknownName
+from truenorm.model.freeze import StaysFrozen
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
@@ -103,6 +104,8 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
     layers = batch_norms(model, tracking=False)
     saved = [(layer, _saved(layer)) for layer in layers.values()]
     modes = [(module, module.training) for module in unwrap(model).modules()]
+    held = [one for layer in layers.values() if isinstance(one := layer.__dict__.get("train"), StaysFrozen)]
+    asked = [one.mode for one in held]
     outer = model.training
     try:
         if stats is not None:
@@ -113,6 +116,8 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
             _put_back(layer, buffers, copies, momentum)
         for module, training in modes:
             module.training = training
+        for one, mode in zip(held, asked, strict=True):
+            one.mode = mode
         model.training = outer
 
 

@@ -135,9 +135,11 @@ class Within(Population):
     Too small for the population by the variance between batches; at tiny batches the weights may prefer it.
 
     Example:
-        >>> Within("within").names
+        >>> Within().names
         ('within',)
     """
+
+    name: str = "within"
 
     def read(self, state: State, layout: Layout) -> Reading:
         count, within = (_ENDED[1], _ENDED[3]) if self.epochs else (_OPEN[1], _OPEN[3])

@@ -186,7 +186,6 @@ def test_names_that_are_the_networks_own_are_no_prefix(tmp_path):
     assert read_checkpoint(path).load_into(Wrapper()).prefix == "module."
 
 
-@pytest.mark.xfail(reason="bug: without counts the network's own `model.` is taken for a prefix", raises=InvalidInput)
 def test_names_that_are_the_networks_own_are_no_prefix_in_old_files(tmp_path):
     state = {name: value for name, value in Wrapper().state_dict().items() if "num_batches" not in name}
     assert read_checkpoint(put(tmp_path / "net.pt", state)).load_into(Wrapper()).prefix == ""
@@ -258,7 +257,6 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path, change, said
     assert_same(dict(fresh.state_dict()), before)
 
 
-@pytest.mark.xfail(reason="bug: the versions that come with a state dict are not handed on", raises=ValueError)
 def test_networks_that_look_at_the_version_of_their_weights(tmp_path, torchvision):
     net = torchvision.models.mnasnet0_5(num_classes=2)
     for prefix, wrapped in (("", net), ("module.", nn.DataParallel(net))):
@@ -309,9 +307,6 @@ def test_code_in_a_file_is_not_run_unless_it_is_trusted(tmp_path, write):
     assert sprung.exists(), "else the trap would prove nothing"
 
 
-@pytest.mark.xfail(
-    reason="bug: a call into a module that torch blocks is not named; torch's own advice is shown instead"
-)
 def test_a_call_of_the_operating_systems_is_named(tmp_path):
     path, sprung = tmp_path / "net.pt", tmp_path / "sprung"
     torch.save(Trap(sprung, os.mkdir, ()), path)
@@ -362,7 +357,6 @@ def test_files_that_are_no_checkpoint_are_refused_in_a_sentence(tmp_path, trust)
         assert "is not a safetensors file: " in sentence(tmp_path / "broken.safetensors", trust=trust)
 
 
-@pytest.mark.xfail(reason="bug: torch's advice to trust is taken for the finding that the file holds code")
 @pytest.mark.parametrize(
     "data",
     [
@@ -374,7 +368,7 @@ def test_files_that_are_no_checkpoint_are_refused_in_a_sentence(tmp_path, trust)
 )
 def test_nobody_is_told_to_trust_what_is_no_checkpoint_at_all(tmp_path, data):
     (tmp_path / "net.pt").write_bytes(data)
-    said = sentence(tmp_path / "net.pt")
+    said = sentence(tmp_path / "net.pt").replace(str(tmp_path), "")
     assert "trust" not in said and "run code" not in said
 
 
@@ -428,14 +422,12 @@ def test_a_state_dict_deep_down_is_written_where_it_was(tmp_path):
     assert_same(written, whole)
 
 
-@pytest.mark.xfail(reason="bug: a key that holds a dot is found, and then taken for a path", raises=KeyError)
 def test_a_state_dict_under_a_key_with_a_dot_is_written_where_it_was(tmp_path):
     whole = {"ema.model": network().state_dict(), "epoch": 1}
     file = read_checkpoint(put(tmp_path / "last.pt", whole))
     assert_same(again(file.with_state({})), whole)
 
 
-@pytest.mark.xfail(reason="bug: what lies around the state dict is written as a plain dict")
 def test_what_lies_around_the_state_dict_keeps_its_type(tmp_path):
     whole = OrderedDict(model=network().state_dict(), epoch=1)
     file = read_checkpoint(put(tmp_path / "last.pt", whole))
@@ -463,7 +455,6 @@ def test_buffers_keep_their_type(tmp_path, dtype, suffix):
     assert written.keys() == expected.keys()
 
 
-@pytest.mark.xfail(reason="bug: a variance too large for half precision is written as inf")
 def test_what_the_files_type_cannot_hold_is_refused(tmp_path):
     file = read_checkpoint(put(tmp_path / "net.pt", network().half().state_dict())).load_into(network())
     with pytest.raises(InvalidInput, match=r"bn\.running_var"):

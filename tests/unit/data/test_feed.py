@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from truenorm.data.images import Split
 from truenorm.data.feed import Feed, Scale
+from truenorm.data.images import Split
 
 
 def images(num, channels=2, size=3):

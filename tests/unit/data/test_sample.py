@@ -108,7 +108,6 @@ def test_a_single_sample_stays_alone():
     assert [len(b) for b in take_sample([rows(1)], limit=9).batched(4).batches] == [1]
 
 
-@pytest.mark.xfail(reason="bug: a last batch of one is joined to its neighbour where all are of one")
 def test_batches_of_one_stay_batches_of_one():
     sample = take_sample([rows(1, i) for i in range(6)], limit=99)
     first, second = sample.parts()
@@ -237,7 +236,6 @@ def test_one_batch_that_cannot_be_taken_apart_is_both_halves():
     assert sample.parts() == (sample, sample)
 
 
-@pytest.mark.xfail(reason="bug: rows are counted by the keys of a mapping whose images have another name")
 def test_mappings_whose_images_have_a_name_of_their_own_lose_nothing():
     sample = take_sample([{"signal": rows(8, i), "mask": rows(8, i)} for i in (0, 8)], limit=10**6)
     assert [len(batch["signal"]) for batch in sample.batched(6).batches] == [6, 6, 4]
@@ -245,20 +243,17 @@ def test_mappings_whose_images_have_a_name_of_their_own_lose_nothing():
     assert sample.changed(lambda x: x) is None
 
 
-@pytest.mark.xfail(reason="bug: lengths are compared over all batches together, not batch by batch")
 def test_tensors_that_are_no_rows_of_the_samples_are_not_joined():
     """Boxes, say: as many as images over all, and yet each belongs to another image."""
     assert two((rows(3), torch.ones(2, 4)), (rows(2), torch.ones(3, 4))).joined is None
 
 
-@pytest.mark.xfail(reason="bug: images of one size in a list are joined along their channels")
 def test_images_in_a_list_are_not_taken_apart_by_channels():
     batches = [[torch.rand(3, 8, 8) for _ in range(2)] for _ in range(4)]
     for part in take_sample(batches, limit=10**6).parts():
         assert all(any(batch is given for given in batches) for batch in part.batches)
 
 
-@pytest.mark.xfail(reason="bug: a mapping of another class comes back as a dict, without what the class carries")
 def test_mappings_keep_their_class():
     class Features(OrderedDict):
         """As transformers have them: what it holds are its attributes, too."""

@@ -14,6 +14,7 @@ import torch
 from inline_snapshot import snapshot
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import truenorm as tn
 from truenorm.errors import InvalidInput, MissingExtra
@@ -73,15 +74,20 @@ def samples(number, seed):
 
 TRAIN, HELD_OUT = samples(192, 0), samples(128, 1)
 EPOCHS = {"save_strategy": "epoch", "eval_strategy": "epoch"}
-STEPS = {"save_strategy": "steps", "save_steps": 5, "eval_strategy": "steps", "eval_steps": 3}
-BEST = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "eval_loss"}
-WITHOUT_EVALUATION = {"save_strategy": "steps", "save_steps": 6}
+STEPS = {
+    "save_strategy": "steps",
+    "save_steps": 5,  # within an epoch, whose workers outlive it
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "dataloader_num_workers": 1,
+    "dataloader_persistent_workers": True,
+}
+BEST = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "eval_loss", "epochs": 3}
+WITHOUT_EVALUATION = {"save_strategy": "steps", "save_steps": 6, "epochs": 1}
 
 
-def fit(kit, folder, *callbacks, net=None, train=TRAIN, held_out=HELD_OUT, epochs=2, **options):
-    """A run of twelve steps; the network, and the checkpoints it wrote, in order."""
+def trainer_of(kit, folder, *callbacks, net=None, train=TRAIN, held_out=HELD_OUT, epochs=2, **options):
     torch.manual_seed(0)
-    net = (net or kit.Net)(kit.Config())
     arguments = kit.TrainingArguments(
         str(folder),
         num_train_epochs=epochs,
@@ -95,8 +101,15 @@ def fit(kit, folder, *callbacks, net=None, train=TRAIN, held_out=HELD_OUT, epoch
         dataloader_pin_memory=False,
         **options,
     )
-    kit.Trainer(net, arguments, train_dataset=train, eval_dataset=held_out, callbacks=[*callbacks]).train()
-    return net, sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    net = (net or kit.Net)(kit.Config())
+    return kit.Trainer(net, arguments, train_dataset=train, eval_dataset=held_out, callbacks=[*callbacks])
+
+
+def fit(kit, folder, *callbacks, **options):
+    """A run of six steps an epoch; the network, and the checkpoints it wrote, in order."""
+    trainer = trainer_of(kit, folder, *callbacks, **options)
+    trainer.train()
+    return trainer.model, sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 @contextmanager
@@ -161,7 +174,7 @@ def test_what_is_written_is_mended_and_the_run_is_the_one_without_it(kit, tmp_pa
     without, with_it = Trace(), Trace()
     plain, before = fit(kit, tmp_path / "without", without, **strategy)
     mended, after = fit(kit, tmp_path / "with", with_it, kit.TrueNorm(gap=1.0), **strategy)
-    assert len(with_it.seen) == len(without.seen) >= 12
+    assert len(with_it.seen) == len(without.seen) >= 6
     for step, expected in zip(with_it.seen, without.seen, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(step, expected, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(mended.parameters(), plain.parameters(), strict=True))
@@ -189,6 +202,23 @@ def test_the_best_model_that_is_loaded_is_mended(kit, tmp_path):
     net, paths = fit(kit, tmp_path, kit.TrueNorm(), load_best_model_at_end=True, **EPOCHS)
     assert len(paths) == 2
     assert_same_statistics(tn.statistics(net), population(net))
+
+
+def test_an_evaluation_outside_of_training_changes_nothing(kit, tmp_path):
+    trainer = trainer_of(kit, tmp_path, kit.TrueNorm(gap=1.0), **BEST)
+    before = [value.clone() for value in trainer.model.state_dict().values()]
+    trainer.evaluate()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.state_dict().values(), before, strict=True))
+
+
+def test_samples_that_lie_sorted_are_read_shuffled(kit, tmp_path):
+    """The first ones are of one class only."""
+    ordered = sorted(TRAIN, key=lambda row: row["labels"])
+    callback = kit.TrueNorm(data=DataLoader(ordered, batch_size=32), limit=32)
+    net, _ = fit(kit, tmp_path, callback, epochs=1, **EPOCHS)
+    true, of_one_class = population(net)["net.1"].mean, tn.measure(net, [stacked(ordered[:32])])["net.1"].mean
+    off = (callback.repaired.statistics["net.1"].mean - true).norm()
+    assert off < 0.5 * (of_one_class - true).norm()
 
 
 def test_it_says_why_validation_falls_behind(kit, tmp_path, capsys):
@@ -284,7 +314,7 @@ def test_where_there_are_no_classes_the_loss_decides(kit, tmp_path):
 
     parts = [[row | {"labels": float(row["pixel_values"].sum() - 20)} for row in part] for part in (TRAIN, HELD_OUT)]
     callback = kit.TrueNorm()
-    fit(kit, tmp_path, callback, net=Regression, train=parts[0], held_out=parts[1], epochs=6, **EPOCHS)
+    fit(kit, tmp_path, callback, net=Regression, train=parts[0], held_out=parts[1], epochs=3, **EPOCHS)
     assert list(callback.repaired.scores[""]) == ["score"] and callback.repaired.chosen
     assert callback.diagnosis.cause == "initial values"
 

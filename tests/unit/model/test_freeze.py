@@ -363,7 +363,6 @@ def test_the_mode_is_the_last_that_was_asked_for(start, asked):
     assert {module.training for module in net.modules()} == {asked[-1]}
 
 
-@pytest.mark.xfail(reason="bug: `using` puts modes back past the layer, which then remembers what the pass asked for")
 @pytest.mark.parametrize(
     ("how", "mode"), [("measure", True), ("repair", True), ("using", True), ("using", False), ("diagnose", False)]
 )
@@ -400,7 +399,6 @@ def test_what_is_not_frozen_is_left_alone():
     assert snapshot(net) == before and net.bn2.train is own
 
 
-@pytest.mark.xfail(reason="bug: freeze() writes over a `train` of somebody else's, and unfreeze() cannot bring it back")
 def test_a_train_of_somebody_elses_comes_back():
     net = trained()
     net.bn1.train = own = lambda mode=True: net.bn1
@@ -421,7 +419,6 @@ def test_a_layer_under_two_names_is_one_layer():
     assert not is_frozen(net.again) and is_frozen(net.average)
 
 
-@pytest.mark.xfail(reason="bug: the second layer finds γ's gradient switched off by the first, and remembers that")
 def test_layers_that_share_their_gamma():
     net = trained()
     net.other = nn.BatchNorm1d(6)

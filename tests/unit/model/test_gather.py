@@ -172,7 +172,6 @@ def test_the_result_says_how_many_took_part(results):
         assert found["about"]["within"]["variance"] == "within batches"
 
 
-@pytest.mark.xfail(reason="bug: `about` keeps this process's samples beside everybody's counts")
 def test_the_result_says_how_many_samples_there_were(results):
     total = sum(len(x) for rank in range(SIZE) for x, _ in batches_of(rank))
     assert {found["about"]["joint"]["samples"] for found in results} == {str(total)}

@@ -86,7 +86,6 @@ def test_an_unknown_variance():
         tn.measure(trained(), images(), variance="wihtin")
 
 
-@pytest.mark.xfail(reason="bug: the sequential flow takes no notice of `variance`", raises=pytest.fail.Exception)
 def test_the_sequential_flow_has_no_variance_within():
     with pytest.raises(InvalidInput, match="variance"):
         tn.measure(trained(), images(), flow="sequential", variance="within", memory=1)
@@ -190,19 +189,16 @@ def test_what_is_no_tolerance_is_refused(flow, tolerance, said):
         tn.measure(trained(), images(), flow=flow, tolerance=tolerance)
 
 
-@pytest.mark.xfail(reason="bug: the largest of no standard errors is asked for", raises=ValueError)
 def test_no_layer_is_reached_and_there_is_a_tolerance():
     with pytest.raises(NotMeasurable, match="no batch-norm layer was reached by any batch"):
         tn.measure(trained(), images(), forward=lambda model, batch: batch, tolerance=0.1)
 
 
-@pytest.mark.xfail(reason="bug: a layer that one batch reached counts as known exactly")
 def test_one_batch_tells_no_standard_error():
     found = tn.measure(trained(), images(1), tolerance=0.01)
     assert found.about["standard error"] != "0 σ"
 
 
-@pytest.mark.xfail(reason="bug: a layer that one batch reached counts as known exactly")
 def test_a_layer_that_is_seldom_reached_is_waited_for():
     class Seldom(nn.Module):
         def __init__(self):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from truenorm.data.batches import images_in
+from truenorm.data.batches import has_images, images_in
 from truenorm.data.sample import Sample
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
@@ -24,6 +24,8 @@ def find(case: Case) -> Iterable[Finding]:
     if case.arriving is None or first not in case.stored or case.layers[first].untouched:
         return
     if sample is None or sample.joined is None or first == case.repeated:
+        return
+    if not has_images(sample.joined):
         return
     images = images_in(sample.joined)
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] > _MOST_CHANNELS:

@@ -1,0 +1,520 @@
+"""Each cause is named in a network made for it, and its figure is what an independent computation gives."""
+
+import math
+import re
+from fnmatch import fnmatchcase
+
+import numpy as np
+import oracle
+import patients
+import pytest
+import torch
+from patients import PATIENTS
+from torch import nn
+
+import truenorm as tn
+from truenorm.doctor.causes import CAUSES
+
+
+def examined(cause, *arguments):
+    """The finding of this cause, in its own patient or another."""
+    make = PATIENTS[cause] if not arguments else arguments[0]
+    net, data, how = make()
+    found = tn.diagnose(net, data, **how)
+    return next(finding for finding in found.findings if finding.cause == cause)
+
+
+def figures(sentence, pattern):
+    match = re.search(pattern, sentence)
+    assert match, sentence
+    return [float(value.rstrip(".").replace(",", "")) for value in match.groups()]
+
+
+def off(net, data):
+    """d² + 2λ², mean over the channels of each batch norm, from what reaches it in evaluation."""
+    found = {}
+    for name, values in patients.reached(net, data).items():
+        layer = net.get_submodule(name)
+        mean, var, _ = oracle.moments(values)
+        d = (layer.running_mean.double().numpy() - mean) / np.sqrt(var)
+        log = np.log(layer.running_var.double().numpy() / var) / 2
+        found[name] = float(np.mean(d**2 + 2 * log**2))
+    return found
+
+
+def test_there_is_a_patient_for_every_cause():
+    assert set(PATIENTS) == set(CAUSES)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_cause_is_named_first_where_it_is_the_cause(cause):
+    net, data, how = PATIENTS[cause]()
+    found = tn.diagnose(net, data, **how)
+    if any(finding.cause == cause and finding.level == "note" for finding in found.findings):
+        assert cause in [finding.cause for finding in found.findings if finding.level == "note"]
+        assert found.cause != cause
+    else:
+        assert found.cause == cause
+
+
+@pytest.mark.parametrize("kind", ["mlp", "single", "cnn"])
+def test_no_cause_is_named_where_nothing_is_off(kind):
+    data = patients.digits(20, start=36) if kind == "cnn" else patients.held_out()
+    found = tn.diagnose(patients.sound(kind), data)
+    assert found.findings == ()
+    assert found.healthy
+
+
+@pytest.mark.parametrize("cause", [cause for cause in CAUSES if PATIENTS[cause]()[1] is not None])
+def test_what_is_certain_is_certain_without_data(cause):
+    """A defect that needs no data is found without; a cause that needs them is not made up."""
+    net, data, how = PATIENTS[cause]()
+    with_data = {f.cause for f in tn.diagnose(net, data, **how).findings if f.level == "defect"}
+    without = {f.cause for f in tn.diagnose(net, **how).findings if f.level == "defect"}
+    beside = {"momentum"} if cause == "momentum" else set()  # a habit that is looked at by its effect, where it can be
+    assert without - beside <= with_data
+    assert with_data - {"never updated"} <= without  # a new network holds 0 and 1 too
+
+
+# Buffers that hold no statistics
+
+
+def test_not_finite():
+    found = examined("not finite")
+    assert figures(found.sentence, r"stored in bn1 \((\d+) of (\d+) channels") == [2, 8]
+    assert found.layers == ("bn1",) and found.level == "defect" and found.remedy == "repair"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var"])
+def test_one_value_is_enough(value, buffer):
+    net = patients.sound()
+    getattr(net.bn2, buffer)[0] = value
+    for data in (None, patients.held_out()):
+        found = tn.diagnose(net, data)
+        assert found.cause == "not finite" and not found.healthy
+        assert found.findings[0].layers == ("bn2",)
+
+
+def test_negative_variance():
+    found = examined("negative variance")
+    assert figures(found.sentence, r"a negative variance \((-[\d.]+)\) is stored in bn2") == [-0.25]
+    assert found.layers == ("bn2",)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    found = tn.diagnose(patients.sound().to(dtype)).findings[0]
+    assert f"of bn1, bn2 are {str(dtype).removeprefix('torch.')}:" in found.sentence
+    biggest, smallest = figures(found.sentence, r"above ([\d,]+) or below (\S+) do not fit float16")
+    assert biggest == torch.finfo(torch.float16).max
+    assert smallest == pytest.approx(2.0**-24, rel=0.02)
+
+
+# Averages that have not moved, or too much
+
+
+def test_never_updated():
+    found = examined("never updated")
+    assert found.layers == ("bn1",)
+    net = patients.mlp()
+    assert tn.diagnose(net, patients.held_out()).findings[0].layers == ("bn1", "bn2")
+
+
+@pytest.mark.parametrize("momentum", [0.005, 0.02, 0.05])
+def test_initial_values(momentum):
+    found = examined("initial values", lambda: patients.initial(momentum))
+    told, batches, left, share = figures(
+        found.sentence, r"momentum ([\d.]+), (\d+) batches: (\d+)% of the initial 0 and 1 .* (\d+)% of the shift"
+    )
+    assert (told, batches) == (momentum, 40)
+    assert left == round(100 * (1 - momentum) ** 40)
+    assert share > 90
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.6])
+def test_initial_values_that_momentum_and_count_do_not_explain(weight):
+    net = patients.sound()
+    for layer in patients.norms(net):
+        layer.running_mean.mul_(1 - weight)
+        layer.running_var.mul_(1 - weight).add_(weight)
+    found = examined("initial values", lambda: (net, patients.held_out(), {}))
+    left, momentum, batches = figures(
+        found.sentence, r"about (\d+)% of what is stored is .* \(momentum ([\d.]+) and (\d+) batches do not explain it\)"
+    )
+    assert left == pytest.approx(100 * weight, abs=3)
+    assert (momentum, batches) == (0.1, 40)
+    assert found.share < 0.5  # it is contradicted
+
+
+def test_momentum_zero():
+    found = examined("momentum 0")
+    assert found.layers == ("bn1", "bn2") and found.level == "defect"
+    assert "truenorm.repair" in tn.diagnose(*patients.momentum_zero()[:2]).recommendation
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.99])
+def test_momentum_that_was_taken_for_a_decay(momentum):
+    found = examined("momentum", lambda: patients.momentum(momentum))
+    said = figures(
+        found.sentence, r"momentum is ([\d.]+) in bn1, bn2: .* last ([\d.]+) batches .* Keras's ([\d.]+) is ([\d.]+) here"
+    )
+    assert said == [momentum, pytest.approx((2 - momentum) / momentum, rel=0.05), momentum, pytest.approx(1 - momentum)]
+
+
+def test_the_window_of_a_momentum_is_what_it_is_said_to_be():
+    """(2 − m)/m batches: as many, weighing the same, leave the same noise."""
+    for m in (0.9, 0.3, 0.1):
+        weights = m * (1 - m) ** np.arange(2000)
+        assert 1 / np.sum(weights**2) == pytest.approx((2 - m) / m)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_sampling_noise(size):
+    net, data, _ = patients.noise(size)
+    found = examined("sampling noise", lambda: patients.noise(size))
+    momentum, window, sigma, samples = figures(
+        found.sentence, r"momentum ([\d.]+) .* rest on (\d+) batches; they are ([\d.]+) σ off .* about (\d+) samples"
+    )
+    assert momentum == 0.3
+    assert window == round((2 - 0.3) / 0.3)
+    assert sigma == pytest.approx(math.sqrt(off(net, data)["bn1"]), rel=0.2)
+    assert size / 2 <= samples <= 2 * size
+
+
+def test_lag():
+    found = examined("lag")
+    assert figures(found.sentence, r"momentum ([\d.]+): a window of (\d+) batches") == [0.1, round((2 - 0.1) / 0.1)]
+
+
+# Batches
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_variance_convention(size):
+    net, data, _ = patients.variance(size)
+    found = examined("variance convention", lambda: patients.variance(size))
+    ratio, fitted, again, n, share = figures(
+        found.sentence, r"are ([\d.]+) times those of batches of (\d+) \((\d+)/.* is ([\d.]+) for a vector.* (\d+)% of"
+    )
+    assert fitted == again == size
+    assert n == round(size / (size - 1), 2)
+    assert share > 85
+    # The first layer is right, so what reaches the second in evaluation is what it should store.
+    _, var, _ = oracle.moments(patients.reached(net, data)["bn2"])
+    assert ratio == pytest.approx(np.median(net.bn2.running_var.numpy() / var), rel=0.05)
+    assert ("retrain" in found.advice) == (size <= 4)
+
+
+def test_tiny_batches():
+    found = examined("tiny batches")
+    assert figures(found.sentence, r"come in batches of (\d+)") == [4]
+    assert found.remedy == "retrain"
+
+
+def test_sorted_batches():
+    found = examined("sorted batches")
+    kind, weight, share = figures(found.sentence, r"class (\d) weighs (\d+)% in them; (\d+)% of the shift")
+    labels = torch.cat([y for _, y in patients.blobs()]).sort().values.split(32)
+    age = np.arange(len(labels))[::-1]
+    expected = sum(0.1 * 0.9**t * float((y == 2).float().mean()) for t, y in zip(age, labels, strict=True))
+    assert kind == 2
+    assert weight == pytest.approx(100 * expected, abs=8)
+    assert share > 90
+    assert "shuffle" in found.advice
+
+
+def test_batches_of_one_class_each_in_any_order():
+    """No class weighs more than another: what is missing is the variance between them."""
+    x, y = patients.joined(patients.blobs())
+    pure = [batch for k in range(3) for batch in patients.cut(x[y == k], y[y == k])]
+    order = torch.randperm(len(pure), generator=torch.Generator().manual_seed(0))
+    net = patients.run(patients.sound(), [pure[i] for i in order], None)
+    found = examined("sorted batches", lambda: (net, patients.held_out(), {}))
+    assert "the variance between classes is not in them" in found.sentence
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "rel"),
+    [(4.0, 1.0, 0.05), (1 / 58, 0.0, 0.05), (0.25, 0.47, 0.3), (1.0, -2.0, 0.3)],  # the zeros of the padding move not
+)
+def test_preprocessing(scale, offset, rel):
+    net, data, _ = patients.preprocessing(scale, offset)
+    found = tn.diagnose(net, data)
+    assert found.cause == "preprocessing" and not found.healthy
+    a, b, share, after, before = figures(
+        found.findings[0].sentence,
+        r"with ([\d.e-]+) · x ([+-][\d.e-]+) (\d+)% .* \(accuracy ([\d.]+) instead of ([\d.]+)\)",
+    )
+    # a·(scale·x + offset) + b is x again
+    assert a * scale == pytest.approx(1, rel=rel)
+    assert a * offset + b == pytest.approx(0, abs=0.06)
+    assert share > 90
+    assert before == pytest.approx(found.scores[""]["accuracy"], abs=6e-4)
+    with torch.no_grad():
+        right = np.mean([(net(a * x + b).argmax(1) == y).double().mean() for x, y in data])
+    assert after == pytest.approx(right, abs=0.05)
+    assert found.findings[0].remedy == "data"
+    assert found.recommendation.startswith("preprocess as in training")
+
+
+def test_domain():
+    net, data, _ = patients.domain()
+    found = examined("domain")
+    (sigma,) = figures(found.sentence, r"is ([\d.]+) σ off")
+    mean, var, _ = oracle.moments(patients.reached(net, data)["bn1"])
+    expected = oracle.shift(net.bn1.running_mean.numpy(), net.bn1.running_var.numpy(), mean, var)
+    assert sigma == pytest.approx(expected, rel=0.1)
+    assert found.layers == ("bn1",)
+
+
+@pytest.mark.xfail(reason="the variance convention counts the shift behind the first layer only, however small it is")
+@pytest.mark.parametrize("where", ["wider blobs", "a first layer that is off, data in fours"])
+def test_what_explains_the_little_behind_the_first_layer_explains_no_shift(where):
+    """Their own error is 0.1 and 0.02 σ, that of the first layer ten times as much and more."""
+    if where == "wider blobs":
+        net, data, _ = patients.wider()
+    else:
+        net, data = patients.sound(), patients.blobs(256, 4, seed=2)
+        net.bn1.running_mean += 1
+    found = tn.diagnose(net, data)
+    assert found.layers[0].layer == "bn1"
+    assert found.cause != "variance convention"
+
+
+# Weights
+
+
+@pytest.mark.parametrize("rate", [0.4, 0.6])
+def test_dropout(rate):
+    found = examined("dropout", lambda: patients.dropout(rate))
+    assert figures(found.sentence, r"dropout \(drop ([\d.]+)\) stands before .* (\d+)% of")[0] == rate
+    assert found.share > 0.85
+
+
+def test_dropout_that_is_off_is_no_cause():
+    net, data, _ = patients.initial()
+    net.relu1 = nn.Sequential(nn.ReLU(), nn.Dropout(0.0))
+    assert [f.cause for f in tn.diagnose(net, data).findings] == ["initial values"]
+
+
+def test_averaged_weights_that_say_so():
+    assert figures(examined("averaged weights").sentence, r"averaged weights \((\d+) models\)") == [60]
+
+
+def test_averaged_weights_that_do_not():
+    net, data, _ = patients.merged()
+    found = examined("averaged weights", patients.merged)
+    share, factor = figures(found.sentence, r"in (\d+)% of the channels, by a factor of ([\d.]+) in the middle layer")
+    # What each layer would divide by, were all right: one giant batch.
+    x, _ = patients.joined(data)
+    seen, less, ratios = {}, [], []
+    for layer in patients.norms(net):
+        layer.register_forward_pre_hook(lambda layer, x: seen.__setitem__(layer, x[0].numpy()))
+    stored = {layer: layer.running_var.clone().numpy() for layer in patients.norms(net)}
+    with torch.no_grad():
+        net.train()(x)
+    for layer, values in seen.items():
+        log = np.log(stored[layer] / oracle.moments(values)[1]) / 2
+        less.append((log > 0).mean())
+        ratios.append(np.exp(np.sort(log)[(len(log) - 1) // 2]))  # torch's median: the lower of the two in the middle
+    assert share == pytest.approx(100 * np.mean(less), abs=8)
+    assert factor == pytest.approx(min(ratios), rel=0.1)
+
+
+def test_pruned_weights():
+    net, _, _ = patients.pruned()
+    (share,) = figures(examined("pruned weights").sentence, r"(\d+)% of the weights are exactly 0")
+    weights = np.concatenate([layer.weight.detach().numpy().ravel() for layer in (net.fc1, net.fc2, net.head)])
+    assert share == round(100 * np.mean(weights == 0))
+
+
+def test_pruned_weights_with_the_statistics_taken_anew_are_none_of_it():
+    net, data, _ = patients.pruned()
+    patients.settled(net, patients.blobs())
+    assert tn.diagnose(net, data).findings == ()
+
+
+# Training
+
+
+def test_updated_twice():
+    found = examined("updated twice")
+    assert figures(found.sentence, r"bn2 counted (\d+) batches, other layers (\d+): ([\d.]+) updates") == [80, 40, 2]
+    assert found.layers == ("bn2",)
+
+
+def test_the_momentum_that_mends_counting_twice():
+    """1 − √(1 − m), twice, is m once: for the same batch."""
+    assert "momentum of bn2 to 1 − √(1 − m)" in examined("updated twice").advice
+    once, twice = nn.BatchNorm1d(4, momentum=0.1), nn.BatchNorm1d(4, momentum=1 - math.sqrt(1 - 0.1))
+    x = torch.randn(16, 4)
+    once(x), twice(x), twice(x)
+    torch.testing.assert_close(once.running_mean, twice.running_mean)
+    torch.testing.assert_close(once.running_var, twice.running_var)
+
+
+def test_updated_twice_in_all_layers_is_told_by_the_optimizer():
+    found = examined("updated twice", patients.updated_twice_in_all)
+    said = figures(found.sentence, r"(\d+) batches were counted in (\d+) steps of the optimizer, ([\d.]+) for each")
+    assert said == [40, 16, 40 / 16]
+
+
+@pytest.mark.parametrize("steps", [27, 40])
+def test_a_few_forwards_more_than_steps_are_usual(steps):
+    net, _, how = patients.updated_twice_in_all(steps)
+    assert tn.diagnose(net, **how).findings == ()
+
+
+def test_sgd_counts_no_steps():
+    net = patients.sound()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    patients.train(net, patients.blobs(), 2)
+    assert tn.diagnose(net, optimizer=optimizer).findings == ()
+
+
+def test_called_several_times():
+    net, data, _ = patients.called_several_times()
+    found = examined("called several times")
+    (sigma,) = figures(found.sentence, r"layer norm is called .* \(([\d.]+) σ off what arrives\)")
+    mean, var, _ = oracle.moments(patients.reached(net, data)["norm"])
+    expected = oracle.shift(net.norm.running_mean.numpy(), net.norm.running_var.numpy(), mean, var)
+    assert sigma == pytest.approx(expected, rel=0.1)
+    assert found.remedy == "code"
+
+
+def test_frozen_parameters():
+    found = examined("frozen parameters")
+    assert found.layers == ("bn1", "bn2")
+    net = patients.frozen_parameters()[0]
+    (pattern,) = re.search(r"truenorm\.freeze\(model, '(.*)'\)", found.advice).groups()
+    assert tn.freeze(net, pattern) == found.layers
+    before = patients.bits(net)
+    net.train()(patients.blobs(1)[0][0])
+    patients.assert_same_bits(net.state_dict(), before)
+
+
+@pytest.mark.xfail(reason="the pattern of the advice is '*' where names have no folder in common")
+def test_the_advised_pattern_freezes_what_is_to_be_frozen_only():
+    net = patients.frozen_parameters()[0]
+    for value in net.bn2.parameters():
+        value.requires_grad_(True)
+    net.add_module("neck", nn.BatchNorm1d(3))
+    net.add_module("last", nn.BatchNorm1d(3))
+    for value in net.last.parameters():
+        value.requires_grad_(False)
+    patients.run(net, patients.blobs(5), 0.1, as_left=True)
+    found = next(f for f in tn.diagnose(net, patients.held_out()).findings if f.cause == "frozen parameters")
+    assert found.layers == ("bn1", "last")
+    (pattern,) = re.search(r"truenorm\.freeze\(model, (.*)\) before", found.advice).groups()
+    assert [name for name in ("bn1", "bn2", "neck", "last") if fnmatchcase(name, pattern.strip("'"))] == [*found.layers]
+
+
+def test_frozen_by_eval():
+    found = examined("frozen by eval()")
+    assert found.layers == ("bn1",) and found.level == "note"
+    assert "bn1 is in eval() while the model trains" in found.sentence
+
+
+@pytest.mark.xfail(reason="it is looked for only where data show a shift, though no data are needed to see it")
+def test_frozen_by_eval_is_seen_without_data():
+    net, _, _ = patients.frozen_by_eval()
+    assert "frozen by eval()" in [finding.cause for finding in tn.diagnose(net).findings]
+
+
+def test_eps():
+    found = examined("eps")
+    now, fits, share, least = figures(
+        found.sentence, r"eps is (\S+), and ([\d.]+) \(Keras.* it (\d+)% of the shift .* lie below ([\d.e-]+)\)"
+    )
+    assert (now, fits) == (1e-5, 1e-3)
+    assert share > 90
+    net, _, _ = patients.eps()
+    lower = [np.quantile(layer.running_var.numpy(), 0.25) for layer in patients.norms(net)]
+    assert least == pytest.approx(min(lower), rel=0.05)
+    assert found.advice == "build the network with eps=0.001"
+
+
+def test_the_advised_eps_mends_it():
+    net, data, _ = patients.eps()
+    before = tn.diagnose(net, data).scores[""]["log likelihood"]
+    for layer in patients.norms(net):
+        layer.eps = 1e-3
+    after = tn.diagnose(net, data)
+    assert after.healthy and after.cause == ""
+    assert after.scores[""]["log likelihood"] > before + 0.1
+
+
+# Layers
+
+
+def test_track_running_stats_of_a_layer_that_stores():
+    found = examined("track_running_stats")
+    assert "track_running_stats is False in bn1, which store statistics" in found.sentence
+    assert found.layers == ("bn1",)
+
+
+def test_track_running_stats_of_a_layer_that_does_not():
+    found = examined("track_running_stats", patients.without_statistics)
+    assert found.sentence.startswith("bn1 keep")
+    assert found.layers == ("bn1",)
+    net, _, _ = patients.without_statistics()
+    net.bn2 = nn.BatchNorm1d(6, track_running_stats=False)
+    for data in (None, patients.held_out()):
+        everywhere = tn.diagnose(net, data)
+        assert everywhere.cause == "track_running_stats" and not everywhere.healthy
+        assert everywhere.findings[0].layers == ("bn1", "bn2")
+
+
+def test_dead_channels():
+    found = examined("dead channels")
+    net, data, _ = patients.dead()
+    variances = {name: oracle.moments(values)[1] for name, values in patients.reached(net, data).items()}
+    dead = sum(int((var < 1e-3).sum()) for var in variances.values())
+    assert figures(found.sentence, r"(\d+) of (\d+) channels") == [dead, 8 + 12]
+    assert dead == 4 and found.layers == ("bn1",)
+
+
+# Habits
+
+
+def test_a_bias_before_batch_norm():
+    found = examined("bias before batch norm")
+    assert found.layers == ("bn1", "bn2") and found.level == "note"
+
+
+def test_a_bias_somewhere_else_is_none():
+    net = nn.Sequential(nn.Linear(4, 4, bias=True), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))
+    net.append(nn.BatchNorm1d(4))
+    assert tn.diagnose(net).findings == ()
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_weight_decay(optimizer):
+    net = patients.sound()
+    decayed = [value for value in net.parameters() if value.ndim > 1]
+    rest = [value for value in net.parameters() if value.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    assert tn.diagnose(net, optimizer=optimizer(groups, 0.1)).findings == ()
+    groups[1]["weight_decay"] = 0.02
+    (found,) = tn.diagnose(net, optimizer=optimizer(groups, 0.1)).findings
+    assert figures(found.sentence, r"weight_decay ([\d.]+)\)") == [0.02]
+
+
+def test_synchronised_alone():
+    assert examined("synchronised alone").level == "note"
+
+
+@pytest.mark.parametrize(
+    ("momentum", "said"), [(0.9, r"momentum is 0\.9 in bn1, bn2: .* last 1\.2 batches"), (0.0, r"momentum is 0 in bn1")]
+)
+def test_a_momentum_is_seen_without_data(momentum, said):
+    net = patients.mlp()
+    for layer in patients.norms(net):
+        layer.momentum = momentum
+    found = tn.diagnose(net)
+    assert found.cause == ("momentum" if momentum else "momentum 0") and not found.healthy
+    assert re.search(said, found.findings[0].sentence)
