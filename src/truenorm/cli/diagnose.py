@@ -69,4 +69,5 @@ def diagnose(
 def _mended(checkpoint: Path | None) -> str:
     if checkpoint is None:
         return "mended.safetensors"
-    return str(checkpoint.with_name(f"{checkpoint.stem}-mended{checkpoint.suffix}"))
+    ending = "".join(checkpoint.suffixes[-2:]) if checkpoint.suffix == ".tar" else checkpoint.suffix
+    return str(checkpoint.with_name(f"{checkpoint.name.removesuffix(ending)}-mended{ending}"))

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections import OrderedDict
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -172,6 +173,7 @@ def everything_else(net):
                 getattr(module, "eps", None),
                 getattr(module, "track_running_stats", None),
                 sorted(module.__dict__),
+                getattr(module.__dict__.get("train"), "mode", None),  # what a frozen layer was asked for
                 *(len(hooks) for hooks in _hooks(module)),
             )
             for name, module in net.named_modules()
@@ -193,18 +195,44 @@ def _hooks(module):
     )
 
 
-class Stopping:
-    """Batches that raise before the n-th, anew in every run over them."""
+def left_as_it_was(net, act, arm, error, raised=None):
+    """Let it be stopped at the first, second, … occasion until it runs through; how often it was stopped."""
+    before, things = bits(net), everything_else(net)
+    for at in range(1000):
+        with arm(at, error):
+            try:
+                act()
+            except raised or error:
+                pass
+            else:
+                return at
+        assert_same_bits(net.state_dict(), before)
+        assert everything_else(net) == things
+    raise AssertionError("it never ran through")
 
-    def __init__(self, data, error, at):
-        self.data, self.error, self.left = data, error, at
+
+class Stopping:
+    """Batches that draw from every source of chance, and raise before the n-th if they are told to."""
+
+    def __init__(self, data):
+        self.data, self.left, self.error = data, 0, None
 
     def __iter__(self):
         for batch in self.data:
-            self.left -= 1
-            if self.left < 0:
-                raise self.error
+            if self.error is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise self.error("stop")
+            random.random(), np.random.rand(), torch.rand(1)  # as augmentation does
             yield batch
+
+    @contextmanager
+    def at(self, left, error):
+        self.left, self.error = left, error
+        try:
+            yield
+        finally:
+            self.left, self.error = 0, None
 
 
 class Stop(nn.Identity):
@@ -212,13 +240,22 @@ class Stop(nn.Identity):
 
     def __init__(self):
         super().__init__()
-        self.left, self.error = 10**9, RuntimeError
+        self.left, self.error = 0, None
 
     def forward(self, x):
-        self.left -= 1
-        if self.left < 0:
-            raise self.error("stop")
+        if self.error is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise self.error("stop")
         return x
+
+    @contextmanager
+    def at(self, left, error):
+        self.left, self.error = left, error
+        try:
+            yield
+        finally:
+            self.left, self.error = 0, None
 
 
 class Shared(nn.Module):

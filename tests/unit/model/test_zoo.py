@@ -103,7 +103,7 @@ def test_a_spoilt_layer_is_found_and_mended(network):
     found = tn.diagnose(network, data, score=nearness, limit=LIMIT)
     assert not found.healthy and found.best and "truenorm.repair" in found.recommendation
     assert {state.layer for state in found.layers} == set(names)
-    assert max(found.layers, key=lambda state: state.own).layer == spoilt
+    assert max(found.layers, key=lambda state: state.harm).layer == spoilt
     assert_same_bits(network.state_dict(), before)
     assert modes(network) == before_modes and num_hooks(network) == hooks
 

@@ -36,16 +36,20 @@ def find(case: Case) -> Iterable[Finding]:
     touched = [n for n in case.joint if n not in untouched and n in case.stored and not case.layers[n].damaged]
     if not touched:
         return
+    before = distance(case.stored, case.joint, touched)
+    if before <= 0:
+        return
+    share, weight = max((_share(case, touched, weight, before), weight) for weight in _WEIGHTS)
     known = [left for name in touched if (left := _left(case, name)) is not None]
-    weight = _fitted(case, touched)
-    mixed = Statistics({name: _mixed(case.joint[name], weight) for name in touched})
-    before, after = distance(case.stored, case.joint, touched), distance(case.stored, mixed, touched)
-    share = max(0.0, 1 - after / before) if before > 0 else 0.0
     expected = sum(known) / len(known) if known else None
+    # What momentum and count say is believed where it explains nearly as much as the best that could be fitted.
+    counted_share = 0.0 if expected is None else _share(case, touched, expected, before)
+    agrees = expected is None or counted_share > 0.7 * share
+    if expected is not None and agrees:
+        share, weight = counted_share, expected
     if weight < 0.03 or share < 0.2:
         return
     layer = case.layers[touched[0]]
-    agrees = expected is None or abs(expected - weight) < max(0.1, 0.4 * weight)
     if expected is not None and agrees:
         counted = f"momentum {layer.momentum:g}, {times(layer.batches or 0, 'batch')}"
         why = f"{counted}: {expected:.0%} of the initial 0 and 1 is still stored"
@@ -72,23 +76,13 @@ def _left(case: Case, name: str) -> float | None:
     return math.exp(layer.batches * math.log1p(-min(layer.momentum, 1 - 1e-12)))
 
 
-def _fitted(case: Case, names: list[str]) -> float:
-    """Least squares for w in r = w·(0, 1) + (1 − w)·population, means and variances in units of σ."""
-    over, under = 0.0, 0.0
-    for name in names:
-        truth, stored = case.joint[name], case.stored[name]
-        live = truth.var.cpu() > 1e-3
-        std = truth.std.cpu()[live].double()
-        for have, want, start, unit in (
-            (stored.mean, truth.mean, 0.0, std),
-            (stored.var, truth.var, 1.0, std.square()),
-        ):
-            there = want.cpu()[live].double()
-            direction = ((start - there) / unit).clamp(-5, 5)
-            moved = ((have.cpu()[live].double() - there) / unit).clamp(-5, 5)
-            over += float((direction * moved).sum())
-            under += float(direction.square().sum())
-    return min(1.0, max(0.0, over / under)) if under > 0 else 0.0
+_WEIGHTS = tuple(number / 25 for number in range(1, 25))
+
+
+def _share(case: Case, names: list[str], weight: float, before: float) -> float:
+    """How much of the shift is explained if this weight of the initial values is left."""
+    mixed = Statistics({name: _mixed(case.joint[name], weight) for name in names})
+    return 1 - distance(case.stored, mixed, names) / before
 
 
 def _mixed(truth: Moments, weight: float) -> Moments:
