@@ -1,23 +1,19 @@
 """Lightning: say why validation falls behind training, and write checkpoints whose statistics are true."""
 
-import math
-import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from truenorm.doctor.diagnose import diagnose
 from truenorm.doctor.diagnosis import Diagnosis
 from truenorm.doctor.repair import Repair, repair
 from truenorm.doctor.score import Score
-from truenorm.errors import InvalidInput, TruenormError, UnknownName, extra
+from truenorm.errors import InvalidInput, UnknownName, extra
+from truenorm.integrations.callback import apart, as_trained, parted, spared
 from truenorm.model.measure import Forward
-from truenorm.model.statistics import assign, using
+from truenorm.model.statistics import assign
 from truenorm.model.watch import Watch, watch
 from truenorm.rules import Rule
 
@@ -123,10 +119,10 @@ class TrueNorm(lightning.Callback):
         self._leave()
         self._modes = {}
         if self._rules is not None:
-            with _spared("the run is not watched"):
+            with spared("the run is not watched"):
                 self.watched = watch(pl_module, self._rules).__enter__()
         if self._repairs and any(getattr(one, "save_weights_only", False) for one in trainer.checkpoint_callbacks):
-            with _spared("checkpoints keep the statistics they have"):
+            with spared("checkpoints keep the statistics they have"):
                 raise InvalidInput("for save_weights_only=True Lightning calls no callback; save them whole")
 
     def on_train_batch_start(
@@ -139,10 +135,10 @@ class TrueNorm(lightning.Callback):
             return
         # Layers may exchange statistics while they are measured: all processes look, or none does.
         if trainer.strategy.reduce_boolean_decision(self._parted(trainer.callback_metrics), all=False):
-            with _spared("validation falls behind, and was not diagnosed"), self._as_trained(pl_module):
+            with spared("validation falls behind, and was not diagnosed"), as_trained(pl_module, self._modes):
                 found = diagnose(
                     pl_module,
-                    _apart(_first(trainer.val_dataloaders)),
+                    apart(_first(trainer.val_dataloaders)),
                     score=self._score,
                     optimizer=trainer.optimizers[0] if trainer.optimizers else None,
                     forward=self._forward,
@@ -157,7 +153,7 @@ class TrueNorm(lightning.Callback):
         if not self._repairs:
             return
         saved: dict[str, Tensor] = checkpoint["state_dict"]
-        with _spared("the checkpoint keeps the statistics it had"), self._as_trained(pl_module):
+        with spared("the checkpoint keeps the statistics it had"), as_trained(pl_module, self._modes):
             with _holding(pl_module, saved):
                 self.repaired = self._repair(trainer, pl_module)
             if self.repaired.chosen:
@@ -167,12 +163,12 @@ class TrueNorm(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._leave()
         if self._repairs:
-            with _spared("the module keeps the statistics it had"):
-                with self._as_trained(pl_module):
+            with spared("the module keeps the statistics it had"):
+                with as_trained(pl_module, self._modes):
                     self.repaired = self._repair(trainer, pl_module)
                 assign(pl_module, self.repaired.statistics)
         if self._diagnoses and trainer.enable_validation:
-            with _spared("training and validation were not compared"):
+            with spared("training and validation were not compared"):
                 for name in (self._train, self._validation):
                     if name not in trainer.callback_metrics:
                         raise UnknownName("metric", name, trainer.callback_metrics)
@@ -190,29 +186,17 @@ class TrueNorm(lightning.Callback):
         if self._train not in metrics or self._validation not in metrics:
             return False
         low, high = float(metrics[self._train]), float(metrics[self._validation])
-        if not math.isfinite(low):
-            return False
-        if self._mode == "max":
-            low, high = high, low
-        return not high - low <= (self._gap - 1) * abs(low)  # so that NaN is worse
+        return parted(low, high, self._gap) if self._mode == "min" else parted(high, low, self._gap)
 
     def _repair(self, trainer: lightning.Trainer, model: nn.Module) -> Repair:
         return repair(
             model,
-            _apart(_first(trainer.train_dataloader) if self._data is None else self._data),
-            held_out=_apart(_first(trainer.val_dataloaders)),
+            apart(_first(trainer.train_dataloader) if self._data is None else self._data),
+            held_out=apart(_first(trainer.val_dataloaders)),
             score=self._score,
             forward=self._forward,
             limit=self._limit,
         )
-
-    @contextmanager
-    def _as_trained(self, model: nn.Module) -> Generator[None]:
-        """In the modes of training, so that its frozen layers are frozen; statistics and modes are put back."""
-        with using(model):
-            for module, training in self._modes.items():
-                module.training = training
-            yield
 
 
 def _carried(model: nn.Module) -> dict[str, Tensor]:
@@ -233,38 +217,6 @@ def _holding(model: nn.Module, saved: Mapping[str, Tensor]) -> Generator[None]:
             weight.data = own[name]
 
 
-@contextmanager
-def _spared(what: str) -> Generator[None]:
-    """Nothing that fails in here is worth the run."""
-    try:
-        yield
-    except Exception as error:
-        said = str(error) if isinstance(error, TruenormError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"{what}: {said}", stacklevel=1)
-
-
 def _first(loaders: Any) -> Any:
     """Lightning takes lists of loaders; what is not a list is one."""
     return (loaders[0] if loaders else None) if isinstance(loaders, list | tuple) else loaders
-
-
-def _apart(data: Any) -> Any:
-    """The batches of a loader through another: iterators, workers and generators of the run are not touched."""
-    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
-        return data
-    loader: Any = data
-    plan, images = loader.batch_sampler, loader.dataset
-    if type(plan) is BatchSampler and isinstance(plan.sampler, SequentialSampler):
-        # The first samples stand for all of them, and data often lie sorted by class.
-        order = RandomSampler(images, generator=torch.Generator().manual_seed(0))
-        plan = BatchSampler(order, plan.batch_size, plan.drop_last)
-    else:
-        plan = deepcopy(plan, {id(images): images})  # all of it but the data
-    return DataLoader(
-        images,
-        batch_sampler=plan,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-    )

@@ -1,24 +1,19 @@
 """transformers' Trainer: say why validation falls behind training, and write checkpoints whose statistics are true."""
 
-import math
-import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from truenorm.data.batches import batches_of, labels_in
 from truenorm.doctor.diagnose import diagnose
 from truenorm.doctor.diagnosis import Diagnosis
 from truenorm.doctor.repair import Repair, repair
 from truenorm.doctor.score import Score
-from truenorm.errors import InvalidInput, TruenormError, UnknownName, extra
+from truenorm.errors import InvalidInput, UnknownName, extra
+from truenorm.integrations.callback import apart, as_trained, parted, spared
 from truenorm.model.measure import Forward, random_states_kept
-from truenorm.model.statistics import assign, using
+from truenorm.model.statistics import assign
 from truenorm.model.watch import Watch, watch
 from truenorm.rules import Rule
 from truenorm.stats.statistics import Statistics
@@ -116,7 +111,7 @@ class TrueNorm(transformers.TrainerCallback):
         self._leave()
         self._is_training, self._modes, self._previous = True, {}, None
         if self._rules is not None:
-            with _spared("the run is not watched"):
+            with spared("the run is not watched"):
                 self.watched = watch(kwargs["model"], self._rules).__enter__()
 
     def on_step_begin(
@@ -136,9 +131,10 @@ class TrueNorm(transformers.TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         losses = [row[self._train] for row in state.log_history if self._train in row]
-        if self._diagnoses and losses and self._parted(losses[-1], kwargs["metrics"].get(self._validation)):
-            with _spared("validation falls behind, and was not diagnosed"), self._as_trained(kwargs["model"]):
-                held_out = _apart(kwargs["eval_dataloader"])
+        now = kwargs["metrics"].get(self._validation)
+        if self._diagnoses and losses and now is not None and parted(losses[-1], now, self._gap):
+            with spared("validation falls behind, and was not diagnosed"), as_trained(kwargs["model"], self._modes):
+                held_out = apart(kwargs["eval_dataloader"])
                 found = diagnose(
                     kwargs["model"],
                     held_out,
@@ -164,7 +160,7 @@ class TrueNorm(transformers.TrainerCallback):
         self._previous = None  # what it has now stays
         if self._diagnoses and args.eval_strategy != "no":
             known = {name for row in state.log_history for name in row}
-            with _spared("training and validation were not compared"):
+            with spared("training and validation were not compared"):
                 for name in (self._train, self._validation):
                     if name not in known:
                         raise UnknownName("metric", name, known)
@@ -173,23 +169,18 @@ class TrueNorm(transformers.TrainerCallback):
         if self.watched is not None:
             self.watched.__exit__()
 
-    def _parted(self, train: float, validation: float | None) -> bool:
-        if validation is None or not math.isfinite(train):
-            return False
-        return not validation - train <= (self._gap - 1) * abs(train)  # so that NaN is worse
-
     def _mend(self, told: Mapping[str, Any]) -> None:
         """Assign true statistics, unless they are."""
         if not self._repairs or self._previous is not None:
             return
-        with _spared("what is saved keeps the statistics it had"):
+        with spared("what is saved keeps the statistics it had"):
             model = told["model"]
-            data = _apart(told["train_dataloader"] if self._data is None else self._data)
-            with self._as_trained(model):
+            data = apart(told["train_dataloader"] if self._data is None else self._data)
+            with as_trained(model, self._modes):
                 self.repaired = repair(
                     model,
                     data,
-                    held_out=_apart(told["eval_dataloader"]),
+                    held_out=apart(told["eval_dataloader"]),
                     score=self._score_for(data, model),
                     forward=self._forward,
                     limit=self._limit,
@@ -207,14 +198,6 @@ class TrueNorm(transformers.TrainerCallback):
         with random_states_kept(model):
             return _minus_loss if labels_in(next(batches_of(data, limit=1))) is None else None
 
-    @contextmanager
-    def _as_trained(self, model: nn.Module) -> Generator[None]:
-        """In the modes of training, so that its frozen layers are frozen; statistics and modes are put back."""
-        with using(model):
-            for module, training in self._modes.items():
-                module.training = training
-            yield
-
 
 def _called(model: nn.Module, batch: Any) -> Any:
     return model(**batch)
@@ -222,35 +205,3 @@ def _called(model: nn.Module, batch: Any) -> Any:
 
 def _minus_loss(output: Any, batch: Any) -> float:
     return -float(output["loss"] if isinstance(output, Mapping) else output[0])
-
-
-@contextmanager
-def _spared(what: str) -> Generator[None]:
-    """Nothing that fails in here is worth the run."""
-    try:
-        yield
-    except Exception as error:
-        said = str(error) if isinstance(error, TruenormError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"{what}: {said}", stacklevel=1)
-
-
-def _apart(data: Any) -> Any:
-    """The batches of a loader through another: iterators, workers and generators of the run are not touched."""
-    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
-        return data
-    loader: Any = data
-    plan, images = loader.batch_sampler, loader.dataset
-    if type(plan) is BatchSampler and isinstance(plan.sampler, SequentialSampler):
-        # The first samples stand for all of them, and data often lie sorted by class.
-        order = RandomSampler(images, generator=torch.Generator().manual_seed(0))
-        plan = BatchSampler(order, plan.batch_size, plan.drop_last)
-    else:
-        plan = deepcopy(plan, {id(images): images})  # all of it but the data
-    return DataLoader(
-        images,
-        batch_sampler=plan,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-    )

@@ -351,7 +351,7 @@ def test_the_network_that_is_stopped_is_one_that_would_be_changed():
     """Else nothing could be left of a repair in it."""
     net, batches = patients.intricate()
     before = patients.bits(net)
-    assert tn.repair(net, batches, score=lambda y, b: -net.bn1.running_var.mean()).chosen
+    assert tn.repair(net, batches, score=lambda y, b: -net.bn1.running_var.mean().expand(len(y))).chosen
     assert not torch.equal(net.bn1.running_mean, before["bn1.running_mean"])
 
 
