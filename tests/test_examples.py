@@ -9,9 +9,9 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def said_by(name: str) -> str:
+def said_by(name: str, *arguments: Path) -> str:
     finished = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name],
+        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
         capture_output=True,
         text=True,
         timeout=250,
@@ -26,6 +26,7 @@ def test_every_example_is_run_here():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "convolution.py",
         "dense_with_dropout.py",
+        "momentum_typo.py",
         "own_loop.py",
         "shift_of_a_network.py",
     }
@@ -70,3 +71,36 @@ def test_shift_of_a_network():
     layers = re.search(r"\{'1': ([\d.]+), '4': ([\d.]+)\}", said)
     assert layers is not None
     assert all(float(shift) > 0.1 for shift in layers.groups())  # so short a training leaves a shift to see
+
+
+def test_momentum_typo_is_what_the_readme_shows(tmp_path):
+    """The README's first minute: the example, the diagnosis, the repair."""
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert said_by("momentum_typo.py", tmp_path / "best.pt").split("\n")[:2] == [
+        "train(): 98.8% right",
+        "eval(): 31.5% right",
+    ]
+    example = EXAMPLES / "momentum_typo.py"
+    common = ["--model", f"{example}:make", "--checkpoint", tmp_path / "best.pt"]
+    found = command("diagnose", *common, "--data", f"{example}:held_out")
+    assert found.returncode == 3
+    cause = re.search(r"^cause +(.*?)\n\S", found.stdout, re.M | re.S)[1]
+    assert re.sub(r"\s+", " ", cause) in re.sub(r"\s+", " ", readme)
+    shown = [line.rstrip() for line in found.stdout.splitlines() if " σ " in line or "± 0." in line]
+    assert len(shown) >= 5 and [line for line in shown if line not in readme] == []
+    mended = command("repair", *common, "--data", f"{example}:training", "--out", tmp_path / "mended.pt")
+    assert mended.returncode == 0 and (tmp_path / "mended.pt").exists()
+    assert [line for line in mended.stdout.splitlines() if line.startswith("assigned") and line not in readme] == []
+    healthy = command("diagnose", *common[:2], "--checkpoint", tmp_path / "mended.pt", "--data", f"{example}:held_out")
+    assert healthy.returncode == 0
+
+
+def command(*arguments):
+    return subprocess.run(
+        [Path(sys.executable).parent / "truenorm", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )

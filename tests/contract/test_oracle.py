@@ -9,9 +9,9 @@ import torch
 
 import truenorm as tn
 from truenorm import rules
+from truenorm.data.feed import Feed, Scale
 from truenorm.data.images import Split, load
 from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.data.feed import Feed, Scale
 from truenorm.study.networks import network_factory
 from truenorm.study.norms import norm_layer
 from truenorm.study.training import train

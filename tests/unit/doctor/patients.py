@@ -197,12 +197,13 @@ def _hooks(module):
 
 def left_as_it_was(net, act, arm, error, raised=None):
     """Let it be stopped at the first, second, … occasion until it runs through; how often it was stopped."""
+    expected = raised or error
     before, things = bits(net), everything_else(net)
     for at in range(1000):
         with arm(at, error):
             try:
                 act()
-            except raised or error:
+            except expected:
                 pass
             else:
                 return at

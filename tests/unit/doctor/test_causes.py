@@ -140,7 +140,8 @@ def test_initial_values_that_momentum_and_count_do_not_explain(weight):
         layer.running_var.mul_(1 - weight).add_(weight)
     found = examined("initial values", lambda: (net, patients.held_out(), {}))
     left, momentum, batches = figures(
-        found.sentence, r"about (\d+)% of what is stored is .* \(momentum ([\d.]+) and (\d+) batches do not explain it\)"
+        found.sentence,
+        r"about (\d+)% of what is stored is .* \(momentum ([\d.]+) and (\d+) batches do not explain it\)",
     )
     assert left == pytest.approx(100 * weight, abs=3)
     assert (momentum, batches) == (0.1, 40)
@@ -157,7 +158,8 @@ def test_momentum_zero():
 def test_momentum_that_was_taken_for_a_decay(momentum):
     found = examined("momentum", lambda: patients.momentum(momentum))
     said = figures(
-        found.sentence, r"momentum is ([\d.]+) in bn1, bn2: .* last ([\d.]+) batches .* Keras's ([\d.]+) is ([\d.]+) here"
+        found.sentence,
+        r"momentum is ([\d.]+) in bn1, bn2: .* last ([\d.]+) batches .* Keras's ([\d.]+) is ([\d.]+) here",
     )
     assert said == [momentum, pytest.approx((2 - momentum) / momentum, rel=0.05), momentum, pytest.approx(1 - momentum)]
 

@@ -165,15 +165,11 @@ def test_data_that_are_none():
         return refused(lambda: open_batches(spec, "test", **how), kind)
 
     assert said("net.py:fails") == snapshot("net.py:fails failed: RuntimeError: no weights here")
-    assert said("net.py:number") == snapshot(
-        "data is a int; expected an iterable of batches, such as a DataLoader"
-    )
+    assert said("net.py:number") == snapshot("data is a int; expected an iterable of batches, such as a DataLoader")
     assert said("net.py:samples") == snapshot(
         "data is a data set of single samples; wrap it: DataLoader(data, batch_size=...)"
     )
-    assert said("net.py:tensor") == snapshot(
-        "data is a Tensor, not batches; give an iterable of batches: [batch]"
-    )
+    assert said("net.py:tensor") == snapshot("data is a Tensor, not batches; give an iterable of batches: [batch]")
     assert said("digits", batch_size=1) == snapshot("batch size is 1; expected 2 or more")
 
 
