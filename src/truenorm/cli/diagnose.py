@@ -13,7 +13,7 @@ def diagnose(
     data: str | None = None,
     data_root: str | None = None,
     batch_size: int = 64,
-    limit: int = 4000,
+    limit: int = 2000,
     key: str | None = None,
     trust_checkpoint: bool = False,
     device: str = "cpu",
@@ -50,7 +50,8 @@ def diagnose(
     if data is not None:
         batches = open_batches(data, "test", root=data_root, batch_size=batch_size)
         try_batch(network, batches)
-    found = examine(network, batches, limit=limit)
+    with console(stderr=True).status("looking at the network"):
+        found = examine(network, batches, limit=limit)
     line = ["truenorm", "repair", "--model", model]
     line += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
     line += ["--key", key] if key is not None else []

@@ -48,7 +48,8 @@ def repair(
     batches = open_batches(data, "train", root=data_root, batch_size=batch_size)
     try_batch(network, batches)
     judged = None if held_out is None else open_batches(held_out, "test", root=data_root, batch_size=batch_size)
-    done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit)
+    with console(stderr=True).status("measuring the statistics anew"):
+        done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit)
     output = console()
     output.print(done)
     if not done.chosen:

@@ -20,7 +20,7 @@ from truenorm.model.measure import Forward, random_states_kept
 REPAIR = "truenorm.repair(model, train_loader)"
 """The line that is recommended where other statistics help."""
 
-LIMIT = 4000
+LIMIT = 2000
 """Samples that are looked at."""
 
 _EXPLAINS = 0.85

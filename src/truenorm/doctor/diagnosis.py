@@ -126,7 +126,7 @@ class Diagnosis:
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """What is said below the tables: (what, sentence)."""
-        first = "harmless" if self.healthy else "cause"
+        first = "harmless" if self.healthy and self.gains else "cause"
         causes = [(first if i == 0 else "also", f.sentence) for i, f in enumerate(self._causes()[:3])]
         notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
         ruled = [("not", "; ".join(self.ruled_out))] if self.ruled_out else []

@@ -1,13 +1,13 @@
 """The examination: an evaluation pass, and what the layers should have stored."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from truenorm.data.batches import images_in, to_device
+from truenorm.data.batches import images_in, num_samples, to_device
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, layers_of, stored_statistics
 from truenorm.doctor.score import Score, Scored, logits_in, scored
@@ -44,6 +44,7 @@ class Case:
         estimates: what the layers could carry, by estimator.
         scores: as it is (""), with the batches' own statistics ("batch"), and under each estimate.
         repeated: a layer that is called more than once per forward.
+        sizes: samples in each batch of the data, as they came.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Case:
     estimates: dict[str, Statistics]
     scores: dict[str, Scored]
     repeated: str = ""
+    sizes: tuple[int, ...] = ()
 
     @property
     def joint(self) -> Statistics:
@@ -87,7 +89,14 @@ class Case:
         """The joint flow (or another) over other batches; the model as it is, or as `change` makes it."""
         with using(self.model):
             self.model.eval()
-            return measure(self.model, sample.batches, forward=self.forward, **how)
+            return on_cpu(measure(self.model, sample.batches, forward=self.forward, **how))
+
+    def measure_both(self, sample: Sample) -> tuple[Statistics, Statistics]:
+        """The joint flow over other batches, with either variance."""
+        with using(self.model):
+            self.model.eval()
+            pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward)
+        return on_cpu(pooled), on_cpu(within)
 
     def judged(self, sample: Sample, prepare: Callable[[nn.Module], None] = lambda model: None) -> Scored | None:
         """The score as it is, on other samples or in another mode."""
@@ -117,10 +126,10 @@ def examine(
     with using(model):
         model.eval()
         if not any(layer.damaged for layer in layers.values()):
-            arriving = measure(model, measured.batches, flow="eval", forward=forward)
-        joint, within = joint_estimates(model, measured.batches, forward=forward)
+            arriving = on_cpu(measure(model, measured.batches, flow="eval", forward=forward))
+        joint, within = map(on_cpu, joint_estimates(model, measured.batches, forward=forward))
         giant = measured.batched(giant_batch(model, measured, forward))
-        exact = measure(model, giant.batches, forward=forward)
+        exact = on_cpu(measure(model, giant.batches, forward=forward))
     estimates = {"joint": joint, "within": within, "sequential": exact}
     scores = {
         name: found
@@ -141,8 +150,15 @@ def examine(
         arriving=arriving,
         estimates=estimates,
         scores=scores,
+        sizes=tuple(map(num_samples, sample.batches)),
         repeated=(arriving or joint).about.get("called more than once per forward", ""),
     )
+
+
+def on_cpu(found: Statistics) -> Statistics:
+    """Small numbers from many layers: they are compared where nobody waits for them."""
+    moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in found.items()}
+    return Statistics(moved, about=found.about)
 
 
 def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:

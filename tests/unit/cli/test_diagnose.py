@@ -157,7 +157,7 @@ def test_names_with_spaces_and_signs_are_quoted(diagnose, truenorm, tmp_path):
     assert (tmp_path / "it's $last-mended.pt").exists()
 
 
-@pytest.mark.xfail(reason="it is broken to fit 150 columns, in the middle of an argument too")
+@pytest.mark.xfail(reason="it is broken to fit 150 columns, and what is too long for a line is cut: …")
 def test_a_long_line_to_run_is_one_line(diagnose, tmp_path):
     deep = tmp_path / "/".join(["a_folder_of_experiments"] * 5)
     deep.mkdir(parents=True)

@@ -80,5 +80,7 @@ CAUSES = (
     "bias before batch norm",
     "weight decay",
     "synchronised alone",
+    "program in training mode",
+    "last batch of one",
 )
 """The names of all causes."""

@@ -8,8 +8,6 @@ from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivate
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding, some
-from truenorm.model.measure import measure
-from truenorm.model.statistics import using
 
 
 def stochastic(model: nn.Module) -> dict[str, float]:
@@ -22,13 +20,12 @@ def find(case: Case) -> Iterable[Finding]:
     names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
     if not rates or not names or case.sample is None:
         return
-    with using(case.model), torch.random.fork_rng():
+    with torch.random.fork_rng():
         torch.manual_seed(0)
         awake = {name: module for name, module in case.model.named_modules() if name in rates}
-        case.model.eval()
         handles = [m.register_forward_pre_hook(_awake) for m in awake.values()]
         try:
-            dropped = measure(case.model, case.sample.batches, forward=case.forward)
+            dropped = case.measure(case.sample)
         finally:
             for handle in handles:
                 handle.remove()

@@ -11,6 +11,8 @@ from truenorm.doctor.finding import Finding, some
 
 def find(case: Case) -> Iterable[Finding]:
     yield from _dead_bias(case)
+    yield from _in_a_program(case)
+    yield from _last_batch(case)
     yield from _weight_decay(case)
     if any(layer.kind == "SyncBatchNorm" for layer in case.layers.values()) and not _several_processes():
         yield Finding(
@@ -67,6 +69,43 @@ def _dead_bias(case: Case) -> Iterable[Finding]:
             share=0.01,
             level="note",
             layers=tuple(found),
+            remedy="code",
+        )
+
+
+def _in_a_program(case: Case) -> Iterable[Finding]:
+    """What was scripted or exported in training mode goes on training."""
+    scripted = isinstance(case.model, torch.jit.ScriptModule) and any(one.training for one in case.layers.values())
+    exported = isinstance(case.model, torch.fx.GraphModule) and any(map(_trains, case.model.graph.nodes))
+    if scripted or exported:
+        what = "scripted" if scripted else "exported"
+        yield Finding(
+            cause="program in training mode",
+            sentence=f"the program was {what} in training mode: its batch norm normalises by the batch it is given"
+            + (" until eval() is called" if scripted else ", and eval() does not change that"),
+            share=0.95,
+            level="defect",
+            remedy="code",
+            advice=f"call model.eval() before it is {what}",
+        )
+
+
+def _trains(node: torch.fx.Node) -> bool:
+    """Is it a batch norm whose flag says training?"""
+    name = str(node.target)
+    if not node.op.startswith("call") or "batch_norm" not in name or "no_training" in name:
+        return False
+    return any(value is True for value in (*node.args[5:6], node.kwargs.get("training")))
+
+
+def _last_batch(case: Case) -> Iterable[Finding]:
+    if case.sizes and case.sizes[-1] == 1 and len(case.sizes) > 1:
+        yield Finding(
+            cause="last batch of one",
+            sentence=f"the last of {len(case.sizes)} batches holds one sample: training on it fails for vectors and is "
+            "noise for images; use drop_last=True",
+            share=0.01,
+            level="note",
             remedy="code",
         )
 

@@ -6,8 +6,6 @@ import torch
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
-from truenorm.model.measure import joint_estimates
-from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import errors
 from truenorm.stats.statistics import Statistics
@@ -68,9 +66,7 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
     for size in _SIZES:
         if size >= len(some):
             break
-        with using(case.model):
-            case.model.eval()
-            pooled, within = joint_estimates(case.model, some.batched(size).batches, forward=case.forward)
+        pooled, within = case.measure_both(some.batched(size))
         as_torch = Statistics({name: _unbiased(within[name], size, len(some)) for name in pooled})
         best = min(best, (distance(case.stored, as_torch, behind), size))
     after, size = best
