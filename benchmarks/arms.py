@@ -12,10 +12,10 @@ from pairing import arguments, ratios, save, say
 from torch import nn
 
 import truenorm as tn
+from truenorm.data.feed import EVALUATION_BATCH
 from truenorm.data.images import load
 from truenorm.study.arms import resolve, sweep
 from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.data.feed import EVALUATION_BATCH
 from truenorm.study.networks import cnn, mlp
 from truenorm.study.training import predict, train
 from truenorm.study.trial import Bench, recipe, run

@@ -5,6 +5,7 @@ All sides see the same batches in one run. A tolerance is timed on 60,000 sample
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pairing import arguments, ratios, save, say
@@ -58,40 +59,29 @@ def evaluation(network: nn.Module, batches: list[Tensor]) -> Callable[[], None]:
 
 
 def main() -> None:
-    options = arguments(__doc__, pairs=20)
+    options = arguments(__doc__, pairs=12)
     torch.manual_seed(0)
-    batches = [torch.randn(64, *SHAPE) for _ in range(24)]
+    batches = [torch.randn(64, *SHAPE) for _ in range(94)]
     results: dict[str, list[float]] = {}
 
     def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> None:
         results[name] = ratios(ours, theirs, pairs=pairs)  # type: ignore[arg-type]  # what they give is not used
         say(name, results[name])
 
-    for name, make in {
-        "mlp 500-300": lambda: mlp(SHAPE, 10, widths=(500, 300)),
-        "cnn": lambda: cnn(SHAPE, 10),
-        "residual": residual,
-    }.items():
-        network = trained(make())
+    networks = {
+        "mlp 500-300": mlp(SHAPE, 10, widths=(500, 300)),
+        "cnn": cnn(SHAPE, 10),
+        "residual": residual(),
+    }
+    for name, plain in networks.items():
+        network = trained(plain)
         other = copy.deepcopy(network)
-        compare(
-            f"{name}: joint over update_bn",
-            lambda: tn.measure(network, batches),
-            lambda: update_bn(batches, other),
-            options.pairs,
-        )
-        compare(
-            f"{name}: examination over evaluation",
-            lambda: tn.measure(network, batches, flow="eval"),
-            evaluation(other, batches),
-            options.pairs,
-        )
-        compare(
-            f"{name}: sequential over joint",
-            lambda: tn.measure(network, batches, flow="sequential"),
-            lambda: tn.measure(other, batches),
-            options.pairs,
-        )
+        joint = partial(tn.measure, network, batches)
+        compare(f"{name}: joint over update_bn", joint, partial(update_bn, batches, other), options.pairs)
+        arriving = partial(tn.measure, network, batches, flow="eval")
+        compare(f"{name}: examination over evaluation", arriving, evaluation(other, batches), options.pairs)
+        exact = partial(tn.measure, network, batches, flow="sequential")
+        compare(f"{name}: sequential over joint", exact, joint, options.pairs)
     # Images, so to say: values that depend on their neighbours.
     network = trained(cnn(SHAPE, 10))
     smooth = torch.nn.functional.avg_pool2d(torch.randn(60_000, 1, 34, 34), 7, stride=1)

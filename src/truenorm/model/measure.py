@@ -299,27 +299,28 @@ class _Taking:
     def _observer(
         self, index: int, *, normalises: bool
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        name = self._names[index]
+        num_channels = len(buffers_of(self._layers[name])[0])
+        kind = buffers_of(self._layers[name])[0].dtype
+
         def observe(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
-            mean, var = self.slot(index)
-            dim = None if values is None else channel_dim(values, len(mean))
+            dim = None if values is None else channel_dim(values, num_channels)
             if values is None or dim is None:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
-                raise NotMeasurable(f"layer {self._names[index]!r} of {len(mean)} channels was given {shape}")
-            count = values.numel() // len(mean)
+                raise NotMeasurable(f"layer {name!r} of {num_channels} channels was given {shape}")
+            count = values.numel() // num_channels
             if normalises and count < 2:
-                raise too_small(self._names[index], values)
-            found_mean, found_var = kernels.moments(values if dim == 1 else values.movedim(dim, 1))
-            mean.copy_(found_mean)
-            # The stream takes unbiased variances, as torch's buffers hold them; one value has variance 0.
-            var.copy_(found_var * (count / max(count - 1, 1)))
+                raise too_small(name, values)
+            values = values if dim == 1 else values.movedim(dim, 1)
+            mean, var = kernels.deliver_moments(values, *self.slot(index))
             self.receive(index, count, None)
             self._end_of_forward()
             if normalises:
                 # In evaluation mode it divides by what it stores: that is lent the batch's moments.
                 buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
-                kind = buffers_of(layer)[0].dtype
-                buffers["running_mean"], buffers["running_var"] = found_mean.to(kind), found_var.to(kind)
+                same = mean.dtype == kind
+                buffers["running_mean"], buffers["running_var"] = (mean, var) if same else (mean.to(kind), var.to(kind))
 
         return observe
 

@@ -45,10 +45,7 @@ class Stream:
         self._rows = torch.zeros(2, BLOCK, self._ends[-1], dtype=dtype, device=layout.device)
         # Made once: slicing costs more than what is done with the slice. By `.data`, for autograd keeps what it
         # was lent until backward and would refuse that if rows were written in the meantime.
-        self._slots = [
-            [(self._rows[0, t, a:b].data, self._rows[1, t, a:b].data) for t in range(BLOCK)]
-            for a, b in zip(self._starts, self._ends, strict=True)
-        ]
+        self._slots: list[list[tuple[Tensor, Tensor]]] = [[] for _ in means]
         # torch wants buffers of the layer's own type; where that is not the rows', these are lent.
         self._scratch = [
             None if mean.dtype == dtype else (torch.zeros_like(mean), torch.zeros_like(mean)) for mean in means
@@ -69,15 +66,20 @@ class Stream:
         if row == BLOCK:
             self.fold()
             row = 0
-        return self._scratch[layer] or self._slots[layer][row]
+        slots = self._slots[layer]
+        a, b = self._starts[layer], self._ends[layer]
+        for t in range(len(slots), row + 1):
+            slots.append((self._rows[0, t, a:b].data, self._rows[1, t, a:b].data))
+        return self._scratch[layer] or slots[row]
 
     def commit(self, layer: int, count: int, *, training: bool, gradient: bool) -> None:
         """The slot of this layer holds a batch; say which rules take it."""
         pending = self._pending[layer]
         scratch = self._scratch[layer]
         if scratch is not None:
-            for row, values in zip(self._slots[layer][len(pending)], scratch, strict=True):
-                row.copy_(values)
+            a, b = self._starts[layer], self._ends[layer]
+            for rows, values in zip(self._rows, scratch, strict=True):
+                rows[len(pending), a:b].copy_(values)
                 values.data.zero_()
         pending.append((count, training, gradient))
 
