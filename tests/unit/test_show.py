@@ -5,7 +5,7 @@ import pytest
 from inline_snapshot import snapshot
 from rich.console import Console
 
-from truenorm.show import Table, number
+from truenorm.show import Table, number, plain
 
 NASTY = ("[red]layer[/red]", "<b>bold</b>", "a & b", "[/]", ":smile:", "[link=x]y[/link]", "\\[x]")
 
@@ -103,3 +103,53 @@ def test_a_narrow_terminal_keeps_the_names_whole():
 )
 def test_numbers(value, digits, text):
     assert number(value, digits) == text
+
+
+def test_plain_is_what_a_terminal_of_this_width_shows():
+    table = Table(title="shift", columns=("layer", "σ"), rows=(("bn1", "0.31"),), notes=("in σ",))
+    lines = [line.rstrip() for line in printed(table).rstrip().splitlines()]
+    assert plain(table, 100) == "\n".join(lines)
+    assert plain(table) == snapshot("""\
+shift
+
+ layer      σ
+ ────────────
+ bn1     0.31
+
+in σ\
+""")
+
+
+@pytest.mark.parametrize("width", [30, 60, 120])
+def test_plain_keeps_to_its_width(width):
+    rows = (("features.norm0", "a sentence of words that is longer than any terminal " * 4),)
+    found = plain(Table(title="t", columns=("layer", "what"), rows=rows), width)
+    assert max(map(len, found.splitlines())) <= width
+    assert not any(line != line.rstrip() for line in found.splitlines())
+    assert "features.norm0" in found
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_plain_takes_names_for_text(text):
+    assert text in plain(nasty())
+
+
+def test_plain_has_no_colours_whatever_the_terminal_is(monkeypatch):
+    table = Table(title="t", columns=("layer", "12"), rows=(("bn1", "0.31"),))
+    expected = plain(table)
+    for name, value in (
+        ("FORCE_COLOR", "1"),
+        ("COLORTERM", "truecolor"),
+        ("TERM", "xterm-256color"),
+        ("COLUMNS", "20"),
+    ):
+        monkeypatch.setenv(name, value)
+    assert plain(table) == expected
+    assert "\x1b" not in expected
+
+
+def test_a_column_without_a_heading_holds_bars():
+    """They begin where the column does, and are not wrapped."""
+    table = Table(title="t", columns=("layer", "σ", ""), rows=(("bn1", "2", "████████"), ("bn2", "1", "████")))
+    lines = plain(table).splitlines()
+    assert [line.index("█") for line in lines if "█" in line] == [lines[-1].index("█")] * 2

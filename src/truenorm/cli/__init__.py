@@ -12,6 +12,7 @@ app = App(
     name="truenorm",
     version=__version__,
     help="Batch normalization whose inference statistics are true to the population.",
+    suppress_keyboard_interrupt=False,  # main() says what became of the work
 )
 # What their docstrings say, said here too: the list of commands imports none of them.
 app.command(
@@ -25,7 +26,7 @@ app.command(
     name="repair",
     help="Measure the statistics of batch norm anew, and write a checkpoint with them, if they do better.\n\n"
     "Better is what scores better on held-out samples, beyond noise. If none does, nothing is written. The checkpoint "
-    "that came is never written over.",
+    "that came is never written over. Exit code 0: written; 3: nothing does better; 2: wrong use.",
 )
 app.command(
     "truenorm.cli.study:study",

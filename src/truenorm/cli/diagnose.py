@@ -17,6 +17,8 @@ def diagnose(
     key: str | None = None,
     trust_checkpoint: bool = False,
     device: str = "cpu",
+    score: str | None = None,
+    forward: str | None = None,
     json: Path | None = None,
     html: Path | None = None,
 ) -> None:
@@ -35,28 +37,37 @@ def diagnose(
         key: where in the checkpoint the weights lie, such as state_dict_ema.
         trust_checkpoint: let the checkpoint run code when it is read.
         device: cpu or cuda.
+        score: file.py:function of (output, batch): a number, or one for each sample; more is better. Accuracy and
+            log likelihood unless said.
+        forward: file.py:function of (model, batch), where model(images) is not it.
         json: write the figures there, as a record.
         html: write a page there.
     """
     from truenorm.cli.terminal import console
-    from truenorm.doctor.diagnose import REPAIR
+    from truenorm.doctor.diagnose import DIAGNOSE, REPAIR
     from truenorm.doctor.diagnose import diagnose as examine
-    from truenorm.doctor.subject import open_batches, open_network, try_batch
+    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, users_code
     from truenorm.files import write_whole
     from truenorm.report.page import page
 
     network, _ = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
+    functions = open_functions(score=score, forward=forward)
     batches = None
     if data is not None:
         batches = open_batches(data, "test", root=data_root, batch_size=batch_size)
-        try_batch(network, batches)
-    with console(stderr=True).status("looking at the network"):
-        found = examine(network, batches, limit=limit)
-    line = ["truenorm", "repair", "--model", model]
-    line += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-    line += ["--key", key] if key is not None else []
-    line += ["--data", "TRAINING_DATA" if data is None or ":" in data else data, "--out", _mended(checkpoint)]
-    found = replace(found, recommendation=found.recommendation.replace(REPAIR, shlex.join(line)))
+        if forward is None:
+            try_batch(network, batches)
+    with console(stderr=True).status("looking at the network"), users_code("looking at the network"):
+        found = examine(network, batches, limit=limit, **functions)
+    named: dict[str, object] = {"--model": model, "--checkpoint": checkpoint or "CHECKPOINT", "--key": key}
+    named |= {"--data-root": data_root, "--score": score, "--forward": forward}
+    named |= {"--device": device if device != "cpu" else None}
+    line = [str(part) for name, value in named.items() if value is not None for part in (name, value)]
+    line += ["--trust-checkpoint"] if trust_checkpoint else []
+    mend = ["--data", "TRAINING_DATA" if data is None or ":" in data else data, "--out", _mended(checkpoint)]
+    said = found.recommendation.replace(REPAIR, shlex.join(["truenorm", "repair", *line, *mend]))
+    said = said.replace(DIAGNOSE, shlex.join(["truenorm", "diagnose", *line, "--data", "HELD_OUT_DATA"]))
+    found = replace(found, recommendation=said)
     command = shlex.join(["truenorm", *sys.argv[1:]])
     if json is not None:
         write_whole(json, found.record(command=command).dumps().encode())

@@ -1,5 +1,6 @@
 """`truenorm repair`."""
 
+import sys
 from pathlib import Path
 
 
@@ -17,11 +18,13 @@ def repair(
     key: str | None = None,
     trust_checkpoint: bool = False,
     device: str = "cpu",
+    score: str | None = None,
+    forward: str | None = None,
 ) -> None:
     """Measure the statistics of batch norm anew, and write a checkpoint with them, if they do better.
 
     Better is what scores better on held-out samples, beyond noise. If none does, nothing is written. The checkpoint
-    that came is never written over.
+    that came is never written over. Exit code 0: written; 3: nothing does better; 2: wrong use.
 
     Args:
         model: file.py:factory or package.module:factory, called without arguments; or timm:NAME.
@@ -36,28 +39,36 @@ def repair(
         key: where in the checkpoint the weights lie, such as state_dict_ema.
         trust_checkpoint: let the checkpoint run code when it is read.
         device: cpu or cuda.
+        score: file.py:function of (output, batch): a number, or one for each sample; more is better. Accuracy and
+            log likelihood unless said.
+        forward: file.py:function of (model, batch), where model(images) is not it.
     """
     from truenorm.cli.terminal import console
     from truenorm.data.checkpoint import ensure_new, write_checkpoint
     from truenorm.doctor.repair import repair as mend
-    from truenorm.doctor.subject import open_batches, open_network, try_batch
+    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, users_code
+    from truenorm.files import ensure_writable
 
     ensure_new(out, source=checkpoint)
+    ensure_writable(out.parent)
     network, weights = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
     assert weights is not None
+    functions = open_functions(score=score, forward=forward)
     batches = open_batches(data, "train", root=data_root, batch_size=batch_size)
-    try_batch(network, batches)
+    if forward is None:
+        try_batch(network, batches)
     judged = None if held_out is None else open_batches(held_out, "test", root=data_root, batch_size=batch_size)
-    with console(stderr=True).status("measuring the statistics anew"):
-        done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit)
+    with console(stderr=True).status("measuring the statistics anew"), users_code("measuring the statistics"):
+        done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit, **functions)
+    if done.chosen:
+        state = {name: value for name, value in network.state_dict().items() if _is_statistic(name)}
+        write_checkpoint(out, weights.with_state(state), source=checkpoint)
     output = console()
     output.print(done)
+    said = f"written: {out}" if done.chosen else f"{out} was not written: {checkpoint} is as good"
+    output.print(said, markup=False, soft_wrap=True)
     if not done.chosen:
-        output.print(f"{out} was not written: {checkpoint} is as good", markup=False, soft_wrap=True)
-        return
-    state = {name: value for name, value in network.state_dict().items() if _is_statistic(name)}
-    write_checkpoint(out, weights.with_state(state), source=checkpoint)
-    output.print(f"written: {out}", markup=False, soft_wrap=True)
+        sys.exit(3)
 
 
 def _is_statistic(name: str) -> bool:

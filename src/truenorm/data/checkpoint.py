@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,10 @@ from truenorm.files import write_whole
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
 """Where training scripts keep the weights inside a checkpoint, in the order in which they are looked for."""
+
+_PLAIN: list[Any] = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+_PLAIN += [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar]  # pyright: ignore
+"""numpy's scalars, as which scripts keep their best score: they run nothing."""
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
@@ -54,7 +59,8 @@ class Checkpoint:
         """
         wanted = network.state_dict()
         prefix = _prefix(self.state, [name for name in wanted if not name.endswith("num_batches_tracked")])
-        state = OrderedDict((name.removeprefix(prefix), value) for name, value in self.state.items())
+        # What lies beside the prefix (a loss, another network) is not this network's.
+        state = OrderedDict((n.removeprefix(prefix), value) for n, value in self.state.items() if n.startswith(prefix))
         extra = {name for name in state if name not in wanted and name != "n_averaged"}
         missing = {name for name in wanted if name not in state and not name.endswith("num_batches_tracked")}
         if extra or missing:
@@ -126,7 +132,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, tru
     if file.suffix == ".safetensors":
         return _safetensors(file)
     try:
-        whole: Any = torch.load(file, map_location="cpu", weights_only=not trust)
+        with torch.serialization.safe_globals(_PLAIN):
+            whole: Any = torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         if trust or not _CODE.search(str(error)):
             raise InvalidInput(f"{file} is not a checkpoint: neither of torch's nor of safetensors' form") from error
@@ -211,18 +218,17 @@ def _is_state(value: Any) -> bool:
     return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items.items())
 
 
-def _prefix(state: Iterable[str], wanted: Iterable[str]) -> str:
-    """What wrappers (data parallelism, `torch.compile`, Lightning) put before the names."""
-    names, known = set(state), set(wanted)
-    prefix = ""
-    for _ in range(3):
-        if known <= {name.removeprefix(prefix) for name in names} or not names:
-            return prefix
-        longer = next((p for p in _PREFIXES if all(n.startswith(prefix + p) for n in names if n != "n_averaged")), None)
-        if longer is None:
-            return prefix
-        prefix += longer
-    return prefix
+def _prefix(state: Iterable[str], wanted: list[str]) -> str:
+    """What wrappers (data parallelism, `torch.compile`, Lightning) put before the network's names."""
+    names = set(state)
+    if not wanted or set(wanted) <= names:
+        return ""
+    candidates = (name.removesuffix(wanted[0]) for name in names if name.endswith(wanted[0]))
+    whole = [prefix for prefix in candidates if all(prefix + name in names for name in wanted)]
+    if whole:
+        return min(whole, key=len)
+    # None fits: the most usual one gives the most telling error.
+    return next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)), "")
 
 
 def _replaced(whole: Any, path: list[str], state: Any) -> Any:

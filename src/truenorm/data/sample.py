@@ -97,13 +97,16 @@ def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Samp
     batches: list[Any] = []
     held = 0
     for number, batch in enumerate(batches_of(data, limit=limit)):
-        for tensor in _tensors(batch):
-            held += tensor.nbytes
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise InvalidInput(f"batch {number} of the data holds values that are not finite (NaN or inf)")
+        if num_samples(batch) == 0:
+            continue
+        held += sum(tensor.nbytes for tensor in _tensors(batch))
+        if has_images(batch) and not bool(images_in(batch).isfinite().all()):
+            raise InvalidInput(f"batch {number} of the data holds images that are not finite (NaN or inf)")
         batches.append(batch)
         if held > memory:
             break
+    if not batches:
+        raise InvalidInput("every batch of the data is empty: none holds a sample")
     joined = _joined(batches) if all(map(_has_rows, batches)) else None
     return Sample(tuple(batches), joined)
 

@@ -17,6 +17,7 @@ from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
 from truenorm.metrics.intervals import Interval
 from truenorm.model.measure import Forward, random_states_kept
 
+DIAGNOSE = "truenorm.diagnose(model, val_loader)"
 REPAIR = "truenorm.repair(model, train_loader)"
 """The line that is recommended where other statistics help."""
 
@@ -31,6 +32,9 @@ _TRIED = 16
 
 _MOST = 1e6
 """σ; a variance of 0 is off by more than any number."""
+
+FAR = 0.5
+"""σ from which on a layer is an alarm where nothing is scored."""
 
 SHOWS = 2.0
 """How many times its noise floor a layer must be off to be called off."""
@@ -79,9 +83,17 @@ def diagnose(
         'initial values'
     """
     with random_states_kept(model):
-        sample = None if data is None else take_sample(data, limit=limit)
+        # Programs have no modes to choose and no hooks: they are looked at without running them.
+        sample = None if data is None or _is_program(model) else take_sample(data, limit=limit)
         case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
         return _concluded(case)
+
+
+def _is_program(model: nn.Module) -> bool:
+    """Was the model scripted, or exported?"""
+    return isinstance(model, torch.jit.ScriptModule) or (
+        isinstance(model, torch.fx.GraphModule) and "eval" in vars(model)
+    )
 
 
 def _concluded(case: Case) -> Diagnosis:
@@ -94,9 +106,9 @@ def _concluded(case: Case) -> Diagnosis:
     causes = [found for found in findings if found.level == "cause"]
     # Another preprocessing is no fault of the statistics, and is found by what undoing it gives.
     data_at_fault = bool(causes) and causes[0].remedy == "data" and causes[0].share >= 0.9
-    healthy = not defects and not ((off and best) or data_at_fault)
-    if not off and not _damaged(case):
-        causes = []
+    # What mending would give is not always known: then far off is bad enough.
+    far = not gains and any(layer.off > FAR for layer in off)
+    healthy = not defects and not ((off and best) or data_at_fault or far)
     notes = [found for found in findings if found.level == "note"]
     ranked = sorted([*defects, *causes], key=lambda found: -found.share)
     if ranked and ranked[0].share > _EXPLAINS:  # what fits less well is no other cause
@@ -188,10 +200,14 @@ def _verdict(
         with_data = "" if case.sample is None else "no layer keeps statistics; "
         without = "without data: " if case.sample is None else ""
         return f"{with_data}{without}{'nothing wrong is seen' if healthy else 'something is wrong in any case'}"
+    if not gains and _damaged(case):
+        return (
+            "what is stored is no statistics; what mending gives is not known (no class for each sample: give score=)"
+        )
     if not gains:
         return (
-            f"{len(off)} of {len(case.stored)} layers are off; what mending gives is not known (no classes in the "
-            "batches: give score=)"
+            f"{len(off)} of {len(case.stored)} layers are off; what mending gives is not known (no class "
+            "for each sample in the batches: give score=)"
         )
     if best:
         part = gains[best]
@@ -242,27 +258,26 @@ def _recommendation(
 ) -> str:
     first = ranked[0] if ranked else None
     if not with_data:
-        return first.advice or REPAIR if first else "truenorm.diagnose(model, val_loader)"
+        return first.advice or REPAIR if first else DIAGNOSE
     if first is not None and first.remedy in ("data", "code") and first.advice:
         return first.advice + (f"; then {REPAIR}" if best and first.remedy == "code" else "")
     if best:
         then = f"; next time: {first.advice}" if first is not None and first.advice else ""
         return f"{REPAIR}{then}"
-    if first is not None and not healthy:
+    if first is not None and not healthy and not gains:
         return first.advice or REPAIR
+    if first is not None and not healthy:
+        return first.advice or "leave the statistics alone: none that was tried does better on these data"
     return "leave the statistics alone" if gains else "truenorm.diagnose(model, data, score=...)"
 
 
 def _looked(case: Case) -> tuple[str, ...]:
     if case.sample is None or case.held_out is None:
-        return ()
-    said = [
-        f"{len(case.sample):,} samples measured and {len(case.held_out):,} others scored, in batches of "
-        f"{case.sample.batch_size}"
-    ]
-    skipped = [name for name in case.layers if name not in case.joint and case.layers[name].stored is not None]
-    if skipped:
-        said.append(f"no batch reached {some(skipped)}")
-    if case.repeated:
-        said.append(f"{case.repeated} is called more than once per forward")
+        return () if case.sample is None else ("not run: what is seen without data says enough",)
+    others = "the same" if case.held_out is case.sample else f"{len(case.held_out):,} others"
+    said = [f"{len(case.sample):,} samples measured and {others} scored, in batches of {case.sample.batch_size}"]
+    skipped = [name for name, layer in case.layers.items() if name not in case.joint and layer.stored is not None]
+    said += [f"no batch reached {some(skipped)}"] if skipped else []
+    said += [f"frozen, which a repair leaves as they are: {some(case.left)}"] if case.left else []
+    said += [f"called more than once per forward: {some(case.repeated)}"] if case.repeated else []
     return tuple(said)

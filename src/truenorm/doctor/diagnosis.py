@@ -1,5 +1,6 @@
 """The answer: how far each layer is off, why, what mending it gives, and one line to run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -144,9 +145,12 @@ class Diagnosis:
         grid = Grid.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column()
-        for what, sentence in self.lines():
+        *said, (_, line) = self.lines()
+        for what, sentence in said:
             grid.add_row(Text(what), Text(sentence))
-        return Group(*(table.__rich__() for table in self.tables()), grid)
+        # A line to run is one line, however narrow the terminal is.
+        do = Text.assemble(("do       ", "bold"), line, no_wrap=True, overflow="ignore")
+        return Group(*(table.__rich__() for table in self.tables()), grid, do)
 
     def __str__(self) -> str:
         """What `print` shows: the same as a terminal."""
@@ -186,7 +190,11 @@ class Diagnosis:
             if layer.effect is not None:
                 rows.append(Measurement("diagnosis", "stored", layer.layer, "effect", layer.effect))
         for name, scores in self.scores.items():
-            rows += [Measurement("diagnosis", name or "stored", None, m, value) for m, value in scores.items()]
+            rows += [
+                Measurement("diagnosis", name or "stored", None, metric, value)
+                for metric, value in scores.items()
+                if math.isfinite(value)
+            ]
         for name, gain in self.gains.items():
             rows += [
                 Measurement("diagnosis", name, None, f"gain.{m}", part.mean, (part.half_width or 0.0) / 1.96, part.n)

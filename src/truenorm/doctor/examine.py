@@ -14,7 +14,7 @@ from truenorm.doctor.score import Score, Scored, logits_in, scored
 from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
 from truenorm.model.layers import batch_norms, unwrap
-from truenorm.model.measure import Forward, bytes_per_sample, joint_estimates, measure
+from truenorm.model.measure import REPEATED, Forward, bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import ShiftReport, errors, estimation_shift
@@ -22,6 +22,9 @@ from truenorm.stats.statistics import Statistics
 
 ESTIMATORS = ("joint", "sequential", "within")
 """Statistics that a pass can give: pooled; with the mean of the batches' own variances; of one giant batch."""
+
+_BATCH = 32
+"""Samples in a batch where the data come one by one."""
 
 _GIANT = 2**30
 """Bytes that a giant batch may take."""
@@ -43,7 +46,8 @@ class Case:
         arriving: the moments of what reaches each layer in evaluation; None where they cannot be had.
         estimates: what the layers could carry, by estimator.
         scores: as it is (""), with the batches' own statistics ("batch"), and under each estimate.
-        repeated: a layer that is called more than once per forward.
+        repeated: layers that are called more than once per forward.
+        left: layers that a repair would leave alone (frozen).
         sizes: samples in each batch of the data, as they came.
     """
 
@@ -58,7 +62,8 @@ class Case:
     arriving: Statistics | None = None
     estimates: dict[str, Statistics]
     scores: dict[str, Scored]
-    repeated: str = ""
+    repeated: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
 
     @property
@@ -95,7 +100,7 @@ class Case:
         """The joint flow over other batches, with either variance."""
         with using(self.model):
             self.model.eval()
-            pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward)
+            pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])
         return on_cpu(pooled), on_cpu(within)
 
     def judged(self, sample: Sample, prepare: Callable[[nn.Module], None] = lambda model: None) -> Scored | None:
@@ -121,23 +126,29 @@ def examine(
     bare = Case(model=model, layers=layers, optimizer=optimizer, sample=sample, stored=stored, estimates={}, scores={})
     if sample is None or not len(stored):
         return bare
+    if sample.batch_size == 1:
+        sample = sample.batched(_BATCH)  # the joint flow needs two
     measured, held_out = sample.parts()
     arriving = None
+    left = frozen_layers(model)
     with using(model):
         model.eval()
         if not any(layer.damaged for layer in layers.values()):
             arriving = on_cpu(measure(model, measured.batches, flow="eval", forward=forward))
-        joint, within = map(on_cpu, joint_estimates(model, measured.batches, forward=forward))
+        joint, within = map(on_cpu, joint_estimates(model, measured.batches, forward=forward, frozen=[]))
         giant = measured.batched(giant_batch(model, measured, forward))
-        exact = on_cpu(measure(model, giant.batches, forward=forward))
+        exact = on_cpu(joint_estimates(model, giant.batches, forward=forward, frozen=[])[0])
     estimates = {"joint": joint, "within": within, "sequential": exact}
-    scores = {
-        name: found
-        for name, statistics in {"": None, **estimates}.items()
-        if (found := scored(model, held_out, statistics=statistics, score=score, forward=forward)) is not None
-    }
-    if (found := scored(model, held_out, score=score, forward=forward, prepare=_by_batch)) is not None:
-        scores["batch"] = found
+    scores: dict[str, Scored] = {}
+    for name, estimate in {"": Statistics({}), **estimates}.items():
+        given = {layer: moments for layer, moments in estimate.items() if layer not in left}  # as repair does
+        found = scored(model, held_out, statistics=given, score=score, forward=forward)
+        if found is not None:
+            scores[name] = found
+    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if scores and not synchronised:  # whose training mode would wait for other processes
+        found = scored(model, held_out, score=score, forward=forward, prepare=_by_batch)
+        scores |= {"batch": found} if found is not None else {}
     return Case(
         model=model,
         layers={name: layers[name] for name in dict.fromkeys((*joint, *layers))},
@@ -151,7 +162,8 @@ def examine(
         estimates=estimates,
         scores=scores,
         sizes=tuple(map(num_samples, sample.batches)),
-        repeated=(arriving or joint).about.get("called more than once per forward", ""),
+        repeated=tuple(name for name in (arriving or joint).about.get(REPEATED, "").split(", ") if name),
+        left=tuple(left),
     )
 
 

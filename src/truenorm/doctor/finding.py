@@ -39,17 +39,17 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {**asdict(self), "layers": list(self.layers)}
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """A few of the names, and how many there are beside.
+    """A few of the names, and how many there are beside; a number alone is called a layer.
 
     Example:
-        >>> some("abcde")
-        'a, b, c and 2 more'
+        >>> some("abcde"), some("1")
+        ('a, b, c and 2 more', 'layer 1')
     """
-    found = list(names)
+    found = [f"layer {name}" if name.isdigit() else name for name in names]
     shown = ", ".join(found[:most])
     return shown if len(found) <= most else f"{shown} and {len(found) - most} more"
 

@@ -12,10 +12,10 @@ from truenorm.data.batches import batches_of
 from truenorm.data.sample import Sample, take_sample
 from truenorm.doctor.diagnose import LIMIT, best_estimate
 from truenorm.doctor.examine import giant_batch
-from truenorm.doctor.score import LIKELIHOOD, OWN, Score, Scored, scored
+from truenorm.doctor.score import Score, Scored, scored
 from truenorm.errors import InvalidInput
 from truenorm.metrics.intervals import Interval
-from truenorm.model.gather import gathered, num_processes
+from truenorm.model.gather import all_or_none, gathered, num_processes
 from truenorm.model.measure import Forward, joint_estimates, measure, random_states_kept
 from truenorm.model.statistics import assign, statistics
 from truenorm.show import Table, number, plain
@@ -153,22 +153,25 @@ def _repaired(
     tolerance: float | None,
     limit: int | None,
 ) -> Repair:
-    batches = batches_of(data, limit=limit)
-    sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
-    judged, measured = _parts(sample, held_out)
-    found = {"": _judged(model, judged, None, score, forward)}
-    joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)
-    giant = measured.batched(giant_batch(model, measured, forward))
-    estimates = {"joint": joint, "within": within, "sequential": measure(model, giant.batches, forward=forward)}
+    if tolerance is not None and not tolerance > 0:
+        raise InvalidInput(f"tolerance is {tolerance:g}; expected a positive number of σ")
+    with all_or_none():
+        batches = batches_of(data, limit=limit)
+        sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
+        judged, measured = _parts(sample, held_out)
+        found = {"": _judged(model, judged, None, score, forward)}
+        joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)
+        giant = measured.batched(giant_batch(model, measured, forward))
+        estimates = {"joint": joint, "within": within, "sequential": measure(model, giant.batches, forward=forward)}
     estimates = gathered(model, estimates)
-    for name, estimate in estimates.items():
-        found[name] = _judged(model, judged, estimate, score, forward)
+    with all_or_none():
+        found |= {name: _judged(model, judged, estimate, score, forward) for name, estimate in estimates.items()}
+    found = {name: _everyone(part) for name, part in found.items()}
     gains = {name: found[name].gain(found[""]) for name in estimates}
     chosen = best_estimate(found)
     previous = statistics(model)
     if chosen:
         assign(model, estimates[chosen])
-    by = LIKELIHOOD if LIKELIHOOD in found[""].values else OWN
     return Repair(
         chosen=chosen,
         previous=previous,
@@ -177,7 +180,7 @@ def _repaired(
         gains=gains,
         notes=(
             f"measured on {joint.about['samples']} samples in batches of {measured.batch_size}, scored on "
-            f"{len(found[''].values[by]):,} {'others' if held_out is None else 'held out'}",
+            + ("the same" if judged is measured else f"{len(judged):,} {'others' if held_out is None else 'held out'}"),
         ),
     )
 
@@ -203,6 +206,11 @@ def _judged(
             "nothing says whether other statistics do better: the batches hold no classes that fit the model's output; "
             "give score=lambda output, batch: ..., or assign(model, measure(model, data)) at your own risk"
         )
+    return found
+
+
+def _everyone(found: Scored) -> Scored:
+    """The scores of all processes, in rank order: all choose alike."""
     if num_processes() == 1:
         return found
     everyone: list[dict[str, torch.Tensor]] = [{} for _ in range(num_processes())]

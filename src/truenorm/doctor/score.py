@@ -39,15 +39,19 @@ class Scored:
         return self.values[metric].mean().item()
 
     def gain(self, over: "Scored") -> dict[str, Interval]:
-        """By metric: the paired difference with its 95 % interval."""
-        return {
-            metric: paired(
-                values.tolist(),
-                over.values[metric].tolist(),
-                resolution=1 / len(values) if metric == ACCURACY and len(values) > 1 else 0.0,
-            )
-            for metric, values in self.values.items()
-        }
+        """By metric: the paired difference with its 95 % interval.
+
+        A score that is no number (NaN, inf) counts as worse than any that is one.
+
+        Raises:
+            InvalidInput: no score is a finite number.
+        """
+        gains: dict[str, Interval] = {}
+        for metric, values in self.values.items():
+            ours, theirs = _finite(values, over.values[metric])
+            resolution = 1 / len(values) if metric == ACCURACY and len(values) > 1 else 0.0
+            gains[metric] = paired(ours.tolist(), theirs.tolist(), resolution=resolution)
+        return gains
 
 
 def scored(
@@ -111,6 +115,17 @@ _SIX = 2.638 / 1.960
 """Bonferroni: the normal quantile of 0.05/6 over that of 0.05, two-sided."""
 
 
+def _finite(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    both = torch.cat([a, b])
+    known = both[both.isfinite()]
+    if len(known) == len(both):
+        return a, b
+    if not len(known):
+        raise InvalidInput("score(output, batch) gave no finite number, neither as it is nor with other statistics")
+    below = known.min() - max(float(known.max() - known.min()), 1.0)
+    return torch.where(a.isfinite(), a, below), torch.where(b.isfinite(), b, below)
+
+
 def logits_in(output: Any) -> Tensor | None:
     """The tensor of a network's output: itself, its `logits`, the first of several; None where there is none.
 
@@ -127,10 +142,14 @@ def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
     logits = logits_in(output)
     if labels is None or logits is None or logits.ndim != 2 or len(logits) != len(labels):
         return None
-    if int(labels.max()) >= logits.shape[1] or int(labels.min()) < 0:
+    labels = labels.long()
+    if logits.shape[1] == 1:  # one logit for the second of two classes
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    odd = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(odd):
         raise InvalidInput(
-            f"the data have a class {int(labels.max())}, the model gives {logits.shape[1]} of them (0 is the first); "
-            "is it the model of these data?"
+            f"the data have a class {int(odd[0])}, the model gives {logits.shape[1]} of them (0 is the first); "
+            "is it the model of these data? Other labels want score=..."
         )
     chosen = F.log_softmax(logits.double(), 1).gather(1, labels[:, None]).squeeze(1)
     right = logits.argmax(1) == labels
@@ -140,6 +159,10 @@ def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
         ACCURACY: (right & finite).double(),
         LIKELIHOOD: torch.where(finite, chosen, floor).clamp_min(floor),
     }
+
+
+def _described(found: Any) -> str:
+    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
 def _own(score: Score, output: Any, batch: Any) -> Tensor:
@@ -155,5 +178,5 @@ def _own(score: Score, output: Any, batch: Any) -> Tensor:
         return torch.tensor([float(found)])
     except (TypeError, ValueError) as error:
         raise InvalidInput(
-            f"score(output, batch) gave {type(found).__name__}; expected a number, or a tensor of one for each sample"
+            f"score(output, batch) gave {_described(found)}; expected a number, or a tensor of one for each sample"
         ) from error

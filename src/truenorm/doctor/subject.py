@@ -1,8 +1,10 @@
 """What a command line names: a network with its weights, and batches of images."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
@@ -12,8 +14,9 @@ from truenorm.data.checkpoint import Checkpoint, read_checkpoint
 from truenorm.data.feed import Feed, Scale
 from truenorm.data.images import load
 from truenorm.data.load import factory
-from truenorm.errors import InvalidInput, TruenormError, UnknownName, extra
-from truenorm.model.measure import random_states_kept
+from truenorm.doctor.score import Score
+from truenorm.errors import InvalidInput, TruenormError, extra
+from truenorm.model.measure import Forward, random_states_kept
 
 
 def open_network(
@@ -71,13 +74,34 @@ def open_batches(
     return found  # type: ignore[return-value]  # it was just looked at
 
 
+class Functions(TypedDict):
+    """What `diagnose` and `repair` take beside the network and its data."""
+
+    score: Score | None
+    forward: Forward | None
+
+
+def open_functions(*, score: str | None, forward: str | None) -> Functions:
+    """The user's own functions, by `file.py:name`.
+
+    Raises:
+        InvalidInput: there is none of that name.
+
+    Example:
+        >>> open_functions(score=None, forward=None)
+        {'score': None, 'forward': None}
+    """
+    found: list[Any] = [None if spec is None else factory(spec) for spec in (score, forward)]
+    return {"score": found[0], "forward": found[1]}
+
+
 def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
     """Run one batch, so that what cannot work is one sentence. A one-shot iterator is left alone.
 
     Raises:
         InvalidInput: the forward fails.
     """
-    if iter(data) is data:
+    if isinstance(data, Iterator):
         return
     with random_states_kept(network):
         images = images_in(next(batches_of(data, limit=1)))
@@ -96,6 +120,24 @@ def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
         ) from error
     finally:
         network.train(training)
+
+
+@contextmanager
+def users_code(what: str) -> Generator[None]:
+    """Whatever the user's loader, network or score raises in the block is one sentence.
+
+    Raises:
+        InvalidInput: something did.
+    """
+    try:
+        yield
+    except TruenormError:
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"{what} ended in {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was changed "
+            "(in Python, truenorm shows where)"
+        ) from error
 
 
 def _made(spec: str) -> nn.Module:
@@ -124,7 +166,8 @@ def _timm(name: str, weights: Checkpoint | None) -> nn.Module:
         except Exception as error:  # a torchvision made for another torch raises RuntimeError
             raise InvalidInput(f"timm cannot be imported: {type(error).__name__}: {error}") from error
     if not timm.is_model(name):
-        raise UnknownName("timm model", name, timm.list_models())
+        near = " or ".join(map(repr, get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)))
+        raise InvalidInput(f"timm has no model {name!r}{f'; did you mean {near}?' if near else ''}")
     network: nn.Module = timm.create_model(name)
     found = {} if weights is None else weights.state
     head = getattr(network, "pretrained_cfg", {}).get("classifier")

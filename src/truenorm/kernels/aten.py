@@ -72,12 +72,16 @@ def deliver_moments(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tenso
         (2.0, 2.0, 1.0)
     """
     n = x.numel() // len(mean)
-    if x.ndim == 2 and x.is_cpu and x.dtype == mean.dtype and n > 1:
+    if x.ndim == 2 and x.is_cpu and x.dtype == mean.dtype and 1 < n <= _FEW:
         return torch.batch_norm_update_stats(x, mean, var, 1.0)  # one call for all four
     found_mean, found_var = Aten().moments(x)
     mean.copy_(found_mean)
     var.copy_(found_var * (n / max(n - 1, 1)))
     return found_mean, found_var
+
+
+_FEW = 256
+"""Values that torch's batch norm sums one after the other without losing digits that count."""
 
 
 def pooled_batch_norm(
@@ -123,10 +127,8 @@ def pooled_batch_norm(
 
 
 def _moments_on_cpu(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As exact as torch's variance over several dimensions, and several times as fast."""
-    if x.ndim == 2:
-        return torch.batch_norm_update_stats(x, None, None, 0.0)
-    if _is_channels_last(x):
+    """Two passes of plain sums, of which torch's are exact: several times as fast as its variance over many dims."""
+    if x.ndim == 2 or _is_channels_last(x):
         rows_MC = x.movedim(1, -1).reshape(-1, x.shape[1])
         mean = rows_MC.mean(0)
         return mean, (rows_MC - mean).square_().mean(0)

@@ -1,10 +1,12 @@
 """Statistics of several processes as one: a single collective, merged in rank order, the same bits everywhere."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from truenorm.errors import NotMeasurable
 from truenorm.model.layers import batch_norms, buffers_of
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics, merge_statistics
@@ -19,6 +21,28 @@ def num_processes() -> int:
     """
     available = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if available else 1
+
+
+@contextmanager
+def all_or_none() -> Generator[None]:
+    """Where the block fails in one process it fails in all, so that none waits for the others for ever.
+
+    Raises:
+        NotMeasurable: another process failed, with its sentence.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if num_processes() > 1:
+        told: list[str | None] = [None] * num_processes()
+        torch.distributed.all_gather_object(told, None if failure is None else str(failure))
+        others = [f"process {rank}: {what}" for rank, what in enumerate(told) if what is not None]
+        if failure is None and others:
+            raise NotMeasurable(f"another process failed; {others[0]}")
+    if failure is not None:
+        raise failure
 
 
 def gathered(model: nn.Module, found: Mapping[str, Statistics]) -> dict[str, Statistics]:

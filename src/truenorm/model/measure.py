@@ -29,7 +29,7 @@ Flow = Literal["joint", "sequential", "eval"]
 Variance = Literal["pooled", "within"]
 Forward = Callable[[nn.Module, Any], Any]
 
-_REPEATED = "called more than once per forward"
+REPEATED = "called more than once per forward"
 
 EXACT = 1e-4
 """Rounds of the sequential flow end when no layer is off by more than this, in σ."""
@@ -108,14 +108,33 @@ def measure(
         return _pooled(model, batches_of(data, limit=limit), flow, forward, rules=(rule,), tolerance=tolerance)[0]
 
 
+def frozen_layers(model: nn.Module) -> list[str]:
+    """Layers that a pass leaves alone: held by `freeze`, or in evaluation mode while the model trains.
+
+    Example:
+        >>> frozen_layers(nn.Sequential(nn.BatchNorm1d(2).eval()))
+        ['0']
+    """
+    layers = batch_norms(model)
+    return [name for name, layer in layers.items() if is_frozen(layer) or (model.training and not layer.training)]
+
+
 def joint_estimates(
-    model: nn.Module, data: Iterable[Any], *, forward: Forward | None = None, tolerance: float | None = None
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    forward: Forward | None = None,
+    tolerance: float | None = None,
+    frozen: list[str] | None = None,
 ) -> tuple[Statistics, Statistics]:
-    """Statistics of the joint flow with either variance, pooled and within batches, from one pass."""
+    """Statistics of the joint flow with either variance, pooled and within batches, from one pass.
+
+    `frozen` names the layers to leave alone; None: those that `frozen_layers` finds.
+    """
     rules = (Population(), Within())
     with random_states_kept(model):
         batches = batches_of(data, limit=None)
-        pooled, within = _pooled(model, batches, "joint", forward, rules=rules, tolerance=tolerance)
+        pooled, within = _pooled(model, batches, "joint", forward, rules=rules, tolerance=tolerance, frozen=frozen)
     return pooled, within
 
 
@@ -177,10 +196,10 @@ def _totalled(batches: Iterator[Any], totals: list[float]) -> Iterator[Any]:
 
 def _called_once(found: Statistics) -> Statistics:
     """Refuse layers that see several populations."""
-    if _REPEATED in found.about:
+    if REPEATED in found.about:
         raise NotMeasurable(
-            f"layer {found.about[_REPEATED]!r} is called more than once per forward: it sees several populations and "
-            "has no sequential statistics; measure the joint flow, or give each call a layer of its own"
+            f"layer {found.about[REPEATED].split(', ')[0]!r} is called more than once per forward: it sees several "
+            "populations and has no sequential statistics; measure the joint flow, or give each call a layer of its own"
         )
     return found
 
@@ -201,11 +220,12 @@ def _pooled(
     *,
     rules: tuple[Rule, ...] = (Population(),),
     tolerance: float | None = None,
+    frozen: list[str] | None = None,
 ) -> list[Statistics]:
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
     device = buffers_of(next(iter(layers.values())))[0].device
-    frozen = [name for name, layer in layers.items() if is_frozen(layer) or (model.training and not layer.training)]
+    frozen = frozen_layers(model) if frozen is None else frozen
     taking = _Taking(layers, rules, ends_early=forward is None and not (flow != "eval" and frozen))
     # Data parallelism would exchange buffers: the other processes may not be measuring.
     network = unwrap(model)
@@ -238,7 +258,7 @@ class _Taking:
         self._rules = rules
         self._order: dict[str, int] = {}
         self._calls: dict[str, int] = {}
-        self._repeated = ""
+        self._repeated: dict[str, None] = {}
         self._names = list(layers)
         self._places = streams_of(layers, rules)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
@@ -247,7 +267,7 @@ class _Taking:
 
     def end_batch(self) -> None:
         """Note a layer that was called more than once for one batch; start counting anew."""
-        self._repeated = self._repeated or next((name for name, calls in self._calls.items() if calls > 1), "")
+        self._repeated |= dict.fromkeys(name for name, calls in self._calls.items() if calls > 1)
         self._ends_early = not self._repeated and len(self._calls) == self._wanted
         self._calls.clear()
 
@@ -368,7 +388,7 @@ class _Taking:
         about |= {"standard error": f"{self.standard_error():.2g} σ"} if tolerance is not None else {}
         about |= {"frozen": ", ".join(frozen)} if frozen else {}
         about |= {"not reached": ", ".join(skipped)} if skipped else {}
-        about |= {_REPEATED: self._repeated} if self._repeated else {}
+        about |= {REPEATED: ", ".join(self._repeated)} if self._repeated else {}
         return Statistics({name: moments[name] for name in self._order if name in moments}, about=about)
 
 

@@ -68,11 +68,12 @@ def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
     try:
         with torch.no_grad():
             for buffer, values in writes:
-                buffer.copy_(values)
+                # Past autograd's version counter, as torch's own batch norm writes: an earlier graph may hold it.
+                buffer.data.copy_(values)
     except BaseException:  # Ctrl-C between two layers must not leave half of them written
         with torch.no_grad():
             for (buffer, _), values in zip(writes, before, strict=True):
-                buffer.copy_(values)
+                buffer.data.copy_(values)
         raise
     return previous
 

@@ -157,7 +157,6 @@ def test_names_with_spaces_and_signs_are_quoted(diagnose, truenorm, tmp_path):
     assert (tmp_path / "it's $last-mended.pt").exists()
 
 
-@pytest.mark.xfail(reason="it is broken to fit 150 columns, and what is too long for a line is cut: …")
 def test_a_long_line_to_run_is_one_line(diagnose, tmp_path):
     deep = tmp_path / "/".join(["a_folder_of_experiments"] * 5)
     deep.mkdir(parents=True)
@@ -166,14 +165,12 @@ def test_a_long_line_to_run_is_one_line(diagnose, tmp_path):
     assert str(deep / "last-mended.pt") in ended.out.splitlines()[-1]
 
 
-@pytest.mark.xfail(reason="repair needs a checkpoint, and the line names none")
 def test_the_line_to_run_without_a_checkpoint(diagnose, truenorm):
     words = shlex.split(told(diagnose(checkpoint=None), "do"))
     if words[0] == "truenorm":
         assert "--checkpoint" in words
 
 
-@pytest.mark.xfail(reason="they are left out of the line")
 def test_what_reading_needed_the_line_to_run_needs_too(diagnose):
     words = shlex.split(told(diagnose("--trust-checkpoint", "--batch-size", "32"), "do"))
     assert "--trust-checkpoint" in words
@@ -211,7 +208,6 @@ def test_without_data(diagnose):
     )
 
 
-@pytest.mark.xfail(reason="it is a line of Python, with names that are not there")
 def test_without_data_the_line_to_run_is_one_of_the_shell(diagnose):
     assert told(diagnose(data=None), "do").startswith("truenorm diagnose --model net.py:make")
 
@@ -412,7 +408,6 @@ def test_data_that_are_none(refused):
     assert refused("--device", "gpu")[1].startswith("truenorm: the network cannot be put on 'gpu': ")
 
 
-@pytest.mark.xfail(reason="it is the user's own exception, with its traceback")
 def test_a_loader_that_fails_on_the_way(refused):
     code, sentence = refused(data="data.py:fails_later")
     assert code == 2 and "images.zip ends here" in sentence
@@ -427,7 +422,6 @@ def test_a_data_set_that_is_unknown(refused):
     )
 
 
-@pytest.mark.xfail(reason="the parser takes the interruption, and says nothing")
 def test_interrupted(diagnose):
     ended = diagnose(data="data.py:stopped")
     assert ended.code == 130

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
 from functools import cache
@@ -542,3 +543,21 @@ def weight_decay():
 @patient("synchronised alone")
 def synchronised():
     return nn.SyncBatchNorm.convert_sync_batchnorm(sound()), None, {}
+
+
+@patient("program in training mode")
+def exported(*, training=True):
+    x = blobs(1)[0][0]
+    shapes = ({0: torch.export.Dim("samples", min=2)},)
+    return torch.export.export(sound().train(training), (x,), dynamic_shapes=shapes).module(), None, {}
+
+
+def scripted(*, training=True):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of this very function
+        return torch.jit.script(sound().train(training)), None, {}
+
+
+@patient("last batch of one")
+def last_batch_of_one():
+    return sound(), [*held_out(), *blobs(1, 1)], {}

@@ -123,7 +123,6 @@ def test_an_unknown_timm_network(timm):
     assert said.startswith("unknown timm model 'resnet10'; did you mean 'resnet")
 
 
-@pytest.mark.xfail(reason="all of timm's thousand and more names are in the sentence")
 def test_an_unknown_timm_network_is_said_in_a_sentence_that_can_be_read(timm):
     assert len(refused(lambda: open_network("timm:resnet10"), UnknownName)) < 500
 
@@ -194,7 +193,6 @@ def test_a_batch_that_fits():
     assert patients.everything_else(network) == things
 
 
-@pytest.mark.xfail(reason="iter() is asked whether it is one-shot, and that of a DataLoader draws (and starts workers)")
 def test_a_loader_that_draws_leaves_the_random_state_as_it_was():
     network, batches = open_network("net.py:make")[0], open_batches("net.py:loader", "test")
     things = patients.everything_else(network)

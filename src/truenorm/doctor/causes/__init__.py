@@ -32,6 +32,7 @@ STATIC: tuple[Cause, ...] = (
     counting.find,
     habits.find,
     dead.find,
+    frozen.asleep,
 )
 """Seen without running anything (and better with it)."""
 

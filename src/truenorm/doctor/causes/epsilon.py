@@ -7,6 +7,7 @@ from torch import nn
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
+from truenorm.errors import NotMeasurable
 from truenorm.model.layers import batch_norms
 from truenorm.stats.statistics import Statistics
 
@@ -24,7 +25,7 @@ def find(case: Case) -> Iterable[Finding]:
     names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
     if case.arriving is None or case.sample is None or len(names) < 2:
         return
-    least = min(float(case.stored[name].var.clamp_min(0).quantile(0.25)) for name in names)
+    least = min(float(case.stored[name].var.clamp_min(0).double().quantile(0.25)) for name in names)
     now = {layer.eps for layer in case.layers.values()}
     candidates = [eps for eps in _USUAL if eps not in now and max(eps, *now) > MATTERS * least]
     before = distance(case.stored, case.arriving, names)
@@ -33,7 +34,7 @@ def find(case: Case) -> Iterable[Finding]:
         with _eps(case.model, eps):
             try:
                 arriving = case.measure(case.sample, flow="eval")
-            except ArithmeticError:
+            except NotMeasurable:
                 continue
         after = distance(Statistics(dict(case.stored)), arriving, names)
         if best is None or after < best[0]:

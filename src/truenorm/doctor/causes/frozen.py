@@ -1,6 +1,7 @@
 """Frozen parameters whose statistics moved on; layers frozen by eval(), which train() undoes."""
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding, some
@@ -19,27 +20,37 @@ def find(case: Case) -> Iterable[Finding]:
             share=0.75,
             level="cause",
             layers=tuple(moving),
-            advice=f"truenorm.freeze(model, {_pattern(moving)!r}) before training: it survives train()",
+            advice=f"truenorm.freeze(model, {_pattern(case, moving)!r}) before training: it survives train()",
         )
-    asleep = [name for name, layer in tracked.items() if not layer.training]
-    if case.model.training and asleep:
+
+
+def asleep(case: Case) -> Iterable[Finding]:
+    """Layers in eval() while the model trains."""
+    found = [
+        name
+        for name, layer in case.layers.items()
+        if layer.stored is not None and not layer.frozen and not layer.training and case.model.training
+    ]
+    if found:
         yield Finding(
             cause="frozen by eval()",
-            sentence=f"{some(asleep)} {'is' if len(asleep) == 1 else 'are'} in eval() while the model trains: the next "
+            sentence=f"{some(found)} {'is' if len(found) == 1 else 'are'} in eval() while the model trains: the next "
             "model.train() wakes them",
             share=0.03,
             level="note",
-            layers=tuple(asleep),
+            layers=tuple(found),
             remedy="code",
-            advice=f"truenorm.freeze(model, {_pattern(asleep)!r})",
+            advice=f"truenorm.freeze(model, {_pattern(case, found)!r})",
         )
 
 
-def _pattern(names: list[str]) -> str:
-    """A shell pattern for these names, where they have a beginning in common."""
-    start = names[0]
-    for name in names[1:]:
-        while not name.startswith(start):
-            start = start[:-1]
-    stem = start if start in names and len(names) == 1 else start.rpartition(".")[0]
-    return stem if len(names) == 1 else f"{stem}.*" if stem else "*"
+def _pattern(case: Case, names: list[str]) -> str | list[str]:
+    """A shell pattern that fits these layers and no others; else their names."""
+    stem: list[str] = []
+    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        stem.append(parts[0])
+    pattern = ".".join([*stem, "*"])
+    fits = [name for name in case.layers if fnmatchcase(name, pattern)]
+    return pattern if len(names) > 1 and fits == [name for name in case.layers if name in names] else names

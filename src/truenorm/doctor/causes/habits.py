@@ -99,7 +99,7 @@ def _trains(node: torch.fx.Node) -> bool:
 
 
 def _last_batch(case: Case) -> Iterable[Finding]:
-    if case.sizes and case.sizes[-1] == 1 and len(case.sizes) > 1:
+    if len(case.sizes) > 1 and case.sizes[-1] == 1 < min(case.sizes[:-1]):
         yield Finding(
             cause="last batch of one",
             sentence=f"the last of {len(case.sizes)} batches holds one sample: training on it fails for vectors and is "

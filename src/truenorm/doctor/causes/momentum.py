@@ -34,14 +34,14 @@ def find(case: Case) -> Iterable[Finding]:
     batch = statistics.median(sizes)
     largest = max(layers.values(), key=lambda layer: layer.momentum or 0.0)
     assert largest.momentum is not None
-    if largest.momentum >= LARGE and observed > 4 * floor:
+    if largest.momentum >= LARGE and observed > 2 * floor:
         where = [name for name, layer in layers.items() if (layer.momentum or 0) >= LARGE]
         yield Finding(
             cause="momentum",
             sentence=f"momentum is {largest.momentum:g} in {some(where)}: the statistics are those of the last "
             f"{(2 - largest.momentum) / largest.momentum:.2g} batches (torch's momentum is the weight of the new "
             f"batch; Keras's {largest.momentum:g} is {1 - largest.momentum:.3g} here)",
-            share=0.9,
+            share=0.84,
             layers=tuple(where),
         )
     elif 1 <= batch < 0.5 * case.sample.batch_size and observed > 4 * floor:

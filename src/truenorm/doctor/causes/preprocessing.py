@@ -9,7 +9,7 @@ from truenorm.data.batches import has_images, images_in
 from truenorm.data.sample import Sample
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
-from truenorm.doctor.score import ACCURACY, OWN
+from truenorm.doctor.score import ACCURACY, OWN, is_gain
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -23,7 +23,7 @@ def find(case: Case) -> Iterable[Finding]:
     sample = case.sample
     if case.arriving is None or first not in case.stored or case.layers[first].untouched:
         return
-    if sample is None or sample.joined is None or first == case.repeated:
+    if sample is None or sample.joined is None or first in case.repeated:
         return
     if not has_images(sample.joined):
         return
@@ -49,13 +49,14 @@ def find(case: Case) -> Iterable[Finding]:
     names = [name for name in case.joint if name in case.stored]
     before = distance(case.stored, case.arriving, names)
     share = min(share, 1 - distance(case.stored, case.measure(mended, flow="eval"), names) / before)
-    if share < _FITS:
+    helps, figure = _gain(case, mend)
+    if share < _FITS or not helps:
         return
     offsets = ", ".join(f"{value:+.3g}" for value in offset.tolist())
     yield Finding(
         cause="preprocessing",
         sentence=f"the images look like those of training scaled or shifted: with {scale:.4g} · x {offsets} "
-        f"{share:.0%} of the shift is gone, in all layers{_figure(case, mend)}",
+        f"{share:.0%} of the shift is gone, in all layers{figure}",
         share=share,
         remedy="data",
         advice=f"preprocess as in training; {scale:.4g} · x {offsets} comes near",
@@ -66,15 +67,17 @@ _FITS = 0.85
 """Share of the shift that a·x + δ must explain: other domains are explained by half."""
 
 
-def _figure(case: Case, mend: Callable[[Tensor], Tensor]) -> str:
+def _gain(case: Case, mend: Callable[[Tensor], Tensor]) -> tuple[bool, str]:
+    """Do images so mended score better, and by how much? True where nothing is scored."""
     if case.held_out is None or "" not in case.scores:
-        return ""
+        return True, ""
     mended = case.held_out.changed(mend)
     judged = None if mended is None else case.judged(mended)
     if judged is None:
-        return ""
+        return True, ""
     metric = ACCURACY if ACCURACY in judged.values else OWN
-    return f" ({metric} {judged.mean(metric):.3f} instead of {case.scores[''].mean(metric):.3f})"
+    figure = f" ({metric} {judged.mean(metric):.3f} instead of {case.scores[''].mean(metric):.3f})"
+    return is_gain(judged.gain(case.scores[""])), figure
 
 
 def _fitted(case: Case, part: Sample, first: str) -> tuple[float, Tensor, float] | None:

@@ -62,18 +62,22 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
         return None, 0.0, 1.0
     some = case.sample.rows(torch.arange(min(_SAMPLES, len(case.sample))))
     before = distance(case.stored, case.joint, behind)
-    best: tuple[float, int] = (before, 0)
+    best: tuple[float, int, float] = (before, 0, 1.0)
     for size in _SIZES:
         if size >= len(some):
             break
         pooled, within = case.measure_both(some.batched(size))
         as_torch = Statistics({name: _unbiased(within[name], size, len(some)) for name in pooled})
-        best = min(best, (distance(case.stored, as_torch, behind), size))
-    after, size = best
-    share = 1 - after / before if before > 0 else 0.0
+        ratio = float(
+            torch.exp(2 * torch.cat([errors(case.stored[name], within[name])[1] for name in behind]).median())
+        )
+        best = min(best, (distance(case.stored, as_torch, behind), size, ratio))
+    after, size, ratio = best
+    # What it leaves unexplained in the first layer counts, too.
+    whole = distance(case.stored, case.joint, names) * len(names)
+    share = (before - after) * len(behind) / whole if whole > 0 else 0.0
     if not size or share < 0.2:
         return None, 0.0, 1.0
-    ratio = float(torch.exp(2 * log_std.median()))
     return size, share, ratio
 
 
