@@ -73,7 +73,10 @@ def diagnose(
         write_whole(json, found.record(command=command).dumps().encode())
     if html is not None:
         write_whole(html, page(f"diagnosis of {model}", found._repr_html_(), command=command).encode())  # pyright: ignore[reportPrivateUsage]  # what notebooks call
-    console().print(found)
+    output = console()
+    output.print(replace(found, recommendation=""))
+    # A line to run is one line, however narrow the terminal is.
+    output.print(f"do       {found.recommendation}", markup=False, soft_wrap=True)
     if not found.healthy:
         sys.exit(3)
 

@@ -132,7 +132,8 @@ class Diagnosis:
         notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
         ruled = [("not", "; ".join(self.ruled_out))] if self.ruled_out else []
         about = [("looked", "; ".join(self.notes))] if self.notes else []
-        return (("verdict", self.verdict), *causes, *ruled, *notes, *about, ("do", self.recommendation))
+        do = [("do", self.recommendation)] if self.recommendation else []
+        return (("verdict", self.verdict), *causes, *ruled, *notes, *about, *do)
 
     def _causes(self) -> list[Finding]:
         return [found for found in self.findings if found.level != "note"]
@@ -145,12 +146,9 @@ class Diagnosis:
         grid = Grid.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column()
-        *said, (_, line) = self.lines()
-        for what, sentence in said:
-            grid.add_row(Text(what), Text(sentence))
-        # A line to run is one line, however narrow the terminal is.
-        do = Text.assemble(("do       ", "bold"), line, no_wrap=True, overflow="ignore")
-        return Group(*(table.__rich__() for table in self.tables()), grid, do)
+        for what, sentence in self.lines():
+            grid.add_row(Text(what), Text(sentence, overflow="fold"))
+        return Group(*(table.__rich__() for table in self.tables()), grid)
 
     def __str__(self) -> str:
         """What `print` shows: the same as a terminal."""

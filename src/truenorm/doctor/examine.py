@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -90,11 +90,13 @@ class Case:
             return {}
         return {name: self.scores[name].gain(self.scores[""]) for name in self.estimates if name in self.scores}
 
-    def measure(self, sample: Sample, **how: Any) -> Statistics:
-        """The joint flow (or another) over other batches; the model as it is, or as `change` makes it."""
+    def measure(self, sample: Sample, flow: Literal["joint", "eval"] = "joint") -> Statistics:
+        """Either flow over other batches, frozen layers included."""
         with using(self.model):
             self.model.eval()
-            return on_cpu(measure(self.model, sample.batches, forward=self.forward, **how))
+            if flow == "eval":
+                return on_cpu(measure(self.model, sample.batches, forward=self.forward, flow="eval"))
+            return on_cpu(joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])[0])
 
     def measure_both(self, sample: Sample) -> tuple[Statistics, Statistics]:
         """The joint flow over other batches, with either variance."""

@@ -454,7 +454,7 @@ def updated_twice():
     return net, None, {}
 
 
-def updated_twice_in_all(steps=16):
+def updated_twice_in_all(steps=20):
     net = sound()
     optimizer = torch.optim.Adam(net.parameters(), 0.0)
     for value in net.parameters():

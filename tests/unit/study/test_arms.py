@@ -5,11 +5,11 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import truenorm as tn
+from truenorm.data.feed import Feed, Scale
 from truenorm.data.images import Split
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Static, Switched
 from truenorm.study.arms import Trained, resolve, rules_for, sweep
-from truenorm.data.feed import Feed, Scale
 
 MOMENTA = (0.01, 0.5)
 

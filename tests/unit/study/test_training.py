@@ -6,9 +6,9 @@ from inline_snapshot import snapshot
 from torch import nn
 from torch.nn import functional as F
 
+from truenorm.data.feed import Feed, Scale
 from truenorm.data.images import Split
 from truenorm.errors import Diverged
-from truenorm.data.feed import Feed, Scale
 from truenorm.study.networks import BatchNorm, mlp
 from truenorm.study.training import Recipe, predict, rate_factor, train
 

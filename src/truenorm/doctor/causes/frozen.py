@@ -46,6 +46,8 @@ def asleep(case: Case) -> Iterable[Finding]:
 
 def _pattern(case: Case, names: list[str]) -> str | list[str]:
     """A shell pattern that fits these layers and no others; else their names."""
+    if len(names) == 1:
+        return names[0]
     stem: list[str] = []
     for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(parts)) > 1:
@@ -53,4 +55,4 @@ def _pattern(case: Case, names: list[str]) -> str | list[str]:
         stem.append(parts[0])
     pattern = ".".join([*stem, "*"])
     fits = [name for name in case.layers if fnmatchcase(name, pattern)]
-    return pattern if len(names) > 1 and fits == [name for name in case.layers if name in names] else names
+    return pattern if fits == [name for name in case.layers if name in names] else names
