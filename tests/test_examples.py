@@ -26,7 +26,7 @@ def test_every_example_is_run_here():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "convolution.py",
         "dense_with_dropout.py",
-        "momentum_typo.py",
+        "too_few_steps.py",
         "own_loop.py",
         "shift_of_a_network.py",
     }
@@ -73,14 +73,14 @@ def test_shift_of_a_network():
     assert all(float(shift) > 0.1 for shift in layers.groups())  # so short a training leaves a shift to see
 
 
-def test_momentum_typo_is_what_the_readme_shows(tmp_path):
+def test_too_few_steps_is_what_the_readme_shows(tmp_path):
     """The README's first minute: the example, the diagnosis, the repair."""
     readme = (EXAMPLES.parent / "README.md").read_text()
-    assert said_by("momentum_typo.py", tmp_path / "best.pt").split("\n")[:2] == [
+    assert said_by("too_few_steps.py", tmp_path / "best.pt").split("\n")[:2] == [
         "train(): 98.8% right",
         "eval(): 31.5% right",
     ]
-    example = EXAMPLES / "momentum_typo.py"
+    example = EXAMPLES / "too_few_steps.py"
     common = ["--model", f"{example}:make", "--checkpoint", tmp_path / "best.pt"]
     found = command("diagnose", *common, "--data", f"{example}:held_out")
     assert found.returncode == 3

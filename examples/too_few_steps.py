@@ -1,9 +1,10 @@
-"""Good in train(), bad in eval(): Keras's momentum 0.999 was ported as 0.001, and 300 steps are too few for that.
+"""Good in train(), bad in eval(): a momentum of 0.001 (Keras's 0.999), and 300 steps are too few for that.
 
-    python examples/momentum_typo.py best.pt
-    truenorm diagnose --model examples/momentum_typo.py:make --checkpoint best.pt --data examples/momentum_typo.py:held_out
-    truenorm repair --model examples/momentum_typo.py:make --checkpoint best.pt --data examples/momentum_typo.py:training \
-        --out mended.pt
+    python examples/too_few_steps.py best.pt
+    truenorm diagnose --model examples/too_few_steps.py:make --checkpoint best.pt \\
+        --data examples/too_few_steps.py:held_out
+    truenorm repair --model examples/too_few_steps.py:make --checkpoint best.pt \\
+        --data examples/too_few_steps.py:training --out mended.pt
 """
 
 import sys
