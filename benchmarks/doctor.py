@@ -82,6 +82,8 @@ def main() -> None:
         compare(f"{name}: examination over evaluation", arriving, evaluation(other, batches), options.pairs)
         exact = partial(tn.measure, network, batches, flow="sequential")
         compare(f"{name}: sequential over joint", exact, joint, options.pairs)
+        giant = evaluation(other, [torch.cat(batches)])
+        compare(f"{name}: sequential over evaluating the giant batch", exact, giant, options.pairs)
     # Images, so to say: values that depend on their neighbours.
     network = trained(cnn(SHAPE, 10))
     smooth = torch.nn.functional.avg_pool2d(torch.randn(60_000, 1, 34, 34), 7, stride=1)
