@@ -104,15 +104,15 @@ def _concluded(case: Case) -> Diagnosis:
     findings = _findings(case, measured=bool(off) or _damaged(case))
     defects = [found for found in findings if found.level == "defect"]
     causes = [found for found in findings if found.level == "cause"]
-    # Another preprocessing is no fault of the statistics, and is found by what undoing it gives.
-    data_at_fault = bool(causes) and causes[0].remedy == "data" and causes[0].share >= 0.9
+    ranked = sorted([*defects, *causes], key=lambda found: -found.share)
+    if ranked and ranked[0].share > _EXPLAINS:  # what fits less well is no other cause
+        ranked = [ranked[0], *(found for found in ranked[1:] if found.level == "defect")]
+    # Another preprocessing is no fault of the statistics; it is named only if undoing it was shown to help.
+    data_at_fault = bool(ranked) and ranked[0].remedy == "data"
     # What mending would give is not always known: then far off is bad enough.
     far = not gains and any(layer.off > FAR for layer in off)
     healthy = not defects and not ((off and best) or data_at_fault or far)
     notes = [found for found in findings if found.level == "note"]
-    ranked = sorted([*defects, *causes], key=lambda found: -found.share)
-    if ranked and ranked[0].share > _EXPLAINS:  # what fits less well is no other cause
-        ranked = [ranked[0], *(found for found in ranked[1:] if found.level == "defect")]
     scores = {name: {metric: judged.mean(metric) for metric in judged.values} for name, judged in case.scores.items()}
     return Diagnosis(
         healthy=healthy,
