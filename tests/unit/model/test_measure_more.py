@@ -375,3 +375,28 @@ def test_an_error_in_a_forward_is_the_models_own():
 
     with pytest.raises(RuntimeError, match="mine"):
         tn.measure(Failing(), images())
+
+
+class Redrawn:
+    """A loader whose batches are made anew each time."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __iter__(self):
+        return iter(self.draw().split(16))
+
+
+def test_rounds_tell_whether_the_images_were_the_same_each_time():
+    net, x = trained(), torch.cat(images())
+    seen = {
+        what: tn.measure(net, Redrawn(draw), flow="sequential", memory=1).about
+        for what, draw in {
+            "same": lambda: x,
+            "shuffled": lambda: x[torch.randperm(len(x))],
+            "augmented": lambda: x + torch.randn_like(x),
+        }.items()
+    }
+    assert not {"not exact", "order"} & set(seen["same"])
+    assert "shuffled" in seen["shuffled"]["order"] and "not exact" not in seen["shuffled"]
+    assert "augmentation" in seen["augmented"]["not exact"]
