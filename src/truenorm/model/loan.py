@@ -192,7 +192,11 @@ def too_small(name: str, values: Tensor) -> InvalidInput:
 
 def channel_dim(values: Tensor, num_channels: int) -> int | None:
     """Dimension 1, as torch has it; else the last; None where neither has as many."""
-    return next((dim for dim in (1, values.ndim - 1) if values.ndim > 1 and values.shape[dim] == num_channels), None)
+    if values.ndim < 2:
+        return None
+    if values.shape[1] == num_channels:
+        return 1
+    return values.ndim - 1 if values.shape[-1] == num_channels else None
 
 
 def _accumulating(dtype: torch.dtype) -> torch.dtype:

@@ -324,7 +324,9 @@ class _Taking:
         kind = buffers_of(self._layers[name])[0].dtype
 
         def observe(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
+            values = inputs[0] if inputs else None
+            if not isinstance(values, Tensor):
+                values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             dim = None if values is None else channel_dim(values, num_channels)
             if values is None or dim is None:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
