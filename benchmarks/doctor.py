@@ -84,6 +84,10 @@ def main() -> None:
         compare(f"{name}: sequential over joint", exact, joint, options.pairs)
         giant = evaluation(other, [torch.cat(batches)])
         compare(f"{name}: sequential over evaluating the giant batch", exact, giant, options.pairs)
+    # What a pass costs once is spread over as many batches as MNIST has.
+    network, many = trained(networks["mlp 500-300"]), list(torch.randn(60_000, *SHAPE).split(64))
+    peer = partial(update_bn, many, copy.deepcopy(network))
+    compare("mlp 500-300: joint over update_bn, 60,000", partial(tn.measure, network, many), peer, options.pairs)
     # Images, so to say: values that depend on their neighbours.
     network = trained(cnn(SHAPE, 10))
     smooth = torch.nn.functional.avg_pool2d(torch.randn(60_000, 1, 34, 34), 7, stride=1)
