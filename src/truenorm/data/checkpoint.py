@@ -21,8 +21,13 @@ from truenorm.files import write_whole
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
 """Where training scripts keep the weights inside a checkpoint, in the order in which they are looked for."""
 
-_PLAIN: list[Any] = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-_PLAIN += [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar]  # pyright: ignore
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_PLAIN: list[Any] = [
+    np.dtype,
+    *map(type, map(np.dtype, ("float64", "float32", "int64"))),
+    # Its module has had two names; either may stand in a file.
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 """numpy's scalars, as which scripts keep their best score: they run nothing."""
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")

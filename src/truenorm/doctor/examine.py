@@ -21,7 +21,7 @@ from truenorm.stats.shift import ShiftReport, errors, estimation_shift
 from truenorm.stats.statistics import Statistics
 
 ESTIMATORS = ("joint", "sequential", "within")
-"""Statistics that a pass can give: pooled; with the mean of the batches' own variances; of one giant batch."""
+"""Statistics that a pass can give: pooled; of one giant batch; with the mean of the batches' own variances."""
 
 _BATCH = 32
 """Samples in a batch where the data come one by one."""

@@ -133,7 +133,7 @@ def users_code(what: str) -> Generator[None]:
         yield
     except TruenormError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the user's code raises is reported as theirs
         raise InvalidInput(
             f"{what} ended in {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was changed "
             "(in Python, truenorm shows where)"

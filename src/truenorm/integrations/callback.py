@@ -39,7 +39,7 @@ def spared(what: str) -> Generator[None]:
     """Nothing that fails in here is worth the run."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # a diagnosis that fails must not end the training
         said = str(error) if isinstance(error, TruenormError) else f"{type(error).__name__}: {error}"
         warnings.warn(f"{what}: {said}", stacklevel=1)
 

@@ -33,7 +33,7 @@ def all_or_none() -> Generator[None]:
     failure: Exception | None = None
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other processes must hear of it
         failure = error
     if num_processes() > 1:
         told: list[str | None] = [None] * num_processes()

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -517,3 +518,10 @@ def test_nothing_is_written_over(tmp_path):
     assert path.read_bytes() == before and other.read_bytes() == b"precious"
     write_checkpoint(str(tmp_path / "new" / "net.pt"), b"new", source=path)
     assert (tmp_path / "new" / "net.pt").read_bytes() == b"new"
+
+
+def test_a_best_score_kept_as_a_scalar_of_numpy_needs_no_trust(tmp_path):
+    best = {"best": np.float64(0.5), "steps": np.int64(3), "loss": np.float32(1)}
+    torch.save({"model": nn.Linear(1, 1).state_dict(), **best}, tmp_path / "a.pt")
+    found = read_checkpoint(tmp_path / "a.pt")
+    assert found.key == "model" and {name: found.whole[name] for name in best} == best

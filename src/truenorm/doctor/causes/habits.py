@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from truenorm.doctor.causes.momentum import LARGE
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding, some
+from truenorm.model.gather import num_processes
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -14,7 +16,7 @@ def find(case: Case) -> Iterable[Finding]:
     yield from _in_a_program(case)
     yield from _last_batch(case)
     yield from _weight_decay(case)
-    if any(layer.kind == "SyncBatchNorm" for layer in case.layers.values()) and not _several_processes():
+    if any(layer.kind == "SyncBatchNorm" for layer in case.layers.values()) and num_processes() == 1:
         yield Finding(
             cause="synchronised alone",
             sentence="SyncBatchNorm runs in a single process: nothing is synchronised",
@@ -22,15 +24,13 @@ def find(case: Case) -> Iterable[Finding]:
             level="note",
             remedy="code",
         )
-    large = {name: layer.momentum for name, layer in case.layers.items() if (layer.momentum or 0) >= 0.45}
+    large = {name: layer.momentum for name, layer in case.layers.items() if layer.momentum and layer.momentum >= LARGE}
     if large and not case.estimates:
-        name, value = next(iter(large.items()))
+        value = next(iter(large.values()))
         yield Finding(
             cause="momentum",
             sentence=f"momentum is {value:g} in {some(large)}: torch's is the weight of the new batch (Keras's is "
-            f"1 − it); statistics of the last {(2 - value) / value:.2g} batches"
-            if value
-            else name,
+            f"1 − it); statistics of the last {(2 - value) / value:.2g} batches",
             share=0.5,
             level="defect",
             layers=tuple(large),
@@ -129,8 +129,3 @@ def _weight_decay(case: Case) -> Iterable[Finding]:
             level="note",
             remedy="code",
         )
-
-
-def _several_processes() -> bool:
-    available = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return available and torch.distributed.get_world_size() > 1
