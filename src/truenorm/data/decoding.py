@@ -14,8 +14,10 @@ from truenorm.errors import DataUnavailable, extra
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def decode(rows: Iterable[Mapping[str, Any] | None], num: int, where: Callable[[int], str]) -> Tensor:
-    """Decode `num` images of one size.
+def decode(
+    rows: Iterable[Mapping[str, Any] | None], num: int, where: Callable[[int], str], *, size: int | None = None
+) -> Tensor:
+    """Decode `num` images of one size, or bring them to one.
 
     Grey images (Pillow's mode L) have one channel, all others become RGB; where both occur the grey
     ones are given three equal channels.
@@ -24,6 +26,7 @@ def decode(rows: Iterable[Mapping[str, Any] | None], num: int, where: Callable[[
         rows: a mapping with `bytes`, or a `path` to read where those are None, for each image.
         num: how many rows there are, >= 1.
         where: says in words which image the i-th row is.
+        size: height and width to resize to, as `resized` does; None for the images' own.
 
     Returns:
         uint8 of shape `(N, C, H, W)`.
@@ -45,13 +48,15 @@ def decode(rows: Iterable[Mapping[str, Any] | None], num: int, where: Callable[[
         pillow: Any = import_module("PIL.Image")
     pixels_NHWC: Pixels | None = None
     for index, row in enumerate(rows):
-        pixels_HWC = _pixels(pillow, row, where, index)
+        pixels = _pixels(pillow, row, where, index)
+        pixels = pixels if size is None else _resized(pillow, pixels, size)
+        pixels_HWC = pixels[:, :, None] if pixels.ndim == 2 else pixels
         if pixels_NHWC is None:
             pixels_NHWC = np.empty((num, *pixels_HWC.shape), np.uint8)
         if pixels_HWC.shape[:2] != pixels_NHWC.shape[1:3]:
+            here, first = pixels_HWC.shape[:2], pixels_NHWC.shape[1:3]
             raise DataUnavailable(
-                f"{where(index)} is {size(pixels_HWC.shape[:2])} and {where(0)} is "
-                f"{size(pixels_NHWC.shape[1:3])}; bring all images to one size first"
+                f"{where(index)} is {extent(here)} and {where(0)} is {extent(first)}; {to_one_size(here, first)}"
             )
         if pixels_HWC.shape[2] > pixels_NHWC.shape[3]:
             pixels_NHWC = np.repeat(pixels_NHWC, 3, axis=3)
@@ -60,14 +65,51 @@ def decode(rows: Iterable[Mapping[str, Any] | None], num: int, where: Callable[[
     return torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).contiguous()
 
 
-def size(height_width: tuple[int, ...]) -> str:
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images brought to `size` × `size` pixels; one that has them keeps every pixel.
+
+    Bilinear, over all pixels that fall together where the image shrinks; the sides' ratio is not kept.
+
+    Args:
+        images: uint8 of shape `(N, C, H, W)`.
+        size: height and width, >= 1.
+
+    Returns:
+        uint8 of shape `(N, C, size, size)`.
+
+    Raises:
+        MissingExtra: Pillow is not installed.
+
+    Example:
+        >>> resized(torch.tensor([0, 0, 200, 200], dtype=torch.uint8).reshape(1, 1, 2, 2), 1)
+        tensor([[[[100]]]], dtype=torch.uint8)
+    """
+    with extra("study"):
+        pillow: Any = import_module("PIL.Image")
+    planes: Pixels = np.empty((images.shape[0] * images.shape[1], size, size), np.uint8)
+    for plane, pixels in zip(planes, images.flatten(0, 1).numpy(), strict=True):
+        plane[:] = _resized(pillow, pixels, size)
+    return torch.from_numpy(planes).reshape(*images.shape[:2], size, size)
+
+
+def extent(height_width: tuple[int, ...]) -> str:
     """Height and width in words.
 
     Example:
-        >>> size((28, 32))
+        >>> extent((28, 32))
         '28x32 pixels'
     """
     return f"{'x'.join(map(str, height_width))} pixels"
+
+
+def to_one_size(*heights_widths: tuple[int, ...]) -> str:
+    """What to do with images of these heights and widths, in words; none of them grows by it.
+
+    Example:
+        >>> to_one_size((28, 32), (30, 40))
+        'bring all to one size with --image-size 28'
+    """
+    return f"bring all to one size with --image-size {min(map(min, heights_widths))}"
 
 
 def _pixels(pillow: Any, row: Mapping[str, Any] | None, where: Callable[[int], str], index: int) -> Pixels:
@@ -87,4 +129,8 @@ def _pixels(pillow: Any, row: Mapping[str, Any] | None, where: Callable[[int], s
     if pixels is None:
         # Pillow would clip these to 255 without a word.
         raise DataUnavailable(f"{where(index)} has more than 8 bits per pixel (mode {mode}); convert the set to 8 bits")
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return pixels
+
+
+def _resized(pillow: Any, pixels: Pixels, size: int) -> Pixels:
+    return np.asarray(pillow.fromarray(pixels).resize((size, size), pillow.Resampling.BILINEAR))

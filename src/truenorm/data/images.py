@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from truenorm.data.decoding import size
+from truenorm.data.decoding import extent, to_one_size
 from truenorm.data.sources import Source, open_source
 from truenorm.data.strata import long_tailed, seeded, stratified
 from truenorm.errors import DataUnavailable, InvalidInput
@@ -18,7 +18,8 @@ from truenorm.errors import DataUnavailable, InvalidInput
 __all__ = ["ImageSet", "Split", "load", "stratified"]
 
 # The draws of one seed: each has its own generator, so that a limit moves no validation image.
-_TEST, _VALIDATION, _LIMIT, _TAIL, _ORDER = 0, 1, 2, 3, 4
+# The long tails of the three parts draw from _TAIL on.
+_TEST, _VALIDATION, _LIMIT, _TAIL, _ORDER, _TEST_LIMIT = 0, 1, 2, 3, 4, 6
 
 _CHUNK = 2048  # images between two calls of progress
 
@@ -88,6 +89,8 @@ def load(
     root: str | None = None,
     *,
     limit: int | None = None,
+    test_limit: int | None = None,
+    size: int | None = None,
     validation: int | None = None,
     imbalance: float = 1.0,
     seed: int = 0,
@@ -97,14 +100,17 @@ def load(
 
     In this order: a fifth of the training images becomes the test part where there is none; the
     validation images are taken from the rest; all three get their long tail; what is left to train
-    on is limited; training images that come sorted by class are shuffled once, since batches in their
-    order would be no sample. Every draw keeps the shares of the classes. Global random state is not
-    touched.
+    on and to test on is limited; training images that come sorted by class are shuffled once, since
+    batches in their order would be no sample. Every draw keeps the shares of the classes. Global
+    random state is not touched.
 
     Args:
         name: "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", a folder, or a hub id `owner/name`.
         root: folder that holds data sets as `root/name`; None takes the environment's TRUENORM_DATA, if set.
-        limit: largest number of training images, None for all; the test part stays whole.
+        limit: largest number of training images, None for all; the other parts stay whole.
+        test_limit: largest number of test images, None for all.
+        size: height and width that every image is brought to (bilinear, the sides' ratio not kept);
+            None for the images' own, which must then be one.
         validation: number of validation images before imbalance; None for a sixth of the training
             part, at most 10,000.
         imbalance: R >= 1; class k of K keeps a share R^(-k / (K - 1)) of its images in all parts.
@@ -124,15 +130,21 @@ def load(
         >>> digits.notes
         ('test split drawn from the training images, 359 of 1797',)
     """
-    if limit is not None and limit < 1:
-        raise InvalidInput(f"limit is {limit}; expected one image or more, or None for all")
+    for what, number in (("limit", limit), ("test limit", test_limit)):
+        if number is not None and number < 1:
+            raise InvalidInput(f"{what} is {number}; expected one image or more, or None for all")
+    if size is not None and size < 1:
+        raise InvalidInput(f"image size is {size}; expected one pixel or more, or None for the images' own")
     if validation is not None and validation < 0:
         raise InvalidInput(f"validation is {validation}; expected 0 images or more, or None for a sixth")
-    source = open_source(name, root)
-    notes = list(source.notes)
+    source = open_source(name, root, size=size)
+    notes = [*source.notes, *([f"images brought to {extent((size, size))}"] if size is not None else [])]
     parts = _divide(source, validation, seed, notes)
     parts = _thin(source, parts, imbalance, seed, notes)
-    parts["train"] = _limited(source, parts["train"], limit, seed, notes)
+    parts["train"] = _limited(source, parts["train"], limit, ("limit", "training"), seeded(seed, _LIMIT), notes)
+    parts["test"] = _limited(
+        source, parts["test"], test_limit, ("test limit", "test"), seeded(seed, _TEST_LIMIT), notes
+    )
     train, held_out, test = _decoded(name, source, parts, progress)
     if _comes_in_runs(train.labels):
         order = torch.randperm(len(train), generator=seeded(seed, _ORDER))
@@ -207,21 +219,29 @@ def _thin(source: Source, parts: dict[str, _Part], imbalance: float, seed: int, 
     return thinned
 
 
-def _limited(source: Source, train: _Part, limit: int | None, seed: int, notes: list[str]) -> _Part:
-    available = len(train.rows)
+def _limited(
+    source: Source,
+    part: _Part,
+    limit: int | None,
+    words: tuple[str, str],
+    generator: torch.Generator,
+    notes: list[str],
+) -> _Part:
+    what, of = words
+    available = len(part.rows)
     if limit is None:
-        return train
+        return part
     if limit > available:
-        notes.append(f"limit {limit} is above the {available} training images there are; all are used")
-        return train
-    labels = train.labels(source)
+        notes.append(f"{what} {limit} is above the {available} {of} images there are; all are used")
+        return part
+    labels = part.labels(source)
     present = set(cast(list[int], labels.tolist()))
     if limit < len(present):
-        raise InvalidInput(f"limit is {limit}; expected one image or more for each of the {len(present)} classes")
-    limited = train.keep(stratified(labels, limit, seeded(seed, _LIMIT)))
+        raise InvalidInput(f"{what} is {limit}; expected one image or more for each of the {len(present)} classes")
+    limited = part.keep(stratified(labels, limit, generator))
     kept = set(cast(list[int], limited.labels(source).tolist()))
     if lost := sorted(present - kept):
-        notes.append(f"limit {limit} leaves no training image of {', '.join(source.classes[k] for k in lost)}")
+        notes.append(f"{what} {limit} leaves no {of} image of {', '.join(source.classes[k] for k in lost)}")
     return limited
 
 
@@ -249,7 +269,9 @@ def _joined(name: str, images: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     first = chunks[0].shape[2:]
     other = next((chunk.shape[2:] for chunk in chunks if chunk.shape[2:] != first), None)
     if other is not None:
-        raise DataUnavailable(f"{name} has images of {size(first)} and of {size(other)}; bring all to one size first")
+        raise DataUnavailable(
+            f"{name} has images of {extent(first)} and of {extent(other)}; {to_one_size(first, other)}"
+        )
     channels = max(chunk.shape[1] for chunk in chunks)
     empty = torch.empty(0, channels, *first, dtype=torch.uint8)
     return {

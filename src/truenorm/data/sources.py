@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from truenorm.data import hub
-from truenorm.data.decoding import decode
+from truenorm.data.decoding import decode, resized
 from truenorm.errors import DataUnavailable, InvalidInput, UnknownName, extra
 
 HUB_IDS: Mapping[str, str] = {
@@ -45,12 +45,13 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def open_source(name: str, root: str | None) -> Source:
+def open_source(name: str, root: str | None, *, size: int | None = None) -> Source:
     """Find a data set by name: built in, under the data root, in the cache of `datasets`, on the hub.
 
     Args:
         name: "digits", a key of `HUB_IDS`, a folder, or a hub id `owner/name`.
         root: folder that holds data sets; None takes the environment's TRUENORM_DATA, if set.
+        size: height and width of what `read` gives; None for the images' own.
 
     Raises:
         UnknownName: the name is none of these.
@@ -63,18 +64,18 @@ def open_source(name: str, root: str | None) -> Source:
         torch.Size([1797])
     """
     if name == "digits":
-        return _digits()
+        return _digits(size)
     folder = _root_folder(root)
     local = _local_folder(name, folder)
     if local is not None:
-        return _from_splits(name, hub.open_folder(local, name))
+        return _from_splits(name, hub.open_folder(local, name), size)
     hub_id = HUB_IDS.get(name, name)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
         if re.search(r"[/\\]", name):
             raise DataUnavailable(f"there is no folder {name} to read a data set from")
         found = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder else []
         raise UnknownName("data set", name, {"digits", *HUB_IDS, *found})
-    return _from_splits(name, _cached(hub_id) or _from_hub(name, hub_id, folder))
+    return _from_splits(name, _cached(hub_id) or _from_hub(name, hub_id, folder), size)
 
 
 def _root_folder(root: str | None) -> Path | None:
@@ -122,7 +123,7 @@ def _from_hub(name: str, hub_id: str, root: Path | None) -> dict[str, Any]:
     )
 
 
-def _from_splits(name: str, splits: dict[str, Any]) -> Source:
+def _from_splits(name: str, splits: dict[str, Any], size: int | None) -> Source:
     if "train" not in splits:
         raise DataUnavailable(f"{name} has no train split, only {', '.join(splits)}; a study needs one")
     image, label = hub.image_column(splits["train"]), hub.class_column(splits["train"])
@@ -144,7 +145,7 @@ def _from_splits(name: str, splits: dict[str, Any]) -> Source:
     def read(split: str, indices: Tensor) -> Tensor:
         rows = cast(list[int], indices.tolist())
         encoded = hub.encoded_rows(used[split], image, rows)
-        return decode(encoded, len(rows), lambda i: f"row {rows[i]} of the {split} split of {name}")
+        return decode(encoded, len(rows), lambda i: f"row {rows[i]} of the {split} split of {name}", size=size)
 
     return Source(classes=classes, labels=values, test=test, read=read, notes=_notes(splits, test))
 
@@ -173,7 +174,7 @@ def _numbered_classes(values: dict[str, Tensor]) -> tuple[tuple[str, ...], dict[
     return tuple(map(str, known)), numbered
 
 
-def _digits() -> Source:
+def _digits(size: int | None) -> Source:
     with extra("study"):
         bunch: Any = import_module("sklearn.datasets").load_digits()
     # 17 grey levels, 0..16, spread over the range of all other sets.
@@ -181,6 +182,6 @@ def _digits() -> Source:
     labels = torch.from_numpy(bunch.target).long()
 
     def read(split: str, indices: Tensor) -> Tensor:
-        return images_N1HW[indices]
+        return images_N1HW[indices] if size is None else resized(images_N1HW[indices], size)
 
     return Source(classes=tuple(map(str, range(10))), labels={"train": labels}, test=None, read=read)

@@ -5,6 +5,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from inline_snapshot import snapshot
+from PIL import Image
 
 from truenorm.data.images import load
 from truenorm.errors import DataUnavailable, InvalidInput
@@ -122,11 +124,123 @@ def test_a_limit_above_what_is_there_is_noted(folder, root):
     assert tiny.notes == ("limit 99 is above the 50 training images there are; all are used",)
 
 
+def test_a_limit_of_test_images_keeps_shares_and_moves_nothing_else(folder, root):
+    folder("tiny", {"train": [0] * 40 + [1] * 20, "test": [0] * 20 + [1] * 10})
+    whole = load("tiny", str(root), limit=9)
+    part = load("tiny", str(root), limit=9, test_limit=6)
+    assert part.test.labels.bincount().tolist() == [4, 2]
+    assert torch.equal(part.train.images, whole.train.images)
+    assert torch.equal(part.validation.images, whole.validation.images)
+    taken = {image.numpy().tobytes() for image in part.test.images}
+    assert len(taken) == 6 and taken < {image.numpy().tobytes() for image in whole.test.images}
+    assert part.notes == whole.notes
+    again, other = (load("tiny", str(root), limit=9, test_limit=6, seed=seed) for seed in (0, 1))
+    assert torch.equal(part.test.images, again.test.images)
+    assert not torch.equal(part.test.images, other.test.images)
+
+
+def test_a_limit_of_test_images_where_they_are_drawn_from_the_training_images():
+    whole, part = load("digits"), load("digits", test_limit=100)
+    assert len(part.test) == 100
+    assert torch.equal(part.train.images, whole.train.images)
+    assert torch.equal(part.validation.images, whole.validation.images)
+
+
+def test_a_limit_of_test_images_above_what_is_there_is_noted(folder, root):
+    folder("tiny", BALANCED)
+    tiny = load("tiny", str(root), test_limit=13)
+    assert len(tiny.test) == 12
+    assert tiny.notes == ("test limit 13 is above the 12 test images there are; all are used",)
+
+
+def test_a_limit_of_test_images_that_leaves_a_class_out_is_noted(folder, root):
+    folder("tiny", {"train": [0, 1, 2] * 10, "test": [0] * 20 + [1] * 20 + [2]})
+    tiny = load("tiny", str(root), test_limit=4)
+    assert tiny.notes == ("test limit 4 leaves no test image of c",)
+
+
+# Images brought to one size.
+
+
+def test_images_are_resized_as_pillow_does(folder, root, pixels_of):
+    folder("tiny", BALANCED, shape=(6, 9, 3))
+    tiny = load("tiny", str(root), size=4)
+    assert tiny.summary()["image_shape"] == [3, 4, 4]
+    assert tiny.notes == ("images brought to 4x4 pixels",)
+    for row in range(12):
+        image = Image.fromarray(pixels_of("test", row, (6, 9, 3))).resize((4, 4), Image.Resampling.BILINEAR)
+        assert (tiny.test.images[row].permute(1, 2, 0).numpy() == np.asarray(image)).all()
+
+
+def test_resizing_takes_every_pixel_in(folder, root, png):
+    """A half that is white gives the mean where two pixels fall together: nothing is skipped."""
+    stripes = np.tile(np.array([0, 200], np.uint8), (4, 2))
+    folder("tiny", BALANCED, encoded={("test", row): png(stripes) for row in range(12)}, shape=(4, 4))
+    # The filter reaches over two pixels each way: a stripe's mean is 100 up to the edges.
+    inside = load("tiny", str(root), size=1).test.images
+    assert inside.unique().tolist() == [100]
+
+
+def test_images_of_the_size_asked_for_stay_as_they_are(folder, root):
+    folder("tiny", BALANCED, shape=(5, 5))
+    own, asked = load("tiny", str(root)), load("tiny", str(root), size=5)
+    assert torch.equal(own.train.images, asked.train.images)
+
+
+def test_images_of_several_sizes_are_brought_to_one(folder, root, png):
+    other = {("test", row): png(np.full((7, 3), 90, np.uint8)) for row in range(0, 12, 2)}
+    colour = {("train", 30): png(np.full((9, 9, 3), (1, 2, 3), np.uint8))}
+    folder("tiny", BALANCED, encoded=other | colour)
+    tiny = load("tiny", str(root), size=6)
+    assert tiny.summary()["image_shape"] == [3, 6, 6]
+    assert (tiny.test.images[::2] == 90).all()
+    assert (tiny.test.images[1::2] != 90).any()
+
+
+def test_which_images_are_drawn_does_not_depend_on_their_size(folder, root):
+    folder("tiny", BALANCED)
+    own, asked = (load("tiny", str(root), limit=9, test_limit=6, size=size) for size in (None, 3))
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(own, part).labels, getattr(asked, part).labels)
+
+
+def test_digits_are_resized_too():
+    own, larger, smaller = (load("digits", size=size) for size in (None, 16, 4))
+    assert larger.summary()["image_shape"] == [1, 16, 16]
+    assert larger.train.images.dtype == torch.uint8
+    # Up and down again is nearly what it was; the mean brightness stays.
+    means = [part.train.images.double().mean().item() for part in (own, larger, smaller)]
+    assert max(means) - min(means) < 3
+    image = Image.fromarray(own.test.images[0, 0].numpy()).resize((16, 16), Image.Resampling.BILINEAR)
+    assert (larger.test.images[0, 0].numpy() == np.asarray(image)).all()
+    assert torch.equal(load("digits", size=8).train.images, own.train.images)
+
+
+def test_several_sizes_are_refused_with_what_to_do(folder, root, png):
+    def refused(name):
+        with pytest.raises(DataUnavailable) as caught:
+            load(name, str(root))
+        return str(caught.value)
+
+    folder("splits", BALANCED, encoded={("test", row): png(np.zeros((9, 3), np.uint8)) for row in range(12)})
+    assert refused("splits") == snapshot(
+        "splits has images of 4x5 pixels and of 9x3 pixels; bring all to one size with --image-size 3"
+    )
+    folder("rows", BALANCED, encoded={("test", 5): png(np.zeros((6, 5), np.uint8))})
+    assert refused("rows") == snapshot(
+        "row 5 of the test split of rows is 6x5 pixels and row 0 of the test split of rows is 4x5 pixels; bring all to one size with --image-size 4"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"limit": 0}, "limit is 0"),
         ({"limit": 2}, "each of the 3 classes"),
+        ({"test_limit": 0}, "test limit is 0"),
+        ({"test_limit": 2}, "test limit is 2; expected one image or more for each of the 3 classes"),
+        ({"size": 0}, "image size is 0; expected one pixel or more"),
+        ({"size": -32}, "image size is -32"),
         ({"validation": -1}, "validation is -1"),
         ({"validation": 60}, "there are 60 training images"),
         ({"imbalance": 0.5}, "imbalance is 0.5"),
