@@ -5,45 +5,48 @@ layers, and gets 17 of the arms so; ours trains once, watched, and measures ever
 of its own: 27 ways of having statistics, their shift in three flows included.
 """
 
+import math
+import tempfile
 from collections import deque
+from pathlib import Path
 
 import torch
 from pairing import arguments, ratios, save, say
-from torch import nn
 
 import truenorm as tn
 from truenorm.data.feed import EVALUATION_BATCH
-from truenorm.data.images import load
-from truenorm.study.arms import resolve, sweep
+from truenorm.model.layers import batch_norms
+from truenorm.study.arms import resolve
+from truenorm.study.bench import Bench, open_bench, open_images
 from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.study.networks import cnn, mlp
+from truenorm.study.store import UnderWay
 from truenorm.study.training import predict, train
-from truenorm.study.trial import Bench, recipe, run
+from truenorm.study.trial import recipe, run
+
+EPOCHS = {"mlp": 20, "cnn": 20, "resnet18-w16": 4}
 
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0], pairs=6)
-    images = load("digits")
-    config = StudyConfig(epochs=20, arms=("all",))
     arms, _ = resolve(("all",), ())
-    shape, classes = (1, 8, 8), len(images.classes)
-    networks = {
-        "mlp 128-64": lambda norm: mlp(shape, classes, norm_layer=norm, widths=(128, 64)),
-        "cnn": lambda norm: cnn(shape, classes, norm_layer=norm),
-    }
     results: dict[str, list[float]] = {}
-    for name, make in networks.items():
-        bench = Bench(images, make, arms, sweep(()), torch.device("cpu"))
-        trial = Trial(norm="bn", lr=0.05, seed=0, study=config)
-        layer = nn.BatchNorm1d if name.startswith("mlp") else nn.BatchNorm2d
+    for name, epochs in EPOCHS.items():
+        config = StudyConfig(networks=(name,), epochs=epochs, arms=("all",))
+        (setting,) = config.settings
+        images = open_images(config, setting.data, lambda what, done, total: None)
+        bench = open_bench(config, name, images, arms, torch.device("cpu"))
+        trial = Trial(norm="bn", lr=0.05, seed=0, setting=setting)
 
         def ours(bench: Bench = bench, trial: Trial = trial) -> None:
-            deque(run(trial, bench, lambda: None), maxlen=0)
+            with tempfile.TemporaryDirectory() as folder:
+                deque(run(trial, bench, UnderWay(Path(folder) / "trial.pt", math.inf), lambda: None), maxlen=0)
 
-        def naive(bench: Bench = bench, trial: Trial = trial, make=make, layer=layer) -> None:
+        def naive(bench: Bench = bench, trial: Trial = trial) -> None:
             for momentum in (*tn.rules.SWEEP, None):
-                network = make(lambda channels, m=momentum: layer(channels, momentum=m))
-                train(network, bench.feed("train", config.batch_size), recipe(trial))
+                network = bench.network(trial)
+                for layer in batch_norms(network).values():
+                    layer.momentum = momentum  # pyright: ignore  # torch's own layers
+                train(network, bench.feed("train", trial.setting.batch_size), recipe(trial))
                 predict(network, bench.feed("test", EVALUATION_BATCH))
 
         what = f"{name}: {len(arms)} arms over 17 trainings"

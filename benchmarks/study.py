@@ -1,41 +1,52 @@
-"""The default study (digits, mlp, three seeds, every default arm) over the plain training of its nine networks."""
+"""The whole study over the plain training of its networks: what measuring everything adds to training.
+
+The default study (digits, mlp, three seeds, every default arm) over its nine trainings; and for cnn and a thin
+ResNet one seed of it over the three trainings.
+"""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from pairing import arguments, ratios, save, say
 
-from truenorm.data.images import load
-from truenorm.study.arms import NETWORK_ARMS, resolve, sweep
+from truenorm.study.arms import NETWORK_ARMS, resolve
+from truenorm.study.bench import open_bench, open_images
 from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.study.networks import network_factory
 from truenorm.study.study import run_study
 from truenorm.study.training import train
-from truenorm.study.trial import Bench, recipe
+from truenorm.study.trial import recipe
+
+STUDIES = {
+    "mlp, 3 seeds": StudyConfig(),
+    "cnn, 1 seed": StudyConfig(networks=("cnn",), seeds=1),
+    "resnet18-w16, 1 seed": StudyConfig(networks=("resnet18-w16",), seeds=1, bfn="group:4"),
+}
 
 
 def main() -> None:
-    options = arguments(__doc__, pairs=5)
-    config = StudyConfig()
-    images = load(config.data)
-    make = network_factory(config.network, input_shape=(1, 8, 8), num_classes=10, widths=config.widths)
-    bench = Bench(images, make, resolve(config.arms, ())[0], sweep(()), torch.device("cpu"))
+    options = arguments(__doc__.splitlines()[0], pairs=5)
+    results: dict[str, list[float]] = {}
+    for name, config in STUDIES.items():
+        (setting,) = config.settings
+        images = open_images(config, setting.data, lambda what, done, total: None)
+        bench = open_bench(config, setting.network, images, resolve(config.arms, ())[0], torch.device("cpu"))
 
-    def whole() -> None:
-        with tempfile.TemporaryDirectory() as out:
-            run_study(config, command="benchmark", out=Path(out))
+        def whole(config: StudyConfig = config) -> None:
+            with tempfile.TemporaryDirectory() as out:
+                run_study(replace(config, threads=options.threads), command="benchmark", out=Path(out))
 
-    def plain() -> None:
-        for seed in range(config.seeds):
-            for norm in ("bn", *NETWORK_ARMS):
-                trial = Trial(norm=norm, lr=config.lr[0], seed=seed, study=config)
-                train(bench.network(trial), bench.feed("train", config.batch_size), recipe(trial))
+        def plain(config: StudyConfig = config, setting=setting, bench=bench) -> None:
+            for seed in range(config.seeds):
+                for norm in ("bn", *NETWORK_ARMS):
+                    trial = Trial(norm=norm, lr=config.lr[0], seed=seed, setting=setting)
+                    train(bench.network(trial), bench.feed("train", setting.batch_size), recipe(trial))
 
-    name = "the default study over its plain trainings"
-    found = ratios(whole, plain, pairs=options.pairs, warm_up=1)
-    say(name, found)
-    save({name: found}, options, side="process time of the whole study over nine plain trainings")
+        what = f"the study of {name}, over its plain trainings"
+        found = results[what] = ratios(whole, plain, pairs=options.pairs, warm_up=1)
+        say(what, found)
+    save(results, options, side="process time of the whole study over the plain training of its networks")
 
 
 if __name__ == "__main__":

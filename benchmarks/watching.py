@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import truenorm as tn
 from truenorm.study.networks import cnn, mlp
+from truenorm.study.resnet import RESNETS
 
 SWEEP = (tn.rules.Static(),)
 STREAM = (
@@ -29,7 +30,7 @@ SHAPE = (1, 28, 28)
 
 def training(network: nn.Module, rules: tuple[tn.rules.Rule, ...], *, batch: int, steps: int) -> Callable[[], None]:
     """So many steps of a copy of the network, which stays watched between calls."""
-    mine = copy.deepcopy(network).train()
+    mine = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(mine.parameters(), 0.01, momentum=0.9)
     images, labels = torch.randn(batch, *SHAPE), torch.randint(0, 10, (batch,))
     if rules:
@@ -51,6 +52,7 @@ def main() -> None:
     networks = {
         "mlp 500-300, batch 64": (mlp(SHAPE, 10, widths=(500, 300)), 64, 32),
         "cnn, batch 64": (cnn(SHAPE, 10), 64, 32),
+        "resnet18-w16, batch 64": (RESNETS["resnet18-w16"](SHAPE, 10), 64, 2),
         "mlp 6 x 128, batch 4": (mlp(SHAPE, 10, widths=(128,) * 6), 4, 64),
     }
     results: dict[str, list[float]] = {}

@@ -13,7 +13,6 @@ from truenorm.data.feed import Feed, Scale
 from truenorm.data.images import Split, load
 from truenorm.study.configuration import StudyConfig, Trial
 from truenorm.study.networks import network_factory
-from truenorm.study.norms import norm_layer
 from truenorm.study.training import train
 from truenorm.study.trial import recipe
 
@@ -37,9 +36,9 @@ def case(request, tmp_path_factory):
     """(steps, the oracle's state dicts by momentum, the watched network, its watch)."""
     given, folder = CASES[request.param], tmp_path_factory.mktemp("oracle")
     study = StudyConfig(
-        network=request.param,
+        networks=(request.param,),
         widths=given["widths"],
-        batch_size=given["batch_size"],
+        batch_sizes=(given["batch_size"],),
         epochs=given["epochs"],
         lr=(0.05,),
     )
@@ -51,7 +50,7 @@ def case(request, tmp_path_factory):
         "labels": labels,
         "classes": 10,
         "seed": given["seed"],
-        "batch_size": study.batch_size,
+        "batch_size": given["batch_size"],
         "epochs": study.epochs,
         "lr": study.lr[0],
         "weight_decay": study.weight_decay,
@@ -62,12 +61,12 @@ def case(request, tmp_path_factory):
     subprocess.run([sys.executable, "-I", script, folder / "job.pt", folder / "result.pt"], check=True, timeout=120)
     oracle = torch.load(folder / "result.pt")
 
-    make = network_factory(request.param, input_shape=(1, 8, 8), num_classes=10, widths=study.widths)
+    make = network_factory(request.param, input_shape=(1, 8, 8), num_classes=10, widths=study.widths, bfn=None)
     torch.manual_seed(given["seed"])
-    network = make(norm_layer("bn", bfn="layer"))
-    feed = Feed(Split(images, labels), Scale.of(images), study.batch_size, drop_single=True)
+    network = make("bn")
+    feed = Feed(Split(images, labels), Scale.of(images), given["batch_size"], drop_single=True)
     with tn.watch(network, [rules.Static(MOMENTA), rules.Cumulative(), rules.Adaptive()]) as watched:
-        train(network, feed, recipe(Trial(norm="bn", lr=study.lr[0], seed=given["seed"], study=study)))
+        train(network, feed, recipe(Trial(norm="bn", lr=study.lr[0], seed=given["seed"], setting=study.settings[0])))
     return given["steps"], oracle, network, watched
 
 

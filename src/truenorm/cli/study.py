@@ -18,35 +18,28 @@ def study(
     """Train, and compare every way of having inference statistics for the same weights.
 
     Says how far running statistics end from the population's in each layer, which momentum would have
-    been best for each, and what each way gives at inference. Prints a table and writes record.json.
+    been best for each, and what each way gives at inference. Prints a table, writes record.json and a page.
+    Several data sets, networks, batch sizes, schedules or --lrs make a grid. Finished trials stay in the folder:
+    the same command goes on where it stopped, in as many processes at once as you like.
 
     Args:
         config: what to do.
-        out: folder for record.json.
+        out: folder for record.json, report.html and the trials.
     """
     from truenorm.cli.report import show
     from truenorm.cli.terminal import bars, console
     from truenorm.study.study import run_study
 
     command = shlex.join(["truenorm", *sys.argv[1:]])
-    file = out / "record.json"
-    before = _identity(file)
     try:
         with bars() as progress:
             record = run_study(config, command=command, out=out, progress=progress)
     except KeyboardInterrupt:
-        written = _identity(file) != before
-        kept = f"the trials that ended are in {file}" if written else "no trial had ended, nothing was written"
-        print(f"truenorm: interrupted; {kept}", file=sys.stderr)
+        print(
+            f"truenorm: interrupted; finished trials stay in {out / 'trials'}, and the same command goes on from there",
+            file=sys.stderr,
+        )
         sys.exit(130)
     show(record)
     # A path is text, never markup, and one line wherever it ends.
-    console().print(f"\nrecord: {file}", markup=False, soft_wrap=True)
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    """Tells a record from the one it has replaced."""
-    if not file.exists():
-        return None
-    found = file.stat()
-    return found.st_ino, found.st_mtime_ns
+    console().print(f"\nrecord: {out / 'record.json'}", markup=False, soft_wrap=True)

@@ -1,32 +1,24 @@
-"""The study's networks. Each takes `norm_layer=`, called with the number of channels."""
+"""The study's networks by name: plain ones, ResNets, timm's and the user's own."""
 
-import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
-from truenorm.data.load import factory
-from truenorm.errors import InvalidInput, TruenormError, UnknownName
+from truenorm.errors import InvalidInput, TruenormError, UnknownName, extra
+from truenorm.nn.batchfree import BatchFreeNorm
+from truenorm.study import timm_networks
+from truenorm.study.configuration import Norm
+from truenorm.study.norms import BatchNorm, NormLayer, batch_free_norm, norm_layer, resnet_norm_layers
+from truenorm.study.resnet import RESNETS
+from truenorm.study.users_own import users_digest, users_own
 
-NormLayer = Callable[[int], nn.Module]
-NETWORKS = ("mlp", "cnn")
-
-
-class BatchNorm(_BatchNorm):
-    """torch's batch norm for any number of dimensions, so that a network need not say which.
-
-    Example:
-        >>> BatchNorm(3)(torch.randn(4, 3)).shape, BatchNorm(3)(torch.randn(4, 3, 5, 5)).shape
-        (torch.Size([4, 3]), torch.Size([4, 3, 5, 5]))
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
+NETWORKS = ("mlp", "cnn", *RESNETS, f"{timm_networks.PREFIX}NAME", "file.py:factory")
+"""What a study can be asked for; the last two stand for any network of timm's and of the user's."""
 
 
 def mlp(
@@ -77,62 +69,94 @@ def cnn(input_shape: tuple[int, int, int], num_classes: int, *, norm_layer: Norm
 
 
 def network_factory(
-    name: str, *, input_shape: tuple[int, int, int], num_classes: int, widths: tuple[int, ...]
-) -> Callable[[NormLayer], nn.Module]:
-    """What makes the named network, given a `norm_layer`.
+    name: str,
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    widths: tuple[int, ...],
+    bfn: str | None = None,
+) -> Callable[[Norm], nn.Module]:
+    """What makes the named network, given the kind of norm, which it places itself.
+
+    Plain networks (`mlp`, `cnn`, the user's own) take norms in the order of their layers, as `norm_layer`
+    gives them; for ResNets see `resnet_norm_layers`, for timm's `timm_network`.
 
     Args:
-        name: `mlp`, `cnn` or `file.py:factory`. A factory of the user's takes `norm_layer=` and, if it
-            likes, `input_shape=` and `num_classes=`.
+        name: one of `NETWORKS`. A factory of the user's takes `norm_layer=` and, if it likes,
+            `input_shape=` and `num_classes=`.
+        input_shape: (channels, height, width) of an image.
+        num_classes: outputs.
+        widths: hidden widths of the mlp.
+        bfn: the batch-free norm of `bn-bfn`: `group:G`, `layer` or `instance`; None is what the network has
+            by itself, group norm in 64 groups for ResNets and `layer` for all others.
 
     Raises:
         UnknownName: no such network.
-        InvalidInput: the user's factory cannot be loaded, does not take `norm_layer`, or gives no module.
+        MissingExtra: timm is not installed.
+        InvalidInput: `bfn` is no batch-free norm; or the user's factory cannot be loaded, does not take
+            `norm_layer`, or (when a network is made) fails or gives no module.
+
+    Example:
+        >>> make = network_factory("mlp", input_shape=(1, 8, 8), num_classes=10, widths=(32, 16))
+        >>> [type(layer).__name__ for layer in make("bn-bfn")]
+        ['Flatten', 'Linear', 'BatchNorm', 'ReLU', 'Linear', 'BatchFreeNorm', 'ReLU', 'Linear']
     """
+    batch_free_norm(bfn)  # what is none is said now
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.timm_network(name, input_shape=input_shape, num_classes=num_classes, bfn=bfn)
+    if name in RESNETS:
+        return partial(_resnet, name, input_shape, num_classes, bfn)
+    plain: Callable[..., nn.Module]
     if name == "mlp":
-        return lambda norm_layer: mlp(input_shape, num_classes, norm_layer=norm_layer, widths=widths)
-    if name == "cnn":
-        return lambda norm_layer: cnn(input_shape, num_classes, norm_layer=norm_layer)
-    if ":" not in name:
-        raise UnknownName("network", name, [*NETWORKS, "file.py:factory"])
-    return _users_own(name, {"input_shape": input_shape, "num_classes": num_classes})
+        plain = partial(mlp, input_shape, num_classes, widths=widths)
+    elif name == "cnn":
+        plain = partial(cnn, input_shape, num_classes)
+    elif ":" in name:
+        plain = users_own(name, input_shape=input_shape, num_classes=num_classes)
+    else:
+        raise UnknownName("network", name, NETWORKS)
+    # A new norm_layer for each network: it counts the norms it made.
+    return lambda norm: plain(norm_layer=norm_layer(norm, bfn=bfn))
 
 
-def _users_own(name: str, offered: dict[str, Any]) -> Callable[[NormLayer], nn.Module]:
-    make = factory(name)
-    try:
-        takes = inspect.signature(make).parameters
-    except ValueError as error:  # some of what is written in C tells nothing
-        raise InvalidInput(f"{name} does not tell what it takes; wrap it: def make(norm_layer)") from error
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-    if "norm_layer" not in takes and not anything:
-        raise InvalidInput(
-            f"{name} does not take norm_layer=; the study gives it the norm to use: def make(norm_layer)"
-        )
-    given = partial(make, **{key: value for key, value in offered.items() if key in takes or anything})
+def network_digest(name: str) -> str:
+    """What tells one content of a named network from another: a finished trial of an older one is not of this.
 
-    def build(norm_layer: NormLayer) -> nn.Module:
-        try:
-            network = given(norm_layer=norm_layer)
-        except TruenormError:
-            raise
-        except Exception as error:  # whatever the user's code raises is reported as theirs
-            raise InvalidInput(f"{name} failed: {type(error).__name__}: {error}") from error
-        if not isinstance(network, nn.Module):
-            raise InvalidInput(f"{name} gave {type(network).__name__}, not a torch.nn.Module")
-        return network
+    Args:
+        name: one of `NETWORKS`.
 
-    return build
+    Returns:
+        the SHA-256 of the user's file (not of what it imports), timm's version, or "" for ours, which come
+        with truenorm's version.
+
+    Raises:
+        MissingExtra: timm is not installed.
+        InvalidInput: the user's file or module is not there.
+
+    Example:
+        >>> network_digest("resnet18")
+        ''
+    """
+    if name.startswith(timm_networks.PREFIX):
+        with extra("timm"):
+            return version("timm")
+    return users_digest(name) if ":" in name else ""
+
+
+def _resnet(name: str, input_shape: tuple[int, int, int], num_classes: int, bfn: str | None, norm: Norm) -> nn.Module:
+    others, middle = resnet_norm_layers(norm, bfn=bfn)
+    return RESNETS[name](input_shape, num_classes, norm_layer=others, middle_norm_layer=middle)
 
 
 def try_network(network: nn.Module, images: Tensor, num_classes: int, *, name: str) -> None:
     """Run one batch before anything is trained, so that what cannot work is said at once.
 
     Raises:
-        InvalidInput: the forward fails, or does not give (N, classes).
+        InvalidInput: the forward fails, or does not give (N, classes); a batch-free norm that would collapse
+            is named, with the options that help.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _collapse_named(network, name):
             output = network(images)
     except TruenormError:
         raise
@@ -143,3 +167,30 @@ def try_network(network: nn.Module, images: Tensor, num_classes: int, *, name: s
     if not isinstance(output, Tensor) or output.shape != (len(images), num_classes):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InvalidInput(f"network {name} gives {found}; expected logits of shape {(len(images), num_classes)}")
+
+
+@contextmanager
+def _collapse_named(network: nn.Module, name: str) -> Generator[None]:
+    """What a batch-free norm refuses in the block is said with its layer and with the options that help."""
+    names = {module: layer for layer, module in network.named_modules() if isinstance(module, BatchFreeNorm)}
+    running: list[tuple[BatchFreeNorm, int]] = []
+
+    def begins(module: BatchFreeNorm, given: tuple[Tensor]) -> None:
+        running.append((module, given[0].ndim))
+
+    def ends(module: BatchFreeNorm, given: tuple[Tensor], output: Tensor) -> None:
+        running.pop()
+
+    hooks = [m.register_forward_pre_hook(begins) for m in names] + [m.register_forward_hook(ends) for m in names]
+    try:
+        yield
+    except InvalidInput as error:
+        if not running:
+            raise
+        module, dims = running[-1]
+        larger = "larger images by --image-size" if dims > 2 else "wider layers"
+        remedy = f": --bfn layer, or {larger}" if module.num_groups > 1 else f" or, as there is one, {larger}"
+        raise InvalidInput(f"network {name}, layer {names[module]!r}: {error}{remedy}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -6,8 +6,8 @@ import sys
 import pytest
 from inline_snapshot import snapshot
 
-import truenorm.study.study
 from truenorm.record import Record
+from truenorm.study import grid
 
 
 @pytest.fixture
@@ -101,17 +101,17 @@ def interrupt(monkeypatch, at):
             raise KeyboardInterrupt
         return real(trial, *rest)
 
-    monkeypatch.setattr(truenorm.study.study, "run", stopped)
+    monkeypatch.setattr(grid, "run", stopped)
 
 
-truenorm_run = truenorm.study.study.run
+truenorm_run = grid.run
 
 
 def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):
     interrupt(monkeypatch, at=1)
     ended = truenorm("study", *tiny[:-2], "--arms", "dmbn", "--out", "out")
     assert (ended.code, ended.sentence) == snapshot(
-        (130, "truenorm: interrupted; the trials that ended are in out/record.json")
+        (130, 'truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there')
     )
     assert not Record.load("out").complete
     report = truenorm("report", "out")
@@ -122,16 +122,24 @@ def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):
 def test_ctrl_c_before_a_trial_has_ended(truenorm, tiny, monkeypatch, tmp_path):
     interrupt(monkeypatch, at=0)
     ended = truenorm("study", *tiny, "--out", "out")
-    assert (ended.code, ended.sentence) == snapshot(
-        (130, "truenorm: interrupted; no trial had ended, nothing was written")
-    )
-    assert list((tmp_path / "out").iterdir()) == []
+    assert (ended.code, ended.sentence) == snapshot((130, 'truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there'))
+    assert not list((tmp_path / "out").rglob("*.json"))
 
 
-def test_ctrl_c_does_not_take_an_old_record_for_a_new_one(record, truenorm, tiny, monkeypatch):
+def test_ctrl_c_leaves_an_old_record(record, truenorm, tiny, monkeypatch):
+    before = Record.load("out")
     interrupt(monkeypatch, at=0)
-    assert "nothing was written" in truenorm("study", *tiny, "--out", "out").sentence
-    assert Record.load("out").complete
+    assert truenorm("study", *tiny, "--weight-decay", "0.1", "--out", "out").code == 130
+    assert Record.load("out") == before
+
+
+def test_the_same_command_goes_on_where_it_stopped(record, truenorm, tiny, monkeypatch):
+    """What was interrupted in its second seed ends as if it had not been."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=1)
+        assert truenorm("study", *tiny, "--out", "again").code == 130
+    assert truenorm("study", *tiny, "--out", "again").code == 0
+    assert Record.load("again").rows == Record.load("out").rows
 
 
 def test_ctrl_c_anywhere_else(truenorm, monkeypatch):

@@ -14,7 +14,7 @@ def no_global_draws():
 
 
 TINY = StudyConfig(
-    limit=200, epochs=2, batch_size=16, widths=(16, 12), seeds=2, momenta=(0.01, 0.5), arms=("all",), lr=(0.05,)
+    limit=200, epochs=2, batch_sizes=(16,), widths=(16, 12), seeds=2, momenta=(0.01, 0.5), arms=("all",), lr=(0.05,)
 )
 """All arms in less than a second."""
 

@@ -1,10 +1,13 @@
+import hashlib
+
 import pytest
 import torch
 from inline_snapshot import snapshot
 from torch import nn
 
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.study.networks import BatchNorm, cnn, mlp, network_factory, try_network
+from truenorm.nn import BatchFreeNorm
+from truenorm.study.networks import NETWORKS, BatchNorm, cnn, mlp, network_digest, network_factory, try_network
 
 
 def num_parameters(network):
@@ -101,16 +104,38 @@ def test_batch_norm_refuses_one_value_per_channel_as_torch_does():
         BatchNorm(5)(torch.randn(1, 5))
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_a_network_by_name(name):
-    network = make(name, input_shape=(3, 8, 8), num_classes=4)(BatchNorm)
-    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+@pytest.mark.parametrize("norm", ["bn", "bn-bfn", "gn"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18", "resnet50", "resnet18-w16"])
+def test_a_network_by_name(name, norm):
+    assert name in NETWORKS
+    network = make(name, input_shape=(3, 16, 16), num_classes=4)(norm)
+    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 4)
+
+
+def norms(network):
+    return [module for module in network.modules() if isinstance(module, BatchNorm | BatchFreeNorm)]
+
+
+def test_the_kind_of_norm_is_placed_anew_in_each_network():
+    build = make("mlp", widths=(8, 8, 8))
+    in_turn = [BatchNorm, BatchFreeNorm, BatchNorm]
+    for norm, expected in (("bn-bfn", in_turn), ("bn", [BatchNorm] * 3), ("gn", [BatchFreeNorm] * 3)) * 2:
+        assert [type(module) for module in norms(build(norm))] == expected
 
 
 def test_the_widths_are_those_of_the_mlp():
-    noted = Noted()
-    make("mlp", widths=(9, 7))(noted)
-    assert noted.channels == [9, 7]
+    assert [norm.num_features for norm in norms(make("mlp", widths=(9, 7))("bn"))] == [9, 7]
+
+
+@pytest.mark.parametrize(("bfn", "groups"), [(None, 1), ("layer", 1), ("group:4", 4), ("instance", 32)])
+def test_plain_networks_take_the_batch_free_norm_that_was_said(bfn, groups):
+    assert norms(make("mlp", widths=(16, 32), bfn=bfn)("bn-bfn"))[1].num_groups == groups
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_no_batch_free_norm_is_said_whatever_the_network(name):
+    with pytest.raises(InvalidInput, match="'grup:4' is not a batch-free norm"):
+        make(name, bfn="grup:4")
 
 
 # A network of the user's own: file.py:factory.
@@ -146,7 +171,7 @@ def no_module(norm_layer):
     return lambda images: images
 
 def too_few_groups(norm_layer):
-    return norm_layer(6)
+    return nn.Sequential(norm_layer(6), norm_layer(6))
 
 def wrong_size(norm_layer):
     return nn.Sequential(nn.Flatten(), nn.Linear(32, 6), norm_layer(6), nn.Linear(6, 10))
@@ -170,21 +195,26 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["plain", "sized", "anything", "Net"])
 def test_a_network_of_ones_own(own, name):
-    network = make(f"net.py:{name}")(BatchNorm)
+    network = make(f"net.py:{name}")("bn")
     assert network(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     assert [type(m) for m in network.modules() if isinstance(m, BatchNorm)] == [BatchNorm]
 
 
 def refused(own_or_name, error=InvalidInput):
     with pytest.raises(error) as caught:
-        make(own_or_name)(BatchNorm)
+        make(own_or_name)("bn")
     return str(caught.value)
 
 
 def test_networks_that_are_none(own):
-    assert refused("resnet", UnknownName) == snapshot("unknown network 'resnet'. Known: cnn, file.py:factory, mlp")
+    assert refused("resnet", UnknownName) == snapshot(
+        "unknown network 'resnet'; did you mean 'resnet50' or 'resnet18'? Known: cnn, file.py:factory, mlp, resnet18, resnet18-w16, resnet50, timm:NAME"
+    )
     assert refused("ml", UnknownName) == snapshot(
-        "unknown network 'ml'; did you mean 'mlp'? Known: cnn, file.py:factory, mlp"
+        "unknown network 'ml'; did you mean 'mlp'? Known: cnn, file.py:factory, mlp, resnet18, resnet18-w16, resnet50, timm:NAME"
+    )
+    assert refused("resnet18-w8", UnknownName) == snapshot(
+        "unknown network 'resnet18-w8'; did you mean 'resnet18-w16' or 'resnet18'? Known: cnn, file.py:factory, mlp, resnet18, resnet18-w16, resnet50, timm:NAME"
     )
     assert refused("net.py:palin") == snapshot("net.py has no 'palin'; did you mean 'plain'?")
     assert refused("nets.py:plain") == snapshot(
@@ -204,15 +234,13 @@ def test_networks_that_are_none(own):
 
 
 def test_our_own_errors_pass_through_a_users_factory(own):
-    from truenorm.nn import BatchFreeNorm
-
     with pytest.raises(InvalidInput) as caught:
-        make("net.py:too_few_groups")(lambda channels: BatchFreeNorm(4, channels))
+        make("net.py:too_few_groups", bfn="group:4")("bn-bfn")
     assert str(caught.value) == snapshot("4 groups do not divide 6 channels; these do: 1, 2, 3, 6")
 
 
 def tried(name, images=None, num_classes=10):
-    network = make(f"net.py:{name}")(BatchNorm)
+    network = make(f"net.py:{name}")("bn")
     with pytest.raises(InvalidInput) as caught:
         try_network(network, torch.randn(2, 1, 8, 8) if images is None else images, num_classes, name=f"net.py:{name}")
     return str(caught.value)
@@ -231,3 +259,44 @@ def test_networks_that_do_not_work_are_found_before_training(own):
         "network net.py:plain fails on images of shape (1, 1, 8, 8): ValueError: Expected more than 1 value per "
         "channel when training, got input size torch.Size([1, 6])"
     )
+
+
+def collapsing(name, shape, **changes):
+    network = make(name, **({"input_shape": shape} | changes))("bn-bfn")
+    with pytest.raises(InvalidInput) as caught:
+        try_network(network, torch.randn(2, *shape), 10, name=f"{name} with bn-bfn")
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()]
+    assert sum(hooks) == 0
+    return str(caught.value)
+
+
+def test_norms_that_would_collapse_are_named_with_what_helps(own):
+    assert collapsing("mlp", (1, 8, 8), widths=(16, 16), bfn="group:64") == snapshot(
+        "network mlp with bn-bfn, layer 'norm2': 16 groups of 16 channels leave 1 values per group for input (2, 16); below 4 a group's output collapses, so take fewer groups: --bfn layer, or wider layers"
+    )
+    assert collapsing("mlp", (1, 8, 8), widths=(16, 2)) == snapshot(
+        "network mlp with bn-bfn, layer 'norm2': 1 groups of 2 channels leave 2 values per group for input (2, 2); below 4 a group's output collapses, so take fewer groups or, as there is one, wider layers"
+    )
+    assert collapsing("cnn", (1, 4, 4), bfn="group:16") == snapshot(
+        "network cnn with bn-bfn, layer 'norm4': 16 groups of 32 channels leave 2 values per group for input (2, 32, 1, 1); below 4 a group's output collapses, so take fewer groups: --bfn layer, or larger images by --image-size"
+    )
+
+
+def test_the_digest_of_a_users_file_is_that_of_its_content(own, tmp_path, monkeypatch):
+    digest = hashlib.sha256(OWN.encode()).hexdigest()
+    assert network_digest("net.py:plain") == network_digest(f"{tmp_path}/net.py:sized") == digest
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "installed_net.py").write_text(OWN)
+    assert network_digest("installed_net:plain") == digest
+    (tmp_path / "net.py").write_text(OWN + "\n")
+    assert network_digest("net.py:plain") != digest
+    assert network_digest("builtins:dict") == ""
+    with pytest.raises(InvalidInput, match="there is no file nets.py"):
+        network_digest("nets.py:plain")
+    with pytest.raises(InvalidInput, match="there is no module 'no_such'"):
+        network_digest("no_such:plain")
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18", "resnet50", "resnet18-w16"])
+def test_ours_have_no_digest(name):
+    assert network_digest(name) == ""

@@ -4,12 +4,12 @@ from torch import nn
 
 from truenorm.errors import InvalidInput
 from truenorm.nn import BatchFreeNorm
-from truenorm.study.networks import BatchNorm, mlp
-from truenorm.study.norms import batch_free_norm, norm_layer
+from truenorm.study.networks import mlp
+from truenorm.study.norms import BatchNorm, batch_free_norm, norm_layer, paper_groups, resnet_norm_layers
 
 
 def test_batch_norm_everywhere():
-    make = norm_layer("bn", bfn="layer")
+    make = norm_layer("bn")
     assert [type(make(8)) for _ in range(3)] == [BatchNorm] * 3
 
 
@@ -33,13 +33,14 @@ def test_each_network_starts_anew():
     [(4, 1), (8, 2), (16, 4), (24, 6), (28, 7), (32, 2), (64, 4), (128, 8), (100, 5), (3, 1), (7, 1), (48, 3)],
 )
 def test_group_norm_in_groups_of_about_16(channels, groups):
-    norm = norm_layer("gn", bfn="layer")(channels)
+    norm = norm_layer("gn")(channels)
     assert type(norm) is BatchFreeNorm
     assert norm.num_groups == groups
 
 
 @pytest.mark.parametrize(
-    ("bfn", "groups"), [("layer", 1), ("instance", 16), ("group:4", 4), ("group:1", 1), ("group:16", 16)]
+    ("bfn", "groups"),
+    [(None, 1), ("layer", 1), ("instance", 16), ("group:4", 4), ("group:1", 1), ("group:16", 16), ("group:64", 16)],
 )
 def test_batch_free_norms(bfn, groups):
     norm = batch_free_norm(bfn)(16)
@@ -55,6 +56,39 @@ def test_what_is_no_batch_free_norm(bfn):
         batch_free_norm(bfn)
     with pytest.raises(InvalidInput):
         norm_layer("bn", bfn=bfn)
+    with pytest.raises(InvalidInput):
+        resnet_norm_layers("bn", bfn=bfn)
+
+
+def test_groups_that_do_not_divide_the_channels():
+    with pytest.raises(InvalidInput, match="4 groups do not divide 6 channels"):
+        batch_free_norm("group:4")(6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1, 1), (3, 3), (16, 16), (64, 64), (512, 64), (96, 48), (100, 50), (67, 1)]
+)
+def test_the_papers_groups(channels, groups):
+    assert paper_groups(channels) == groups
+    assert batch_free_norm(None, unless_said=paper_groups)(channels).num_groups == groups
+
+
+def test_what_is_said_goes_before_what_goes_unsaid():
+    assert batch_free_norm("group:4", unless_said=paper_groups)(64).num_groups == 4
+
+
+@pytest.mark.parametrize(
+    ("norm", "others", "middle"),
+    [("bn", BatchNorm, BatchNorm), ("bn-bfn", BatchNorm, BatchFreeNorm), ("gn", BatchFreeNorm, BatchFreeNorm)],
+)
+def test_the_norms_of_a_resnet(norm, others, middle):
+    made = resnet_norm_layers(norm)
+    assert [[type(make(64)) for _ in range(3)] for make in made] == [[others] * 3, [middle] * 3]
+    if norm == "gn":
+        assert [make(64).num_groups for make in made] == [4, 4]
+    if norm == "bn-bfn":
+        assert made[1](128).num_groups == 64
+        assert resnet_norm_layers(norm, bfn="group:2")[1](128).num_groups == 2
 
 
 def test_the_sentence():

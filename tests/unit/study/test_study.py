@@ -8,12 +8,12 @@ from inline_snapshot import snapshot
 from truenorm.data.images import ImageSet, Split, load
 from truenorm.errors import Diverged, InvalidInput, TruenormError, UnknownName
 from truenorm.record import Record
-from truenorm.study import study as module
+from truenorm.study import bench, grid
 from truenorm.study.configuration import StudyConfig, Trial
 from truenorm.study.study import run_study
 
 SMALL = StudyConfig(
-    limit=100, epochs=1, batch_size=16, widths=(12,), seeds=1, momenta=(0.5,), arms=("dmbn", "adaptive")
+    limit=100, epochs=1, batch_sizes=(16,), widths=(12,), seeds=1, momenta=(0.5,), arms=("dmbn", "adaptive")
 )
 OUTCOMES = {"accuracy", "sensitivity", "specificity", "f_score", "nll"}
 
@@ -38,15 +38,15 @@ def test_the_record_says_what_was_done(tiny, tiny_record):
     assert record.command == "truenorm study --tiny"
     assert record.configuration["momenta"] == (0.01, 0.1, 0.5)
     assert record.configuration["arms"][-2:] == ["bn-bfn", "gn"]
-    assert record.configuration["data_summary"]["train"] == 200
-    assert record.configuration["test_balanced"] is False
+    assert record.configuration["images"]["digits"]["train"] == 200
+    assert record.configuration["images"]["digits"]["balanced"] is False
     assert record.machine["device"] == "cpu"
     assert record.versions["torch"].startswith(torch.__version__.split("+")[0])
     assert [(t["norm"], t["seed"]) for t in record.trials.values()] == [
         ("bn", 0), ("bn-bfn", 0), ("gn", 0), ("bn", 1), ("bn-bfn", 1), ("gn", 1),
     ]  # fmt: skip
     assert {row.trial for row in record.rows} == set(record.trials)
-    assert next(iter(record.trials)) == Trial(norm="bn", lr=0.05, seed=0, study=tiny).id
+    assert next(iter(record.trials)) == Trial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0]).id
 
 
 def test_the_file_is_the_record(run, tmp_path):
@@ -74,7 +74,10 @@ def test_this_comparison_sees_another_seed(tiny_record):
 def test_other_arms_change_nothing_in_those_that_are_there(tiny, tiny_record, tmp_path):
     few = run_study(replace(tiny, arms=("adaptive", "gn")), command="x", out=tmp_path)
     assert set(few.rows) < set(tiny_record.rows)
-    assert {row.arm for row in few.rows} == {"bn", "static-0.1", "adaptive", "gn"}
+    assert {row.arm for row in few.rows if row.metric == "accuracy"} == {"static-0.1", "adaptive", "gn"}
+    # Of the rest of the sweep only what costs nothing is said.
+    rest = {row.metric for row in few.rows if row.arm in ("static-0.01", "static-0.5")}
+    assert rest == {"shift.joint"}
 
 
 # What must not look at the test images.
@@ -100,7 +103,7 @@ RATES = replace(SMALL, lr=(0.001, 0.1, 0.02), arms=("all",), epochs=2)
 
 def test_test_images_and_labels_decide_nothing(run, monkeypatch):
     honest = run(RATES)
-    monkeypatch.setattr(module, "load", lambda *args, **options: spoiled(load(*args, **options)))
+    monkeypatch.setattr(bench, "load", lambda *args, **options: spoiled(load(*args, **options)))
     other = run(RATES)
     assert rows_of(other, False) == rows_of(honest, False)
     assert other.trials == honest.trials
@@ -122,7 +125,7 @@ def test_scored_against_test_images_the_arms_are_still_chosen_on_training_images
 
 def test_a_last_batch_of_one_test_image_does_not_end_the_study(run):
     # 359 test images in batches of 2: the last has no batch statistics.
-    record = run(replace(SMALL, reference="test", batch_size=2))
+    record = run(replace(SMALL, reference="test", batch_sizes=(2,)))
     assert {row.n for row in record.rows if row.metric == "shift.joint"} == {358}
 
 
@@ -155,30 +158,36 @@ def test_a_chosen_rate_trains_as_if_it_had_been_given(run):
 
 def test_rates_that_were_only_tried_are_marked(run):
     record = run(replace(SMALL, lr=(0.001, 0.1)))
-    marks = {trial["lr"]: trial.get("tuning", False) for trial in record.trials.values()}
-    assert marks == {0.001: True, 0.1: False}
+    marks = [(trial["lr"], trial.get("tuning", False)) for trial in record.trials.values()]
+    assert marks == [(0.001, True), (0.1, True), (0.1, False)]
 
 
 def test_a_rate_that_diverges_is_noted_and_not_chosen(run):
     record = run(replace(SMALL, lr=(0.05, 1e30)))
     assert chosen(record) == {"bn": 0.05}
-    assert record.notes[-1] == snapshot("bn diverged at rate 1e+30 when rates were tried")
+    assert record.notes[-1] == snapshot(
+        "bn, trying rates (digits, mlp, batch 16, cosine rate): training diverged in epoch 1 by step 7: the loss is nan at --lr 1e+30; try a smaller rate"
+    )
     assert record.complete
-    assert {trial["lr"] for trial in record.trials.values()} == {0.05}
+    assert [(trial["lr"], "diverged" in trial) for trial in record.trials.values()] == [
+        (0.05, False), (1e30, True), (0.05, False),
+    ]  # fmt: skip
 
 
 def test_rates_that_all_diverge(run, tmp_path):
     assert refused(run, Diverged, lr=(1e25, 1e30)) == snapshot(
-        "bn diverged at every rate of --lr 1e+25 1e+30; try smaller ones"
+        "every training diverged; the first was bn, trying rates (digits, mlp, batch 16, cosine rate): training diverged in epoch 1 by step 7: the loss is nan at --lr 1e+25; try a smaller rate"
     )
-    assert not (tmp_path / "out" / "record.json").exists()
+    kept = Record.load(tmp_path / "out")
+    assert kept.rows == ()
+    assert all("diverged" in trial for trial in kept.trials.values())
 
 
 def test_rates_without_images_to_choose_by(run):
     assert refused(run, lr=(0.05, 0.1), validation=0) == snapshot(
         "--lr gives 2 rates, and no validation images to choose one by; give one rate"
     )
-    assert run(replace(SMALL, validation=0)).configuration["data_summary"]["validation"] == 0
+    assert run(replace(SMALL, validation=0)).configuration["images"]["digits"]["validation"] == 0
 
 
 # Said before anything is trained.
@@ -186,17 +195,15 @@ def test_rates_without_images_to_choose_by(run):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(module, "run", lambda *args: pytest.fail("it trained"))
-    monkeypatch.setattr(module, "validation_accuracy", lambda *args: pytest.fail("it trained"))
+    monkeypatch.setattr(grid, "run", lambda *args: pytest.fail("it trained"))
 
 
 def test_what_cannot_be_done_is_said_first(run, no_training, tmp_path):
-    assert refused(run, UnknownName, network="resnet") == snapshot(
-        "unknown network 'resnet'. Known: cnn, file.py:factory, mlp"
+    assert refused(run, UnknownName, networks=("resnet",)) == snapshot(
+        "unknown network 'resnet'; did you mean 'resnet50' or 'resnet18'? Known: cnn, file.py:factory, mlp, resnet18, resnet18-w16, resnet50, timm:NAME"
     )
     assert refused(run, bfn="group:64", arms=("bn-bfn",), widths=(16, 128)) == snapshot(
-        "64 groups of 128 channels leave 2 values per group for input (2, 128); below 4 a group's output collapses, "
-        "so take fewer groups"
+        "network mlp with bn-bfn, layer 'norm2': 64 groups of 128 channels leave 2 values per group for input (2, 128); below 4 a group's output collapses, so take fewer groups: --bfn layer, or wider layers"
     )
     assert refused(run, bfn="grup") == snapshot(
         "--bfn 'grup' is not a batch-free norm; it takes group:G (such as group:4), layer or instance"
@@ -229,7 +236,7 @@ def without(norm_layer):
 def test_a_network_whose_layer_gets_one_value_per_channel(run, no_training, tmp_path, monkeypatch, rates):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(OWN)
-    told = refused(run, network="net.py:pooled", batch_size=1, lr=rates)
+    told = refused(run, networks=("net.py:pooled",), batch_sizes=(1,), lr=rates)
     assert told == snapshot(
         "layer '3' got a batch of one value per channel, shape (1, 4): it has no variance to train on; use a larger "
         "batch, or drop_last for the last one"
@@ -239,7 +246,7 @@ def test_a_network_whose_layer_gets_one_value_per_channel(run, no_training, tmp_
 def test_a_network_without_batch_norm(run, no_training, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(OWN)
-    assert refused(run, TruenormError, network="net.py:without") == snapshot(
+    assert refused(run, TruenormError, networks=("net.py:without",)) == snapshot(
         "network net.py:without: Sequential has no batch-norm layer with running statistics; does it use norm_layer?"
     )
 
@@ -257,7 +264,7 @@ def test_a_network_that_draws_numbers_is_the_same_whatever_was_drawn_before(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(DROPPING)
-    config = replace(SMALL, network="net.py:make", arms=("all",), seeds=2)
+    config = replace(SMALL, networks=("net.py:make",), arms=("all",), seeds=2)
     first = run(config)
     with torch.random.fork_rng():
         torch.rand(5)
@@ -272,12 +279,15 @@ def test_a_network_that_draws_numbers_is_the_same_whatever_was_drawn_before(
 def test_progress_counts_every_step(tiny, tmp_path):
     calls = []
     run_study(replace(tiny, lr=(0.05, 0.1)), command="x", out=tmp_path, progress=lambda *call: calls.append(call))
-    reading = [call for call in calls if call[0] == "reading images"]
+    reading = [call for call in calls if call[0] == "reading digits"]
     assert reading[-1][1] == reading[-1][2] == 200 + 239 + 359
-    working = [call for call in calls if call[0] != "reading images"]
+    working = [call for call in calls if call[0] != "reading digits"]
     # 3 networks, 2 seeds and 2 rates tried, 2 epochs of 13 batches.
     total = 3 * (2 + 2) * 2 * 13
-    assert [(done, of) for _, done, of in working] == [(done, total) for done in range(1, total + 1)]
+    # Each step, and once more the end of each training.
+    counted = [done for _, done, of in working if of == total]
+    assert len(counted) == len(working) == total + 3 * (2 + 2)
+    assert list(dict.fromkeys(counted)) == list(range(1, total + 1))
     assert list(dict.fromkeys(what for what, _, _ in working)) == snapshot(
         [
             "bn, trying rate 0.05",
@@ -317,8 +327,7 @@ class Stop:
 
 def test_ctrl_c_keeps_the_trials_that_ended(run, tmp_path):
     config = replace(SMALL, seeds=2)
-    whole = run(config)
-    (tmp_path / "out" / "record.json").unlink()
+    whole = run_study(config, command="truenorm study", out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(config, progress=Stop("bn, seed 1"))
     kept = Record.load(tmp_path / "out")
@@ -332,22 +341,80 @@ def test_ctrl_c_in_the_first_trial_leaves_the_old_record(run, tmp_path):
     run()
     before = (tmp_path / "out" / "record.json").read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        run(progress=Stop("bn, seed 0"))
+        run(replace(SMALL, epochs=2), progress=Stop("bn, seed 0"))
     assert (tmp_path / "out" / "record.json").read_bytes() == before
 
 
-def test_a_training_that_diverges_keeps_the_trials_that_ended(run, tmp_path, monkeypatch):
-    real = module.run
+@pytest.fixture
+def second_seed_diverges(monkeypatch):
+    real = grid.run
 
     def second_fails(trial, *args):
         if trial.seed == 1:
-            raise Diverged("training diverged")
+            raise Diverged("training diverged in epoch 1")
         return real(trial, *args)
 
-    monkeypatch.setattr(module, "run", second_fails)
-    with pytest.raises(Diverged):
-        run(replace(SMALL, seeds=2))
-    assert not Record.load(tmp_path / "out").complete
+    monkeypatch.setattr(grid, "run", second_fails)
+
+
+def test_a_training_that_diverges_is_marked_and_the_others_go_on(run, tmp_path, second_seed_diverges):
+    record = run(replace(SMALL, seeds=3))
+    assert record.complete
+    assert [trial.get("diverged") for trial in record.trials.values()] == [None, "training diverged in epoch 1", None]
+    assert record.notes[-1] == snapshot("bn, seed 1 (digits, mlp, batch 16, cosine rate): training diverged in epoch 1")
+    seeds = {record.trials[row.trial]["seed"] for row in record.rows}
+    assert seeds == {0, 2}
+    assert Record.load(tmp_path / "out").notes == record.notes
+    # It is a result: the same command does not train it again.
+    assert run(replace(SMALL, seeds=3)) == record
+
+
+def test_settings_are_as_they_are_alone(run, tmp_path):
+    both = run(replace(SMALL, batch_sizes=(16, 32), schedules=("constant", "cosine")))
+    alone = run_study(replace(SMALL, schedules=("constant",)), command="x", out=tmp_path / "alone")
+    (name,) = alone.trials
+    assert [row for row in both.rows if row.trial == name] == list(alone.rows)
+    assert [(t["batch_size"], t["schedule"]) for t in both.trials.values()] == [
+        (16, "constant"), (16, "cosine"), (32, "constant"), (32, "cosine"),
+    ]  # fmt: skip
+
+
+def test_what_is_noted_of_every_setting_is_noted_once(run):
+    record = run(replace(SMALL, batch_sizes=(16, 32), arms=("bn-bfn",)))
+    assert [note for note in record.notes if "bn-bfn" in note] == snapshot(
+        ["bn-bfn is plain batch norm here: the network has one norm, and the first is batch norm"]
+    )
+
+
+def test_shift_is_followed_through_training(run):
+    record = run(replace(SMALL, epochs=3, arms=("all",)))
+    followed = {}
+    for row in record.rows:
+        name, _, epoch = row.metric.partition("@")
+        if epoch:
+            assert row.layer is None
+            followed.setdefault((row.arm, name), []).append(int(epoch))
+    assert set(map(tuple, followed.values())) == {(1, 2, 3)}
+    assert sorted(arm for arm, name in followed if name == "shift.joint") == snapshot(
+        ["adaptive", "cumulative", "dmbn", "dmbn-online", "last-epoch", "pooled-0.1", "static-0.1"]
+    )
+    assert sorted(arm for arm, name in followed if name == "training_loss") == ["bn", "bn-bfn", "gn"]
+
+
+def test_augmented_images_are_for_training_alone(run, tmp_path):
+    plain = run()
+    augmented = run(replace(SMALL, augment=("crop", "flip")))
+    assert rows_of(augmented, True) != rows_of(plain, True)
+    assert augmented.rows == run_study(replace(SMALL, augment=("crop", "flip")), command="x", out=tmp_path / "2").rows
+
+
+def test_another_file_of_the_users_network_is_another_trial(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = replace(SMALL, networks=("net.py:make",))
+    (tmp_path / "net.py").write_text(DROPPING)
+    first = run(own)
+    (tmp_path / "net.py").write_text(DROPPING.replace("nn.Dropout()", "nn.Identity()"))
+    assert run(own).rows != first.rows
 
 
 # Data.
@@ -355,7 +422,7 @@ def test_a_training_that_diverges_keeps_the_trials_that_ended(run, tmp_path, mon
 
 def test_a_long_tail(run):
     record = run(replace(SMALL, limit=None, imbalance=10.0))
-    summary = record.configuration["data_summary"]
+    summary = record.configuration["images"]["digits"]
     assert summary["imbalance"] == 10.0
     assert summary["train"] < 600
     assert [note for note in record.notes if "imbalance" in note] == snapshot(
@@ -371,7 +438,7 @@ def test_a_long_tail(run):
 
 @pytest.mark.parametrize("network", ["cnn"])
 def test_the_other_network(run, network):
-    record = run(replace(SMALL, network=network, arms=("all",), batch_size=1))
+    record = run(replace(SMALL, networks=(network,), arms=("all",), batch_sizes=(1,)))
     assert {row.layer for row in record.rows if row.arm == "dmbn" and row.layer} == {"norm1", "norm2", "norm3", "norm4"}
     assert {row.layer for row in record.rows if row.arm == "bn-bfn" and row.layer} == {"norm1", "norm3"}
 

@@ -10,7 +10,7 @@ from truenorm.data.feed import Feed, Scale
 from truenorm.data.images import Split
 from truenorm.errors import Diverged
 from truenorm.study.networks import BatchNorm, mlp
-from truenorm.study.training import Recipe, predict, rate_factor, train
+from truenorm.study.training import Recipe, Training, predict, rate_factor, train
 
 BATCH, EPOCHS = 8, 3
 
@@ -127,20 +127,46 @@ def test_global_random_state_stays(feed, make, no_global_draws):
     predict(net, feed)
 
 
-def test_calls_after_each_step_and_epoch(feed):
-    calls, modes = [], []
-    net = network()
-
-    def on_epoch(epoch):
-        calls.append(epoch)
-        modes.append(net.training)
-        net.eval()
-
-    losses = train(net, feed, recipe(), on_step=lambda: calls.append("step"), on_epoch=on_epoch)
-    assert calls == [*["step"] * 6, 0, *["step"] * 6, 1, *["step"] * 6, 2]
+def test_a_call_after_each_step(feed):
+    calls = []
+    losses = train(network(), feed, recipe(), on_step=lambda: calls.append("step"))
+    assert len(calls) == 6 * EPOCHS
     assert len(losses) == EPOCHS
-    # What a callback leaves in evaluation mode is training again in the next epoch.
-    assert modes == [True] * EPOCHS
+
+
+def test_what_is_left_in_evaluation_mode_trains_in_the_next_epoch(feed):
+    net, plain = network(), network()
+    training = Training(net, feed, recipe())
+    for _ in range(EPOCHS):
+        training.run_epoch()
+        assert net.training
+        net.eval()
+    train(plain, feed, recipe())
+    assert same(bits(net), bits(plain))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_a_training_that_is_saved_goes_on_to_the_same_bits(feed, optimizer, stop, tmp_path, no_global_draws):
+    """With dropout, momentum, a rate that changes at each step, images varied at random; from a file."""
+    given = recipe(optimizer=optimizer, augment=("crop", "flip"))
+    with torch.random.fork_rng():
+        whole, first, second = (Dropping() for _ in range(3))
+        for net in (first, second):
+            net.load_state_dict(whole.state_dict())
+    training = Training(first, feed, given)
+    for _ in range(stop):
+        training.run_epoch()
+    torch.save(training.state_dict(), tmp_path / "kept.pt")
+    again = Training(second, feed, given)
+    again.load_state_dict(torch.load(tmp_path / "kept.pt", weights_only=True))
+    assert again.epoch == stop
+    while again.epoch < EPOCHS:
+        again.run_epoch()
+    losses = train(whole, feed, given)
+    assert again.losses == losses
+    assert same(bits(second), bits(whole))
+    assert stop == EPOCHS or not same(bits(first), bits(whole))
 
 
 def test_a_last_batch_of_one_is_not_trained_on():

@@ -1,0 +1,134 @@
+"""The folder of trials: what is in it, who is at it, and what happens when it is damaged or full."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from inline_snapshot import snapshot
+
+from truenorm import files
+from truenorm.errors import InvalidInput, InvalidRecord
+from truenorm.record import FORMAT, Measurement, Record
+from truenorm.study.store import Store
+
+RECORD = Record(command="", rows=(Measurement("t", "bn", None, "accuracy", 0.5),), trials={"t": {"seed": 0}})
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # sentences name the path as it was given
+    return Store(Path("trials"), keep_every=0.0)
+
+
+def test_what_is_finished_is_found_by_any_process(store):
+    assert store.finished("a") is None
+    store.finish("a", RECORD)
+    assert store.finished("a") == Store(store.folder).finished("a") == RECORD
+    assert store.finished("b") is None
+
+
+def test_a_trial_under_way(store):
+    assert store.under_way("a").load() is None
+    state = {"weights": torch.arange(3), "losses": [0.5], "names": ["x"]}
+    store.under_way("a").keep(state)
+    kept = store.under_way("a").load()
+    assert torch.equal(kept["weights"], state["weights"])
+    assert (kept["losses"], kept["names"]) == ([0.5], ["x"])
+    store.finish("a", RECORD)
+    assert store.under_way("a").load() is None
+
+
+def test_it_is_not_kept_more_often_than_asked(store):
+    rarely = Store(store.folder, keep_every=3600.0).under_way("a")
+    rarely.keep({"epoch": 1})
+    assert rarely.load() is None
+
+
+def test_one_process_at_a_trial(store):
+    other = Store(store.folder)
+    with store.claimed("a") as mine:
+        assert mine
+        with other.claimed("a") as theirs, other.claimed("b") as another:
+            assert not theirs
+            assert another
+    with other.claimed("a") as theirs:
+        assert theirs
+
+
+def test_a_process_that_is_killed_lets_go(store):
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with Store(store.folder).claimed("a"):
+            os.write(tell, b"x")
+            os.read(os.pipe()[0], 1)  # for ever: nobody writes there
+    os.read(ready, 1)
+    with store.claimed("a") as mine:
+        assert not mine
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    with store.claimed("a") as mine:
+        assert mine
+
+
+def test_the_lock_of_a_finished_trial_is_cleared_away(store):
+    with store.claimed("a"):
+        store.finish("a", RECORD)
+    assert [file.name for file in store.folder.iterdir()] == ["a.json"]
+
+
+def test_a_damaged_trial(store):
+    (store.folder / "a.json").write_text(RECORD.dumps()[:-20])
+    with pytest.raises(InvalidRecord) as caught:
+        store.finished("a")
+    assert str(caught.value) == snapshot(
+        'trials/a.json: not a record: Expecting value: line 24 column 31 (char 293); was the file cut short?. Or delete the file: the trial then runs again'
+    )
+
+
+def test_a_trial_of_a_newer_format(store):
+    (store.folder / "a.json").write_text(RECORD.dumps().replace(f'"format": {FORMAT}', '"format": 99'))
+    with pytest.raises(InvalidRecord) as caught:
+        store.finished("a")
+    assert str(caught.value) == snapshot(
+        'trials/a.json: the record has format 99, this truenorm reads 1; read it with what wrote it. Or delete the file: the trial then runs again'
+    )
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:100], lambda whole: b"", lambda whole: b"no archive at all"])
+def test_a_damaged_trial_under_way(store, damage):
+    store.under_way("a").keep({"weights": torch.arange(100)})
+    file = store.folder / "a.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(InvalidRecord) as caught:
+        store.under_way("a").load()
+    assert str(caught.value) == snapshot(
+        "trials/a.pt: a trial under way that cannot be read; delete the file, and the trial starts over"
+    )
+
+
+def test_a_full_disk_loses_nothing(store, monkeypatch):
+    store.finish("a", RECORD)
+    store.under_way("b").keep({"epoch": 1})
+    before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    for write in (lambda: store.finish("b", RECORD), lambda: store.under_way("b").keep({"epoch": 2})):
+        with pytest.raises(InvalidInput) as caught:
+            write()
+        assert str(caught.value).endswith(": No space left on device; choose another folder")
+    assert {file.name: file.read_bytes() for file in store.folder.iterdir()} == before
+    assert store.finished("b") is None
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("trials").write_text("a file")
+    with pytest.raises(InvalidInput) as caught:
+        Store(Path("trials"))
+    assert str(caught.value) == snapshot("cannot write to trials: File exists; choose another folder")
