@@ -15,7 +15,9 @@ venv: .venv/installed
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 
+# A study goes on where it stopped; after a change of the code the trials of before are not its own.
 study: venv
+	rm -rf results/study
 	$(BIN)/truenorm study
 
 test: venv

@@ -30,10 +30,13 @@ def study(
     from truenorm.cli.terminal import bars, console
     from truenorm.study.study import run_study
 
+    def resumed(finished: int, total: int) -> None:
+        print(f"truenorm: {finished} of {total} trials were finished before, in {out / 'trials'}", file=sys.stderr)
+
     command = shlex.join(["truenorm", *sys.argv[1:]])
     try:
         with bars() as progress:
-            record = run_study(config, command=command, out=out, progress=progress)
+            record = run_study(config, command=command, out=out, progress=progress, resumed=resumed)
     except KeyboardInterrupt:
         print(
             f"truenorm: interrupted; finished trials stay in {out / 'trials'}, and the same command goes on from there",

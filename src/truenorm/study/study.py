@@ -25,7 +25,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_study(
-    config: StudyConfig, *, command: str, out: Path, progress: Progress = lambda what, done, total: None
+    config: StudyConfig,
+    *,
+    command: str,
+    out: Path,
+    progress: Progress = lambda what, done, total: None,
+    resumed: Callable[[int, int], None] = lambda finished, total: None,
 ) -> Record:
     """Train, measure, and write `record.json` in `out` after every trial.
 
@@ -37,6 +42,7 @@ def run_study(
         command: the line that does it again, for the record.
         out: the folder of the record; a record that is there is replaced when the first trial has ended.
         progress: called as work goes on.
+        resumed: called once, where trials were finished before, with how many of how many.
 
     Returns:
         the complete record.
@@ -72,8 +78,11 @@ def run_study(
         complete=False,
     )
     with _threads(config.threads):
+        finished = work.finished(work.tuning)
         rates = work.choose_rates()
         planned = [work.job(trial) for setting in config.settings for trial in trials(setting, norms, rates[setting])]
+        if finished := finished + work.finished(planned):
+            resumed(finished, len(work.tuning) + len(planned))
 
         def save(ended: Job | None = None) -> None:
             with store.alone():  # or two processes would put their records in the wrong order
@@ -170,6 +179,9 @@ class _Work:
     def job(self, trial: Trial) -> Job:
         key = trial.setting.data, trial.setting.network
         return Job(trial, self._benches[key], self._digests[key])
+
+    def finished(self, jobs: list[Job]) -> int:
+        return sum(self._store.finished(job.name) is not None for job in jobs)
 
     def do(self, jobs: list[Job], ended: Callable[[Job], None]) -> None:
         over = self._done
