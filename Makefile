@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv study test check format bench clean
+.PHONY: venv study test test-page screenshots check format bench clean
 
 venv: .venv/installed
 
@@ -22,6 +22,13 @@ study: venv
 
 test: venv
 	$(BIN)/pytest
+
+# Reports in a browser; the chromium is that of the system.
+test-page: venv
+	$(BIN)/pytest tests/page
+
+screenshots: venv
+	$(BIN)/python docs/screenshots.py
 
 check: venv
 	$(BIN)/ruff check

@@ -10,8 +10,7 @@ from rich.console import Console
 
 from truenorm.cli.terminal import WIDE
 from truenorm.record import Record
-from truenorm.report.summary import StudySummary, conclusion
-from truenorm.report.tables import study_tables
+from truenorm.report.tables import study_conclusion, study_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/record.json"))
@@ -38,7 +37,7 @@ def test_the_table_beside_a_record_is_made_from_it(folder):
     output = Console(file=io.StringIO(), width=WIDE, highlight=False)
     for table in study_tables(record):
         output.print(table)
-    output.print(conclusion(StudySummary(record)))
+    output.print(study_conclusion(record))
     assert output.file.getvalue() == (folder / "table.txt").read_text()
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
-_PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
+_PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "vl_convert": "vl-convert-python"}
 """What a module is called where it is installed from, if not by its own name."""
 
 

@@ -33,9 +33,15 @@ app.command(
     name="study",
     help="Train, and compare every way of having inference statistics for the same weights.\n\n"
     "Says how far running statistics end from the population's in each layer, which momentum would have "
-    "been best for each, and what each way gives at inference. Prints a table and writes record.json.",
+    "been best for each, and what each way gives at inference. Prints a table, writes record.json and a page. "
+    "Several data sets, networks, batch sizes, schedules or --lrs make a grid. Finished trials stay in the folder: "
+    "the same command goes on where it stopped, in as many processes at once as you like.",
 )
-app.command("truenorm.cli.report:report", name="report", help="Print the tables of a record again.")
+app.command(
+    "truenorm.cli.report:report",
+    name="report",
+    help="Print the tables of a record again and draw its page; of several records, side by side.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

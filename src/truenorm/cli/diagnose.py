@@ -13,6 +13,7 @@ def diagnose(
     data: str | None = None,
     data_root: str | None = None,
     batch_size: int = 64,
+    image_size: int | None = None,
     limit: int = 2000,
     key: str | None = None,
     trust_checkpoint: bool = False,
@@ -33,6 +34,7 @@ def diagnose(
             or folder. Without: only what can be seen without data.
         data_root: folder with local copies of data sets; else the environment's TRUENORM_DATA.
         batch_size: images per batch, of a data set.
+        image_size: bring all images of a data set to this height and width.
         limit: samples to look at: half to measure, half to score.
         key: where in the checkpoint the weights lie, such as state_dict_ema.
         trust_checkpoint: let the checkpoint run code when it is read.
@@ -48,19 +50,22 @@ def diagnose(
     from truenorm.doctor.diagnose import diagnose as examine
     from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, users_code
     from truenorm.files import write_whole
-    from truenorm.report.page import page
+    from truenorm.report.diagnosis import diagnosis_page
+    from truenorm.report.page import needed
 
+    if html is not None:
+        needed()  # said now, not after minutes of looking
     network, _ = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
     functions = open_functions(score=score, forward=forward)
     batches = None
     if data is not None:
-        batches = open_batches(data, "test", root=data_root, batch_size=batch_size)
+        batches = open_batches(data, "test", root=data_root, batch_size=batch_size, image_size=image_size)
         if forward is None:
             try_batch(network, batches)
     with console(stderr=True).status("looking at the network"), users_code("looking at the network"):
         found = examine(network, batches, limit=limit, **functions)
     named: dict[str, object] = {"--model": model, "--checkpoint": checkpoint or "CHECKPOINT", "--key": key}
-    named |= {"--data-root": data_root, "--score": score, "--forward": forward}
+    named |= {"--data-root": data_root, "--image-size": image_size, "--score": score, "--forward": forward}
     named |= {"--device": device if device != "cpu" else None}
     line = [str(part) for name, value in named.items() if value is not None for part in (name, value)]
     line += ["--trust-checkpoint"] if trust_checkpoint else []
@@ -69,10 +74,12 @@ def diagnose(
     said = said.replace(DIAGNOSE, shlex.join(["truenorm", "diagnose", *line, "--data", "HELD_OUT_DATA"]))
     found = replace(found, recommendation=said)
     command = shlex.join(["truenorm", *sys.argv[1:]])
+    record = found.record(command=command)
     if json is not None:
-        write_whole(json, found.record(command=command).dumps().encode())
+        write_whole(json, record.dumps().encode())
     if html is not None:
-        write_whole(html, page(f"diagnosis of {model}", found._repr_html_(), command=command).encode())  # pyright: ignore[reportPrivateUsage]  # what notebooks call
+        page = diagnosis_page(f"diagnosis of {model}", record, found.tables(), found.lines())
+        write_whole(html, page.encode())
     output = console()
     output.print(replace(found, recommendation=""))
     # A line to run is one line, however narrow the terminal is.

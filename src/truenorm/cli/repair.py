@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def repair(
@@ -13,6 +14,7 @@ def repair(
     held_out: str | None = None,
     data_root: str | None = None,
     batch_size: int = 64,
+    image_size: int | None = None,
     limit: int | None = None,
     tolerance: float | None = None,
     key: str | None = None,
@@ -34,6 +36,7 @@ def repair(
         held_out: data to decide by: file.py:loader; some of the training data unless said.
         data_root: folder with local copies of data sets; else the environment's TRUENORM_DATA.
         batch_size: images per batch, of a data set: best that of training.
+        image_size: bring all images of a data set to this height and width.
         limit: samples to measure; all unless said.
         tolerance: stop once the standard error of all means is below this, in σ.
         key: where in the checkpoint the weights lie, such as state_dict_ema.
@@ -54,10 +57,11 @@ def repair(
     network, weights = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
     assert weights is not None
     functions = open_functions(score=score, forward=forward)
-    batches = open_batches(data, "train", root=data_root, batch_size=batch_size)
+    reading: dict[str, Any] = {"root": data_root, "batch_size": batch_size, "image_size": image_size}
+    batches = open_batches(data, "train", **reading)
     if forward is None:
         try_batch(network, batches)
-    judged = None if held_out is None else open_batches(held_out, "test", root=data_root, batch_size=batch_size)
+    judged = None if held_out is None else open_batches(held_out, "test", **reading)
     with console(stderr=True).status("measuring the statistics anew"), users_code("measuring the statistics"):
         done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit, **functions)
     if done.chosen:

@@ -1,26 +1,98 @@
 """`truenorm report`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from truenorm.record import Record
 
+if TYPE_CHECKING:
+    from truenorm.report.figure import Figure
+    from truenorm.show import Table
 
-def report(record: Path, /) -> None:
-    """Print the tables of a record again.
+
+def report(record: Path, /, *others: Path, out: Path | None = None, svg: Path | None = None) -> None:
+    """Print the tables of a record again and draw its page; of several records, side by side.
 
     Args:
         record: a record.json, or the folder that holds one.
+        others: more records, each compared with the first.
+        out: the page; else report.html beside the record, or in this folder for several.
+        svg: folder to write each chart to as an SVG file.
     """
-    show(Record.load(record))
+    if others:
+        _compare([record, *others], out or Path("report.html"), svg)
+    else:
+        _draw(record, out or (record if record.is_dir() else record.parent) / "report.html", svg)
 
 
 def show(record: Record) -> None:
     """Print a study's tables and, last, what they say."""
+    from truenorm.report.tables import study_conclusion, study_tables
+
+    _print(study_tables(record), study_conclusion(record))
+
+
+def _draw(path: Path, out: Path, svg: Path | None) -> None:
+    from truenorm.report.study import study_page, study_sections
+    from truenorm.report.summary import summaries
+
+    record = Record.load(path)
+    show(record)
+    if svg is not None:
+        found = summaries(record)
+        figures = [one for section in study_sections(found) for one in section.figures]
+        _write_svgs(figures, svg, [summary.chosen.label for summary in found])
+    _write_page(study_page(record), out)
+
+
+def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
+    from truenorm.report.comparison import (
+        Comparison,
+        comparison_conclusion,
+        comparison_figures,
+        comparison_page,
+        comparison_table,
+    )
+
+    comparison = Comparison({name: Record.load(path) for name, path in _named(paths).items()})
+    _print([comparison_table(comparison)], comparison_conclusion(comparison))
+    if svg is not None:
+        _write_svgs(comparison_figures(comparison), svg, [""])
+    _write_page(comparison_page(comparison), out)
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Records by the name of their folder, or by their whole path where these are not different."""
+    names = [path.parent.name if path.name == "record.json" else path.stem for path in paths]
+    return dict(zip(names if len(set(names)) == len(names) else map(str, paths), paths, strict=True))
+
+
+def _print(tables: "Sequence[Table]", sentence: str) -> None:
     from truenorm.cli.terminal import console
-    from truenorm.report.summary import StudySummary, conclusion
-    from truenorm.report.tables import study_tables
 
     output = console()
-    for table in study_tables(record):
+    for table in tables:
         output.print(table)
-    output.print(conclusion(StudySummary(record)))
+    output.print(sentence, markup=False)
+
+
+def _write_svgs(figures: "Sequence[Figure]", folder: Path, labels: Sequence[str]) -> None:
+    from truenorm.report.figure import write_svgs
+
+    written = write_svgs(figures, folder, labels)
+    say(f"charts: {len(written)} in {folder}")
+
+
+def _write_page(page: str, path: Path) -> None:
+    from truenorm.files import write_whole
+
+    write_whole(path, page.encode())
+    say(f"page: {path}")
+
+
+def say(*lines: str) -> None:
+    """The last lines of a command. A path is text, never markup, and one line wherever it ends."""
+    from truenorm.cli.terminal import console
+
+    console().print("", *lines, sep="\n", markup=False, soft_wrap=True)

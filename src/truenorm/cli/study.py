@@ -26,8 +26,11 @@ def study(
         config: what to do.
         out: folder for record.json, report.html and the trials.
     """
-    from truenorm.cli.report import show
-    from truenorm.cli.terminal import bars, console
+    from truenorm.cli.report import say, show
+    from truenorm.cli.terminal import bars
+    from truenorm.errors import MissingExtra
+    from truenorm.files import write_whole
+    from truenorm.report.study import study_page
     from truenorm.study.study import run_study
 
     def resumed(finished: int, total: int) -> None:
@@ -44,5 +47,10 @@ def study(
         )
         sys.exit(130)
     show(record)
-    # A path is text, never markup, and one line wherever it ends.
-    console().print(f"\nrecord: {out / 'record.json'}", markup=False, soft_wrap=True)
+    page = out / "report.html"
+    try:
+        write_whole(page, study_page(record).encode())
+        drawn = f"page: {page}"
+    except MissingExtra as missing:  # the study is done and kept: its page can be drawn later
+        drawn = f"no page: {missing}, then: truenorm report {out}"
+    say(f"record: {out / 'record.json'}", drawn)

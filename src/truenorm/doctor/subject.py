@@ -49,7 +49,12 @@ def open_network(
 
 
 def open_batches(
-    spec: str, split: Literal["train", "test"], *, root: str | None = None, batch_size: int = 64
+    spec: str,
+    split: Literal["train", "test"],
+    *,
+    root: str | None = None,
+    batch_size: int = 64,
+    image_size: int | None = None,
 ) -> Iterable[Any]:
     """The batches of a loader of the user's, or of a data set.
 
@@ -59,6 +64,7 @@ def open_batches(
         split: which part of a data set.
         root: folder of local copies of data sets.
         batch_size: images per batch, of a data set.
+        image_size: height and width to bring the images of a data set to.
 
     Raises:
         InvalidInput, DataUnavailable: there is no such thing, or it fails.
@@ -66,7 +72,7 @@ def open_batches(
     if ":" not in spec:
         if batch_size < 2:
             raise InvalidInput(f"batch size is {batch_size}; expected 2 or more")
-        images = load(spec, root)
+        images = load(spec, root, size=image_size)
         part = images.train if split == "train" else images.test
         return Feed(part, Scale.of(images.train.images), batch_size, drop_single=True)
     found = _called(spec)

@@ -1,38 +1,153 @@
-"""One page of HTML, complete in itself: no script, no network."""
+"""One page of HTML, complete in itself: nothing is fetched, and its text and tables need no script."""
 
-from html import escape
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1.5rem 0 .3rem; display: block; overflow-x: auto; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th:first-child, td:first-child, td:last-child:not(:nth-child(2)) { text-align: left; }
-th { border-bottom: 1px solid color-mix(in srgb, currentColor 30%, transparent); font-weight: 500; }
-p { margin: .2rem 0; opacity: .75; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .5rem 1.2rem; margin-top: 2rem; }
-dt { font-weight: 600; }
-dd { margin: 0; }
-code { overflow-wrap: anywhere; }
-"""
+from truenorm.errors import extra
+from truenorm.record import Record
+from truenorm.report.figure import Figure
+from truenorm.report.look import COLOURS
+from truenorm.show import Table
 
 
-def page(title: str, body: str, *, command: str = "") -> str:
-    """A page around tables that are HTML already.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Tables of a section.
 
     Args:
-        title: of the page; text.
-        body: HTML.
-        command: what made it; text.
+        views: the tables of each setting, or of all alike.
+        folded: the words behind which they are folded away; "" where they are open.
+    """
+
+    views: tuple[tuple[Table, ...], ...]
+    folded: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading with tables and figures below it.
+
+    Args:
+        heading: its name.
+        parts: in this order.
+        text: sentences above them.
+        lines: of a name and what is said under it, above them, too.
+    """
+
+    heading: str
+    parts: tuple[Tables | Figure, ...] = ()
+    text: tuple[str, ...] = ()
+    lines: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Its figures alone."""
+        return tuple(part for part in self.parts if isinstance(part, Figure))
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it shows one setting of several."""
+        return any(len(part.views) > 1 for part in self.parts)
+
+
+def page(
+    title: str,
+    headline: str,
+    *sections: Section,
+    text: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+    record: Record | None = None,
+) -> str:
+    """A page around sections; every name in it comes out as text.
+
+    Args:
+        title: what this is about.
+        headline: what was found, in a sentence.
+        sections: in this order. What has several views shows the one of the setting that the reader chooses.
+        text: more sentences below the headline.
+        settings: labels of the settings, one for each view.
+        record: what says how it was made: command, configuration, versions, machine and notes are shown at the end.
+
+    Raises:
+        MissingExtra: jinja2 is not installed, or what draws charts where there are some.
 
     Example:
-        >>> page("diagnosis", "<p>…</p>").startswith("<!doctype html>")
+        >>> page("a study", "No difference is shown.", Section(heading="Arms")).startswith("<!doctype html>")
         True
     """
-    made = f"<p><code>{escape(command)}</code></p>" if command else ""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}{made}</body></html>\n"
+    with extra("report"):
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("truenorm.report", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    figures = [one for section in sections for one in section.figures]
+    views = {one.name: [{"title": view.title, "chart": view.filled_in()} for view in one.views] for one in figures}
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        headline=headline,
+        text=text,
+        sections=sections,
+        settings=settings,
+        colours=COLOURS,
+        record=record,
+        facts=_facts(record) if record else {},
+        specs={one.name: one.spec for one in figures},
+        views=_packed(json.dumps(views, ensure_ascii=False, allow_nan=False)),
+        library=_library() if figures else "",
+    )
+
+
+def needed() -> None:
+    """Nothing, where all is installed that a page with charts needs.
+
+    Raises:
+        MissingExtra: something is not.
+    """
+    with extra("report"):
+        import altair  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import jinja2  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import vl_convert  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+
+def _facts(record: Record) -> dict[str, Mapping[str, str]]:
+    """Tables of name and value for the end of the page."""
+    return {
+        "configuration": {name: _value(value) for name, value in record.configuration.items() if name != "arm_notes"},
+        "versions": dict(record.versions),
+        "machine": {name: _value(value) for name, value in record.machine.items()},
+    }
+
+
+def _value(value: Any) -> str:
+    """A value of a configuration as people write it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(one) for one in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_value(one)}" for name, one in value.items()) or "none"
+    return "none" if value is None else str(value)
+
+
+@cache
+def _library() -> str:
+    """Vega, which draws; a page holds it once, packed to half its size."""
+    with extra("report"):
+        from altair import SCHEMA_VERSION
+        from vl_convert import javascript_bundle
+
+    version = ".".join(SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return _packed(javascript_bundle("globalThis.vegaEmbed = vegaEmbed;", vl_version=version))
+
+
+def _packed(text: str) -> str:
+    """Compressed, in letters that HTML has no other use for; equal texts give equal letters."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

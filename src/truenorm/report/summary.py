@@ -1,38 +1,67 @@
-"""What a study's record says about each arm: means, intervals, differences paired by seed."""
+"""What a setting of a study says about each arm: means, intervals, differences paired by seed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from truenorm.errors import InvalidRecord
+from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
-from truenorm.record import Record
+from truenorm.record import Measurement, Record
+from truenorm.report.settings import Setting, settings
 
 BASELINE = "static-0.1"
 NETWORK_NORMS = ("bn-bfn", "gn")
+REFERENCES = ("joint", "sequential", "arriving")
 
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """A record, looked up by arm, metric and seed.
+    """One setting of a record, looked up by arm, metric and seed.
 
     Args:
         record: of `truenorm study`.
+        setting: one of `settings(record)`; None where there is one only.
 
     Raises:
         InvalidRecord: it holds no trial of a study.
+        InvalidInput: it holds several settings, and none was named.
     """
 
     record: Record
+    setting: Setting | None = None
+    chosen: Setting = field(init=False, repr=False, compare=False)
+    _found: Mapping[tuple[str, str], tuple[Measurement, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.seeds_of(BASELINE, "accuracy"):
-            raise InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
-        lacking = [
-            key for key in ("data_summary", "test_balanced", "reference") if key not in self.record.configuration
-        ]
+        chosen = self.setting or _only(self.record)
+        found: dict[tuple[str, str], list[Measurement]] = {}
+        for row in chosen.rows:
+            found.setdefault((row.arm, row.metric), []).append(row)
+        object.__setattr__(self, "chosen", chosen)  # frozen for everybody else
+        object.__setattr__(self, "_found", {key: tuple(rows) for key, rows in found.items()})
+        if not self.rows_of(BASELINE, "accuracy"):
+            raise _nothing_in(chosen)
+        lacking = [key for key in ("images", "reference") if key not in self.record.configuration]
         if lacking:
             raise InvalidRecord(f"the record's configuration lacks {', '.join(lacking)}; is it one of truenorm study?")
+        if self.data not in self.record.configuration["images"]:
+            raise InvalidRecord(f"the record's configuration does not say what the images of {self.data!r} were")
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return str(self.chosen.values["data"])
+
+    @property
+    def images(self) -> Mapping[str, Any]:
+        """How many images of which kind: train, validation, test, classes, image_shape, imbalance, balanced."""
+        return self.record.configuration["images"][self.data]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of which the baseline is there."""
+        return tuple(self.seeds_of(BASELINE, "accuracy"))
 
     @property
     def same_weights(self) -> tuple[str, ...]:
@@ -47,25 +76,34 @@ class StudySummary:
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers of the batch-norm network, in forward order."""
-        rows = (row.layer for row in self.record.rows if row.arm == BASELINE and row.layer is not None)
-        return tuple(dict.fromkeys(rows))
+        rows = self.chosen.rows
+        return tuple(dict.fromkeys(row.layer for row in rows if row.arm == BASELINE and row.layer is not None))
 
-    def seeds_of(self, arm: str, metric: str) -> dict[int, float]:
-        """Seed → the value for the whole network; of a metric of layers, the mean over them."""
+    @property
+    def swept(self) -> dict[float, str]:
+        """The momenta of the sweep, ascending, and the arm of each; also of those that no table shows."""
+        arms = {arm for arm, _ in self._found if arm.startswith("static-")}
+        return dict(sorted((float(arm.removeprefix("static-")), arm) for arm in arms))
+
+    def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
+        """What was measured, trial by trial and layer by layer."""
+        return self._found.get((arm, metric), ())
+
+    def seeds_of(self, arm: str, metric: str, layer: str | None = None) -> dict[int, float]:
+        """Seed → the value for the whole network; of a metric of layers, of that layer or the mean over all."""
         values: dict[int, list[float]] = {}
-        for row in self.record.rows:
-            if row.arm == arm and row.metric == metric:
-                trial: Any = self.record.trials.get(row.trial)
-                if trial is None or "seed" not in trial:
-                    raise InvalidRecord(
-                        f"the record has rows of a trial {row.trial!r} that its header does not describe"
-                    )
-                values.setdefault(int(trial["seed"]), []).append(row.value)
+        for row in self.rows_of(arm, metric):
+            if layer is None or row.layer == layer:
+                values.setdefault(self.seed_of(row), []).append(row.value)
         return {seed: fmean(found) for seed, found in sorted(values.items())}
 
-    def interval(self, arm: str, metric: str, scale: float = 1.0) -> Interval | None:
+    def seed_of(self, row: Measurement) -> int:
+        """The seed of the trial that a row belongs to."""
+        return int(self.chosen.trials[row.trial]["seed"])
+
+    def interval(self, arm: str, metric: str, scale: float = 1.0, *, layer: str | None = None) -> Interval | None:
         """Mean over seeds with its 95 % interval; None where nothing was measured."""
-        values = self.seeds_of(arm, metric)
+        values = self.seeds_of(arm, metric, layer)
         return mean_interval([scale * value for value in values.values()]) if values else None
 
     def difference(self, arm: str, metric: str, scale: float = 1.0, *, to: str = BASELINE) -> Interval | None:
@@ -75,22 +113,27 @@ class StudySummary:
         if not common or arm == to:
             return None
         # An accuracy comes in steps of one test image.
-        step = scale / self.record.configuration["data_summary"]["test"] if metric == "accuracy" else 0.0
+        step = scale / self.images["test"] if metric == "accuracy" else 0.0
         return paired([scale * a[seed] for seed in common], [scale * b[seed] for seed in common], resolution=step)
 
     def momenta_of(self, arm: str, layer: str) -> list[float]:
         """The momentum that the layer took, seed by seed."""
-        return [
-            row.value for row in self.record.rows if row.arm == arm and row.layer == layer and row.metric == "momentum"
-        ]
+        return [row.value for row in self.rows_of(arm, "momentum") if row.layer == layer]
 
-    def noise_floor(self, reference: str) -> float | None:
-        """Mean over layers and seeds of the floor below which a shift says nothing."""
-        floors = [
-            row.error
-            for row in self.record.rows
-            if row.arm == BASELINE and row.metric == f"shift.{reference}" and row.error is not None
-        ]
+    def by_epoch(self, metric: str) -> dict[str, dict[int, Interval]]:
+        """Arm → epoch → the value after it, where training was followed (`training_loss@3`: after the third)."""
+        found: dict[str, dict[int, Interval]] = {}
+        for arm, measured in self._found:
+            name, _, epoch = measured.partition("@")
+            interval = self.interval(arm, measured) if name == metric and epoch.isdecimal() else None
+            if interval is not None:
+                found.setdefault(arm, {})[int(epoch)] = interval
+        return found
+
+    def noise_floor(self, reference: str, layer: str | None = None) -> float | None:
+        """The floor below which a shift says nothing: mean over seeds, and over layers if none is named."""
+        rows = self.rows_of(BASELINE, f"shift.{reference}")
+        floors = [row.error for row in rows if row.error is not None and layer in (None, row.layer)]
         return fmean(floors) if floors else None
 
     def beyond_noise(self, arms: tuple[str, ...], metric: str, scale: float) -> dict[str, Interval]:
@@ -101,16 +144,52 @@ class StudySummary:
         return {arm: found[arm] for arm, p in adjusted.items() if p < 0.05}
 
     def _arms(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.arm for row in self.record.rows if row.metric == "accuracy"))
+        return tuple(dict.fromkeys(row.arm for row in self.chosen.rows if row.metric == "accuracy"))
+
+
+def summaries(record: Record) -> tuple[StudySummary, ...]:
+    """Those settings of a record that have results; a plain study has one.
+
+    Raises:
+        InvalidRecord: none has.
+    """
+    found = [
+        setting
+        for setting in settings(record)
+        if any(row.arm == BASELINE and row.metric == "accuracy" for row in setting.rows)
+    ]
+    if not found:
+        raise _nothing_in(*settings(record))
+    return tuple(StudySummary(record, setting) for setting in found)
+
+
+def _nothing_in(*found: Setting) -> InvalidRecord:
+    diverged = [sentence for setting in found for sentence in setting.diverged]
+    if diverged:
+        return InvalidRecord(f"the study has no result to show; {diverged[0]}")
+    return InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
+
+
+def _only(record: Record) -> Setting:
+    found = settings(record)
+    if len(found) > 1:
+        named = ", ".join(repr(setting.label) for setting in found[:4])
+        raise InvalidInput(f"the record holds {len(found)} settings ({named}, …); say which")
+    return found[0] if found else Setting(label="", values={"data": None}, trials={}, rows=())
+
+
+def compared(summary: StudySummary) -> tuple[str, ...]:
+    """The family of arms that are held against the baseline on the same weights."""
+    # The sweep is a picture of one parameter, not fifteen hypotheses.
+    return tuple(arm for arm in summary.same_weights if not arm.startswith("static-"))
 
 
 def conclusion(summary: StudySummary) -> str:
     """One plain sentence: what was found, and what is within noise."""
-    num_seeds = len(summary.seeds_of(BASELINE, "accuracy"))
+    num_seeds = len(summary.seeds)
     if num_seeds < 2:
         return "One seed says nothing about noise: run more (--seeds 5) before comparing arms."
-    # The sweep is a picture of one parameter, not fifteen hypotheses.
-    family = tuple(arm for arm in summary.same_weights if not arm.startswith("static-"))
+    family = compared(summary)
     beyond = summary.beyond_noise(family, "accuracy", 100)
     parts: list[str] = []
     if beyond:
@@ -129,8 +208,8 @@ def conclusion(summary: StudySummary) -> str:
     doubtful = [arm for arm, found in differences.items() if found.excludes_zero]
     for told, arms in (("within noise", within), ("beyond noise only if compared alone", doubtful)):
         if arms:
-            parts.append(f"{told}: {', '.join(f'{arm} {_signed(differences[arm])}' for arm in arms)}")
-    networks = [f"{arm} {_signed(summary.difference(arm, 'accuracy', 100))}" for arm in summary.networks]
+            parts.append(f"{told}: {', '.join(f'{arm} {signed(differences[arm])}' for arm in arms)}")
+    networks = [f"{arm} {signed(summary.difference(arm, 'accuracy', 100))}" for arm in summary.networks]
     if networks:
         parts.append(f"networks of their own, paired by seed: {', '.join(networks)}")
     return (
@@ -140,12 +219,18 @@ def conclusion(summary: StudySummary) -> str:
 
 
 def _listed(items: list[tuple[str, Interval]]) -> str:
-    shown = [f"{arm} {_signed(interval)}" for arm, interval in items[:4]]
+    shown = [f"{arm} {signed(interval)}" for arm, interval in items[:4]]
     rest = len(items) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
-def _signed(interval: Interval | None) -> str:
+def signed(interval: Interval | None) -> str:
+    """`+0.50 ± 0.25`, for a sentence.
+
+    Example:
+        >>> signed(Interval(0.5, 0.25, 5)), signed(None)
+        ('+0.50 ± 0.25', 'not compared')
+    """
     if interval is None:
         return "not compared"
     width = "" if interval.half_width is None else f" ± {interval.half_width:.2f}"

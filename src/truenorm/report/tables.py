@@ -3,28 +3,62 @@
 from collections import Counter
 
 from truenorm.record import Record
-from truenorm.report.summary import BASELINE, StudySummary, cell
+from truenorm.report.grid import diverged, grid_conclusion, overview
+from truenorm.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion, summaries
 from truenorm.show import Table, number
 
 _CHOOSERS = ("dmbn", "dmbn-pooled", "adaptive", "dmbn-switch", "dmbn-online")
 
 
 def study_tables(record: Record) -> tuple[Table, ...]:
-    """The tables of a study: same weights, other networks, shift, momenta taken.
+    """The tables of a study: same weights, other networks, shift, momenta taken; of several settings their overview.
 
     Raises:
         InvalidRecord: the record is not of a study.
     """
-    summary = StudySummary(record)
-    tables = [_outcomes(summary, summary.same_weights, "same weights, other statistics", _notes(summary))]
-    if summary.networks:
-        arms = (BASELINE, *summary.networks)
-        note = "These change the weights: same budget, same rates tried, differences paired by seed only."
-        tables.append(_outcomes(summary, arms, "other networks, statistics as torch keeps them", (note,)))
-    tables.append(_shifts(summary))
-    if any(summary.momenta_of(arm, layer) for arm in _CHOOSERS for layer in summary.layers):
-        tables.append(_momenta(summary))
-    return tuple(tables)
+    first, *others = summaries(record)
+    return (overview((first, *others)),) if others else setting_tables(first)
+
+
+def study_conclusion(record: Record) -> str:
+    """What is said below the tables: what was found, and what is within noise.
+
+    Raises:
+        InvalidRecord: the record is not of a study.
+    """
+    first, *others = summaries(record)
+    return grid_conclusion((first, *others)) if others else conclusion(first)
+
+
+def setting_tables(summary: StudySummary) -> tuple[Table, ...]:
+    """The tables of one setting."""
+    same = _outcomes(summary, summary.same_weights, "same weights, other statistics", _notes(summary))
+    arms = (*summary.same_weights, *summary.networks)
+    return (same, *network_tables(summary), _shifts(summary, arms), *momentum_tables(summary))
+
+
+def arms_table(summary: StudySummary) -> Table:
+    """The first table without the sweep, of which a chart says more."""
+    arms = (BASELINE, *compared(summary))
+    return _outcomes(summary, arms, "same weights, other statistics", _notes(summary))
+
+
+def sweep_tables(summary: StudySummary) -> tuple[Table, ...]:
+    """The rest of it: torch's running statistics with each momentum."""
+    arms = tuple(arm for arm in summary.same_weights if arm.startswith("static-"))
+    note = "torch's momentum, the weight of the new batch (Keras's is 1 − ours); the weights are the same."
+    if len(arms) < 2:
+        return ()
+    return (_outcomes(summary, arms, "torch's running statistics by momentum", (note,)),)
+
+
+def network_tables(summary: StudySummary) -> tuple[Table, ...]:
+    """Networks of their own, where there are some."""
+    if not summary.networks:
+        return ()
+    arms = (BASELINE, *summary.networks)
+    note = "These change the weights: same budget, same rates tried, differences paired by seed only."
+    return (_outcomes(summary, arms, "other networks, statistics as torch keeps them", (note,)),)
 
 
 def _outcomes(summary: StudySummary, arms: tuple[str, ...], title: str, notes: tuple[str, ...]) -> Table:
@@ -55,33 +89,39 @@ def _outcomes(summary: StudySummary, arms: tuple[str, ...], title: str, notes: t
 
 
 def _notes(summary: StudySummary) -> tuple[str, ...]:
-    configuration = summary.record.configuration
-    data = configuration["data_summary"]
-    seeds = len(summary.seeds_of(BASELINE, "accuracy"))
+    data = summary.images
+    seeds = len(summary.seeds)
     notes = [
-        f"{data['name']}: {data['train']:,} images to train on, {data['validation']:,} to choose by, "
+        f"{summary.data}: {data['train']:,} images to train on, {data['validation']:,} to choose by, "
         f"{data['test']:,} to test; {seeds} seed{'s' if seeds > 1 else ''}; mean ± 95 % interval over seeds.",
         "− static-0.1: paired by seed, on the same weights.",
     ]
-    if configuration["test_balanced"]:
+    if data["balanced"]:
         notes.append("The test set is balanced: sensitivity is accuracy, and specificity follows from it.")
     if not summary.record.complete:
         notes.append("The study was not finished: fewer trials than asked for.")
-    return (*notes, *summary.record.notes)
+    return (*notes, *diverged((summary.chosen,)), *summary.record.notes)
 
 
-def _shifts(summary: StudySummary) -> Table:
-    references = ("joint", "sequential", "arriving")
+def shift_tables(summary: StudySummary) -> tuple[Table, ...]:
+    """How far from the population's each way of having statistics is, without the sweep; none if not measured."""
+    if not any(summary.rows_of(BASELINE, f"shift.{reference}") for reference in REFERENCES):
+        return ()
+    return (_shifts(summary, (BASELINE, *compared(summary), *summary.networks)),)
+
+
+def _shifts(summary: StudySummary, arms: tuple[str, ...]) -> Table:
     rows = tuple(
         (
             arm,
-            *(cell(summary.interval(arm, f"shift.{reference}"), 4) for reference in references),
+            *(cell(summary.interval(arm, f"shift.{reference}"), 4) for reference in REFERENCES),
             *(_mean(summary, arm, f"{plain}.joint") for plain in ("esm_mean", "esm_var")),
         )
-        for arm in (*summary.same_weights, *(arm for arm in summary.networks if summary.seeds_of(arm, "shift.joint")))
+        for arm in arms
+        if arm not in summary.networks or summary.seeds_of(arm, "shift.joint")
     )
-    floors = [summary.noise_floor(reference) for reference in references]
-    told = ", ".join(f"{ref} {number(floor, 2)}" for ref, floor in zip(references, floors, strict=True) if floor)
+    floors = [summary.noise_floor(reference) for reference in REFERENCES]
+    told = ", ".join(f"{ref} {number(floor, 2)}" for ref, floor in zip(REFERENCES, floors, strict=True) if floor)
     if summary.record.configuration["reference"] == "test":
         source = "LEAKAGE: scored against test images, as asked; these figures cannot be used to choose anything."
     else:
@@ -101,15 +141,14 @@ def _mean(summary: StudySummary, arm: str, metric: str) -> str:
     return "" if found is None else number(found.mean)
 
 
-def _momenta(summary: StudySummary) -> Table:
+def momentum_tables(summary: StudySummary) -> tuple[Table, ...]:
+    """What the arms chose that choose for each layer; none where no such arm was asked for."""
     arms = [arm for arm in _CHOOSERS if any(summary.momenta_of(arm, layer) for layer in summary.layers)]
+    if not arms:
+        return ()
     rows = tuple((layer, *(_counted(summary.momenta_of(arm, layer)) for arm in arms)) for layer in summary.layers)
-    return Table(
-        title="momentum each layer took",
-        columns=("layer", *arms),
-        rows=rows,
-        notes=("torch's momentum, the weight of the new batch (Keras's is 1 − ours); ×: in so many seeds.",),
-    )
+    note = "torch's momentum, the weight of the new batch (Keras's is 1 − ours); ×: in so many seeds."
+    return (Table(title="momentum each layer took", columns=("layer", *arms), rows=rows, notes=(note,)),)
 
 
 def _counted(momenta: list[float]) -> str:

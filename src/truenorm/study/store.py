@@ -64,7 +64,7 @@ class Store:
             try:
                 self._finished[name] = Record.load(file)
             except InvalidRecord as error:
-                raise InvalidRecord(f"{error}. Or delete the file: the trial then runs again") from error
+                raise InvalidRecord(f"{error} (delete the file, and the trial runs again)") from error
         return self._finished[name]
 
     def finish(self, name: str, record: Record) -> None:

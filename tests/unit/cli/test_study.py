@@ -26,20 +26,32 @@ TITLES = (
 )
 
 
-def test_the_study_prints_tables_a_sentence_and_where_the_record_is(record):
+def test_the_study_prints_tables_a_sentence_and_where_the_record_and_the_page_are(record, tmp_path):
     lines = [line.rstrip() for line in record.out.splitlines()]
     places = [lines.index(title) for title in TITLES]
     assert places == sorted(places)
-    assert lines[-2:] == ["", "record: out/record.json"]
+    assert lines[-3:] == ["", "record: out/record.json", "page: out/report.html"]
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
     assert any(line.startswith("Points of accuracy against static-0.1, 2 seeds") for line in lines)
 
 
-def test_a_report_prints_byte_for_byte_what_the_study_printed(record, truenorm):
-    tables, _, path = record.out.rpartition("\nrecord: ")
-    assert path == "out/record.json\n"
+def test_a_report_gives_byte_for_byte_what_the_study_gave(record, truenorm, tmp_path):
+    tables, _, paths = record.out.rpartition("\nrecord: ")
+    assert paths == "out/record.json\npage: out/report.html\n"
+    page = (tmp_path / "out" / "report.html").read_bytes()
     for place in ("out", "out/record.json"):
+        (tmp_path / "out" / "report.html").unlink()
         ended = truenorm("report", place)
-        assert (ended.code, ended.err, ended.out) == (0, "", tables)
+        assert (ended.code, ended.err, ended.out) == (0, "", tables + "\npage: out/report.html\n")
+        assert (tmp_path / "out" / "report.html").read_bytes() == page
+
+
+def test_a_study_without_what_draws_says_so(truenorm, tiny, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    ended = truenorm("study", *tiny, "--out", "out")
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == snapshot("no page: altair is not installed; run: pip install 'truenorm[report]', then: truenorm report out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["record.json", "trials"]
 
 
 def test_this_comparison_sees_another_record(record, truenorm, tmp_path):
@@ -49,7 +61,7 @@ def test_this_comparison_sees_another_record(record, truenorm, tmp_path):
     row = next(row for row in data["rows"] if row[3] == "accuracy")
     row[4] += 1 / 359
     path.write_text(json.dumps(data))
-    assert truenorm("report", "out").out != record.out.rpartition("\nrecord: ")[0]
+    assert truenorm("report", "out").out.rpartition("\npage: ")[0] != record.out.rpartition("\nrecord: ")[0]
 
 
 def test_the_record_holds_the_line_that_does_it_again(record, truenorm, tiny):
@@ -72,7 +84,8 @@ def test_a_process_of_its_own(tiny, tmp_path):
 
     study, report = run("study", *tiny), run("report", "results/study")
     assert study.stderr == report.stderr == ""
-    assert study.stdout == report.stdout + "\nrecord: results/study/record.json\n"
+    tables, _, page = report.stdout.rpartition("\npage: ")
+    assert study.stdout == f"{tables}\nrecord: results/study/record.json\npage: {page}"
     assert "\x1b" not in study.stdout
     assert "…" not in study.stdout
 
@@ -80,7 +93,7 @@ def test_a_process_of_its_own(tiny, tmp_path):
 def test_a_path_is_printed_as_it_is(truenorm, tiny, tmp_path):
     folder = f"[red]out[/red]/{'long' * 40}"
     ended = truenorm("study", *tiny[:-2], "--arms", "static-0.1", "--out", folder)
-    assert ended.out.endswith(f"\nrecord: {folder}/record.json\n")
+    assert ended.out.endswith(f"\nrecord: {folder}/record.json\npage: {folder}/report.html\n")
     assert (tmp_path / folder / "record.json").exists()
 
 

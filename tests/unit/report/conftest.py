@@ -2,6 +2,8 @@ import pytest
 
 from truenorm.record import Measurement, Record
 
+CELL = {"data": "digits", "network": "mlp", "batch_size": 32, "schedule": "cosine"}
+
 
 @pytest.fixture
 def record():
@@ -15,15 +17,15 @@ def record():
                 if accuracy is None:
                     continue
                 trial = f"{norm}{seed}"
-                trials[trial] = {"norm": norm, "seed": seed}
+                trials[trial] = {"norm": norm, "seed": seed, **CELL}
                 rows.append(Measurement(trial, arm, None, "accuracy", accuracy, None, num_test))
                 rows.append(Measurement(trial, arm, None, "nll", 2 * (1 - accuracy), None, num_test))
-        summary = {"name": "digits", "train": 1200, "validation": 240, "test": num_test}
+        images = {"train": 1200, "validation": 240, "test": num_test, "imbalance": 1.0, "balanced": balanced}
         return Record(
             command="truenorm study",
             rows=(*rows, *extra),
             trials=trials,
-            configuration={"data_summary": summary, "test_balanced": balanced, "reference": reference},
+            configuration={"images": {"digits": images}, "reference": reference},
             notes=notes,
             complete=complete,
         )

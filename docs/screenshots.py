@@ -1,0 +1,53 @@
+"""Take the pictures of docs/report.md: `make screenshots`. Needs the `report` and `dev` extras, and a chromium."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from truenorm.record import Record
+from truenorm.report import study_page
+
+HERE = Path(__file__).parent
+RECORD = HERE / "results" / "mnist-batch-4-constant"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SHOTS = {  # name: width, height, scheme, what is at the top (else the beginning)
+    "report-light": (1100, 1500, "light", None),
+    "report-dark": (1100, 1500, "dark", "section:has(#accuracy-by-momentum)"),
+    "report-narrow": (380, 1500, "light", None),
+}
+
+
+def main() -> None:
+    """Draw the page of a committed record and look at it: by day, by night, and on a telephone."""
+    if CHROMIUM is None:
+        raise SystemExit("there is no chromium: apt-get install chromium, or name one in CHROMIUM")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        file = Path(folder) / "report.html"
+        file.write_text(study_page(Record.load(RECORD)), encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for name, (width, height, scheme, top) in SHOTS.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page.goto(file.as_uri())
+            page.wait_for_selector("html[data-drawn]")
+            if top is not None:
+                page.locator(top).evaluate("(found) => scrollTo(0, found.getBoundingClientRect().top)")
+            target = HERE / "images" / f"{name}.png"
+            page.screenshot(path=target)
+            print(target.relative_to(HERE.parent), f"{target.stat().st_size / 1000:.0f} KB")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a study found, in the words that one would say it in."""
+
+from collections.abc import Sequence
+
+from truenorm.metrics.intervals import Interval
+from truenorm.report.grid import CONTRASTS, beyond_noise
+from truenorm.report.summary import BASELINE, StudySummary, compared
+from truenorm.show import number
+
+
+def headline(summary: StudySummary) -> str:
+    """Of one setting: what is better than torch's default."""
+    if len(summary.seeds) < 2:
+        return "One seed says nothing about noise; more are needed before anything is compared."
+    family = compared(summary)
+    if not family:
+        return "The sweep of momenta, and nothing to compare it with."
+    beyond = summary.beyond_noise(family, "accuracy", 100)
+    better = {arm: found for arm, found in beyond.items() if found.mean > 0}
+    worse = {arm: found for arm, found in beyond.items() if found.mean < 0}
+    if better:
+        said = f"{_listed(better)} {_do(better)} better than torch's default on the same weights, by {_range(better)}"
+        said += f"; {_listed(worse)} {_do(worse)} worse" if worse else ""
+    elif worse:
+        said = f"Nothing is shown to do better than torch's default; {_listed(worse)} {_do(worse)} worse"
+    else:
+        said = "No difference in accuracy is shown between torch's default statistics and any others"
+    return f"{said}."
+
+
+def grid_headline(summaries: Sequence[StudySummary]) -> str:
+    """Of several settings: where a momentum for each layer is worth something."""
+    contrast = CONTRASTS[0]
+    differences = contrast.differences(summaries)
+    if not any(difference.p is not None for difference in differences.values()):
+        return f"{len(summaries)} settings, side by side."
+    beyond = beyond_noise(differences)
+    better, worse = (sum(sign * found.mean > 0 for found in beyond.values()) for sign in (1, -1))
+    counted = f"{better} of {len(differences)}" if better else f"none of {len(differences)}"
+    said = f"A momentum for each layer (dmbn) is shown to do better than torch's default in {counted} settings"
+    return f"{said}, and worse in {worse}." if worse else f"{said}."
+
+
+def shift_sentence(summary: StudySummary) -> tuple[str, ...]:
+    """How much nearer to the population a momentum for each layer comes, where that is plain."""
+    before, after = summary.interval(BASELINE, "shift.joint"), summary.interval("dmbn", "shift.joint")
+    if before is None or after is None or after.mean * 2 > before.mean:
+        return ()
+    told = f"{number(before.mean, 2)} to {number(after.mean, 2)} σ"
+    return (f"A momentum for each layer (dmbn) brings the statistics nearer to those of the data: from {told} off.",)
+
+
+def _listed(found: dict[str, Interval]) -> str:
+    ranked = sorted(found, key=lambda arm: -abs(found[arm].mean))
+    if len(ranked) > 3:
+        return f"{', '.join(ranked[:2])} and {len(ranked) - 2} others"
+    return " and ".join(filter(None, [", ".join(ranked[:-1]), ranked[-1]]))
+
+
+def _do(found: dict[str, Interval]) -> str:
+    return "does" if len(found) == 1 else "do"
+
+
+def _range(found: dict[str, Interval]) -> str:
+    low, high = min(each.mean for each in found.values()), max(each.mean for each in found.values())
+    return f"{high:.1f} points" if round(low, 1) == round(high, 1) else f"{low:.1f} to {high:.1f} points"

@@ -1,0 +1,74 @@
+"""A browser without a window, and pages to look at with it."""
+
+import os
+import shutil
+
+import pytest
+from unit.report.synthetic import ARMS, MOMENTA, study
+
+from truenorm.report import study_page
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium, or name one in CHROMIUM")
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync.sync_playwright() as playwright:
+        # A profile of its own, thrown away afterwards, is what launch() gives.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory):
+    """Name → the file of a page."""
+    folder = tmp_path_factory.mktemp("pages")
+    arms = (*SWEEP, "cumulative", *ARMS, "dmbn-switch", "dmbn-online", "bn-bfn", "gn")
+    records = {
+        "study": study(num_layers=6, seeds=5, epochs=6, arms=arms, gains={"adaptive": 0.01}),
+        "grid": study(batch_sizes=(2, 8, 64), networks=("mlp", "timm:resnet18"), num_layers=12, layer="layer{}.0.bn1"),
+        "nasty": study(num_layers=2, layer="<script>alert({})</script>", networks=("</script><b>", "mlp"), seeds=2),
+    }
+    for name, record in records.items():
+        (folder / f"{name}.html").write_text(study_page(record))
+    return {name: folder / f"{name}.html" for name in records}
+
+
+@pytest.fixture
+def visit(browser, pages):
+    """Open a page and wait until it is drawn; what went wrong is in its `said` and `asked`."""
+    contexts = []
+
+    def open_page(name, *, width=1100, scheme="light", script=True):
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=script
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.said, page.asked = [], []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("dialog", lambda dialog: (page.said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(pages[name].as_uri())
+        if script:
+            page.wait_for_selector("html[data-drawn]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()

@@ -1,0 +1,105 @@
+"""Several settings: the overview, and what is said of them together."""
+
+import io
+
+from inline_snapshot import snapshot
+from rich.console import Console
+from unit.report.synthetic import study
+
+from truenorm.report.grid import CONTRASTS, beyond_noise, grid_conclusion, overview
+from truenorm.report.headline import grid_headline
+from truenorm.report.summary import summaries
+from truenorm.report.tables import study_conclusion, study_tables
+
+GAINS = {"dmbn": 0.03, "adaptive": 0.001, "bn-bfn": -0.02}
+
+
+def grid(**options):
+    return study(**{"batch_sizes": (2, 8, 64), "seeds": 4, "gains": GAINS, **options})
+
+
+def printed(table):
+    console = Console(file=io.StringIO(), width=150)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def test_the_overview():
+    assert printed(overview(summaries(grid()))) == snapshot("""\
+3 settings
+
+ setting    seeds   static-0.1 %   dmbn − static-0.1   adaptive − recalibrated    bn-bfn − dmbn
+ ──────────────────────────────────────────────────────────────────────────────────────────────
+ batch 2        4   92.62 ± 0.47      +3.03 ± 0.44 *              -0.03 ± 0.62   -4.90 ± 0.44 *
+ batch 8        4   93.45 ± 0.40      +3.16 ± 0.44 *              +0.17 ± 0.51   -5.33 ± 0.92 *
+ batch 64       4   89.53 ± 0.60      +2.96 ± 0.67 *              +0.18 ± 0.44   -4.87 ± 1.38 *
+
+Points of accuracy, mean ± 95 % interval over seeds; differences are paired by seed. *: beyond
+noise, Holm over the settings of that contrast.
+dmbn − static-0.1: Does a momentum chosen for each layer help? The weights are the same.
+adaptive − recalibrated: Do averages of the run do what a pass over the data does? The weights
+are the same.
+bn-bfn − dmbn: Is it better to leave out every second batch norm? That is another network.\
+""")
+
+
+def test_a_grid_has_one_table_and_a_sentence():
+    record = grid()
+    assert [table.title for table in study_tables(record)] == ["3 settings"]
+    assert (
+        study_conclusion(record)
+        == grid_conclusion(summaries(record))
+        == snapshot(
+            "Points of accuracy in 3 settings, paired by seed, ± 95 %, Holm over the settings of each contrast: dmbn − static-0.1 is beyond noise in 3 of 3 (3 better), from +2.96 ± 0.67 to +3.16 ± 0.44; adaptive − recalibrated is beyond noise in 0 of 3, from -0.03 ± 0.62 to +0.18 ± 0.44; bn-bfn − dmbn is beyond noise in 3 of 3 (3 worse), from -5.33 ± 0.92 to -4.87 ± 1.38."
+        )
+    )
+
+
+def test_contrasts_are_paired_by_seed_within_a_setting():
+    found = summaries(grid())
+    differences = CONTRASTS[2].differences(found)
+    assert list(differences) == ["batch 2", "batch 8", "batch 64"]
+    a, b = (found[1].seeds_of(arm, "accuracy") for arm in ("bn-bfn", "dmbn"))
+    assert abs(differences["batch 8"].mean - sum(100 * (a[seed] - b[seed]) for seed in a) / 4) < 1e-9
+
+
+def test_holm_is_over_the_settings_of_a_contrast():
+    """The same differences, among ever more settings: what was beyond noise is no longer."""
+    record = study(batch_sizes=tuple(range(2, 42)), seeds=3, gains={"dmbn": 0.01}, num_layers=1)
+    found = summaries(record)
+    alone = sum(difference.p < 0.05 for difference in CONTRASTS[0].differences(found).values())
+    assert len(beyond_noise(CONTRASTS[0].differences(found))) < alone
+
+
+def test_arms_that_were_not_asked_for():
+    record = grid(arms=("static-0.1", "gn"))
+    assert study_conclusion(record) == snapshot("3 settings; none of the arms that are contrasted was asked for.")
+    assert study_tables(record)[0].columns == snapshot(("setting", "seeds", "static-0.1 %"))
+
+
+def test_one_seed_says_nothing():
+    assert study_conclusion(grid(seeds=1)) == snapshot(
+        "One seed says nothing about noise: run more (--seeds 5) before comparing settings."
+    )
+
+
+def test_what_diverged_is_said():
+    record = grid(diverged=(8,), seeds=2)
+    (table,) = study_tables(record)
+    assert [row[0] for row in table.rows] == ["batch 2", "batch 64"]
+    assert next(note for note in table.notes if "iverged" in note) == snapshot(
+        "Diverged: batch 8: bn, seed 0: the loss became nan in epoch 2"
+    )
+
+
+def test_headlines():
+    assert grid_headline(summaries(grid())) == snapshot(
+        "A momentum for each layer (dmbn) is shown to do better than torch's default in 3 of 3 settings."
+    )
+    assert grid_headline(summaries(grid(gains={}))) == snapshot(
+        "A momentum for each layer (dmbn) is shown to do better than torch's default in none of 3 settings."
+    )
+    assert grid_headline(summaries(grid(gains={"dmbn": -0.03}))) == snapshot(
+        "A momentum for each layer (dmbn) is shown to do better than torch's default in none of 3 settings, and worse in 3."
+    )
+    assert grid_headline(summaries(grid(seeds=1))) == snapshot("3 settings, side by side.")
