@@ -40,7 +40,10 @@ def test_unknown_names(study, no_training):
         )
     )
     assert study("--network", "cmn") == snapshot(
-        (2, "truenorm: unknown network 'cmn'; did you mean 'cnn'? Known: cnn, file.py:factory, mlp, resnet18, resnet18-w16, resnet50, timm:NAME")
+        (
+            2,
+            "truenorm: unknown network 'cmn'; did you mean 'cnn'? Known: cnn, file.py:factory, mlp, resnet18, resnet18-w16, resnet50, timm:NAME",
+        )
     )
     assert study("--arms", "dmbn", "dmbn-onlin") == snapshot(
         (
@@ -176,7 +179,7 @@ def test_a_loss_that_diverges(study, tmp_path):
     assert study("--lr", "1e20") == snapshot(
         (
             1,
-            'truenorm: every training diverged; the first was bn, seed 0 (digits, mlp, batch 32, cosine rate): training diverged in epoch 1 by step 4: the loss is nan at --lr 1e+20; try a smaller rate',
+            "truenorm: every training diverged; the first was bn, seed 0 (digits, mlp, batch 32, cosine rate): training diverged in epoch 1 by step 4: the loss is nan at --lr 1e+20; try a smaller rate",
         )
     )
     marked = Record.load(tmp_path / "results" / "study").trials.values()

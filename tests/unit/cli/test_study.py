@@ -50,7 +50,9 @@ def test_a_study_without_what_draws_says_so(truenorm, tiny, monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "altair", None)
     ended = truenorm("study", *tiny, "--out", "out")
     assert ended.code == 0
-    assert ended.out.splitlines()[-1] == snapshot("no page: altair is not installed; run: pip install 'truenorm[report]', then: truenorm report out")
+    assert ended.out.splitlines()[-1] == snapshot(
+        "no page: altair is not installed; run: pip install 'truenorm[report]', then: truenorm report out"
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["record.json", "trials"]
 
 
@@ -124,7 +126,7 @@ def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):
     interrupt(monkeypatch, at=1)
     ended = truenorm("study", *tiny[:-2], "--arms", "dmbn", "--out", "out")
     assert (ended.code, ended.sentence) == snapshot(
-        (130, 'truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there')
+        (130, "truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there")
     )
     assert not Record.load("out").complete
     report = truenorm("report", "out")
@@ -135,7 +137,9 @@ def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):
 def test_ctrl_c_before_a_trial_has_ended(truenorm, tiny, monkeypatch, tmp_path):
     interrupt(monkeypatch, at=0)
     ended = truenorm("study", *tiny, "--out", "out")
-    assert (ended.code, ended.sentence) == snapshot((130, 'truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there'))
+    assert (ended.code, ended.sentence) == snapshot(
+        (130, "truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there")
+    )
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
@@ -152,7 +156,7 @@ def test_the_same_command_goes_on_where_it_stopped(record, truenorm, tiny, monke
         interrupt(patch, at=1)
         assert truenorm("study", *tiny, "--out", "again").code == 130
     ended = truenorm("study", *tiny, "--out", "again")
-    assert (ended.code, ended.err) == snapshot((0, 'truenorm: 3 of 6 trials were finished before, in again/trials\n'))
+    assert (ended.code, ended.err) == snapshot((0, "truenorm: 3 of 6 trials were finished before, in again/trials\n"))
     assert Record.load("again").rows == Record.load("out").rows
 
 

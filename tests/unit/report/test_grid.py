@@ -39,7 +39,7 @@ noise, Holm over the settings of that contrast.
 dmbn − static-0.1: Does a momentum chosen for each layer help? The weights are the same.
 adaptive − recalibrated: Do averages of the run do what a pass over the data does? The weights
 are the same.
-bn-bfn − dmbn: Is it better to leave out every second batch norm? That is another network.\
+bn-bfn − dmbn: Is it better to make some of the norms batch-free? That is another network.\
 """)
 
 

@@ -84,7 +84,7 @@ def test_a_damaged_trial(store):
     with pytest.raises(InvalidRecord) as caught:
         store.finished("a")
     assert str(caught.value) == snapshot(
-        'trials/a.json: not a record: Expecting value: line 24 column 31 (char 293); was the file cut short? (delete the file, and the trial runs again)'
+        "trials/a.json: not a record: Expecting value: line 24 column 31 (char 293); was the file cut short? (delete the file, and the trial runs again)"
     )
 
 
@@ -93,7 +93,7 @@ def test_a_trial_of_a_newer_format(store):
     with pytest.raises(InvalidRecord) as caught:
         store.finished("a")
     assert str(caught.value) == snapshot(
-        'trials/a.json: the record has format 99, this truenorm reads 1; read it with what wrote it (delete the file, and the trial runs again)'
+        "trials/a.json: the record has format 99, this truenorm reads 1; read it with what wrote it (delete the file, and the trial runs again)"
     )
 
 
