@@ -28,7 +28,7 @@ test-page: venv
 	$(BIN)/pytest tests/page
 
 screenshots: venv
-	$(BIN)/python docs/screenshots.py
+	$(BIN)/python tests/page/screenshots.py
 
 check: venv
 	$(BIN)/ruff check

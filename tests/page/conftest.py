@@ -1,30 +1,18 @@
 """A browser without a window, and pages to look at with it."""
 
-import os
-import shutil
-
 import pytest
+from page.chromium import CHROMIUM, FLAGS, MISSING
 from unit.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.report import study_page
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
 
 
 @pytest.fixture(scope="session")
 def browser():
     if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium, or name one in CHROMIUM")
+        pytest.skip(MISSING)
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync.sync_playwright() as playwright:
         # A profile of its own, thrown away afterwards, is what launch() gives.

@@ -1,27 +1,16 @@
 """Take the pictures of docs/report.md: `make screenshots`. Needs the `report` and `dev` extras, and a chromium."""
 
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
+from chromium import CHROMIUM, FLAGS, MISSING
 from playwright.sync_api import sync_playwright
 
 from truenorm.record import Record
 from truenorm.report import study_page
 
-HERE = Path(__file__).parent
-RECORD = HERE / "results" / "mnist-batch-4-constant"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+DOCS = Path(__file__).parents[2] / "docs"
+RECORD = DOCS / "results" / "mnist-batch-4-constant"
 SHOTS = {  # name: width, height, scheme, what is at the top (else the beginning)
     "report-light": (1100, 1500, "light", None),
     "report-dark": (1100, 1500, "dark", "section:has(#accuracy-by-momentum)"),
@@ -32,7 +21,7 @@ SHOTS = {  # name: width, height, scheme, what is at the top (else the beginning
 def main() -> None:
     """Draw the page of a committed record and look at it: by day, by night, and on a telephone."""
     if CHROMIUM is None:
-        raise SystemExit("there is no chromium: apt-get install chromium, or name one in CHROMIUM")
+        raise SystemExit(MISSING)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "report.html"
         file.write_text(study_page(Record.load(RECORD)), encoding="utf-8")
@@ -43,9 +32,9 @@ def main() -> None:
             page.wait_for_selector("html[data-drawn]")
             if top is not None:
                 page.locator(top).evaluate("(found) => scrollTo(0, found.getBoundingClientRect().top)")
-            target = HERE / "images" / f"{name}.png"
+            target = DOCS / "images" / f"{name}.png"
             page.screenshot(path=target)
-            print(target.relative_to(HERE.parent), f"{target.stat().st_size / 1000:.0f} KB")
+            print(target.relative_to(DOCS.parent), f"{target.stat().st_size / 1000:.0f} KB")
         browser.close()
 
 
