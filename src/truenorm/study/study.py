@@ -1,10 +1,11 @@
 """The whole study: images, rates, trials, one record."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,7 +93,8 @@ def run_study(
         save()
     record = _joined(empty, [*work.tuning, *planned], store)
     if not any(row.metric == "accuracy" for row in record.rows):
-        raise Diverged(f"every training diverged; the first was {next(_diverged(record))}")
+        first = next(trial for trial in record.trials.values() if "diverged" in trial)
+        raise Diverged(f"every training diverged; the first was {_diverged(first)}")
     return record
 
 
@@ -107,15 +109,15 @@ def _joined(empty: Record, jobs: list[Job], store: Store) -> Record:
         complete=len(found) == len(jobs),
     )
     several = (f"run on {len(machines)} different machines",) if len(machines) > 1 else ()
-    return replace(joined, notes=(*empty.notes, *_diverged(joined), *several))
+    # Of the trials themselves a report says it where it shows their setting.
+    tuning = (_diverged(trial) for trial in joined.trials.values() if "tuning" in trial and "diverged" in trial)
+    return replace(joined, notes=(*empty.notes, *tuning, *several))
 
 
-def _diverged(record: Record) -> Iterator[str]:
-    for trial in record.trials.values():
-        if "diverged" in trial:
-            where = f"{trial['data']}, {trial['network']}, batch {trial['batch_size']}, {trial['schedule']} rate"
-            what = "trying rates" if "tuning" in trial else f"seed {trial['seed']}"
-            yield f"{trial['norm']}, {what} ({where}): {trial['diverged']}"
+def _diverged(trial: Mapping[str, Any]) -> str:
+    where = f"{trial['data']}, {trial['network']}, batch {trial['batch_size']}, {trial['schedule']} rate"
+    what = "trying rates" if "tuning" in trial else f"seed {trial['seed']}"
+    return f"{trial['norm']}, {what} ({where}): {trial['diverged']}"
 
 
 def _notes(

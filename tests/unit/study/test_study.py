@@ -361,7 +361,7 @@ def test_a_training_that_diverges_is_marked_and_the_others_go_on(run, tmp_path, 
     record = run(replace(SMALL, seeds=3))
     assert record.complete
     assert [trial.get("diverged") for trial in record.trials.values()] == [None, "training diverged in epoch 1", None]
-    assert record.notes[-1] == snapshot("bn, seed 1 (digits, mlp, batch 16, cosine rate): training diverged in epoch 1")
+    assert not any("diverged" in note for note in record.notes)  # the report says it where it shows the setting
     seeds = {record.trials[row.trial]["seed"] for row in record.rows}
     assert seeds == {0, 2}
     assert Record.load(tmp_path / "out").notes == record.notes
