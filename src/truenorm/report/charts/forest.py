@@ -81,8 +81,10 @@ def _chart(arms: Sequence[str]) -> object:
     else:
         colour, shape = alt.value(ink("accent")), alt.value("circle")
     ticks = alt.Axis(tickCount=6)
+    # The name of a setting is long: whole where there is room, cut on a telephone.
+    names = alt.Axis(labelLimit=alt.ExprRef("containerSize()[0] < 600 ? 130 : 340"))
     base = alt.Chart(rows()).encode(
-        y=alt.Y("name:N", sort=None, title=None),
+        y=alt.Y("name:N", sort=None, title=None, axis=names),
         color=colour,
         tooltip=[
             alt.Tooltip("name:N", title="of"),
