@@ -6,6 +6,7 @@
     │   └── MissingExtra     an optional dependency is not installed
     ├── DataUnavailable      a data set cannot be had or read
     ├── NotMeasurable        statistics that cannot be had this way
+    │   └── NotFinite        for what they are of is not finite
     ├── Diverged             training left the finite numbers
     └── InvalidRecord        a record that is damaged or of another format
 
@@ -70,6 +71,10 @@ class DataUnavailable(TruenormError, OSError):
 
 class NotMeasurable(TruenormError, RuntimeError):
     """Statistics were asked for that cannot be had this way."""
+
+
+class NotFinite(NotMeasurable):
+    """What was to be measured is not finite."""
 
 
 class Diverged(TruenormError, ArithmeticError):

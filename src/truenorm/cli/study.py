@@ -40,17 +40,17 @@ def study(
     try:
         with bars() as progress:
             record = run_study(config, command=command, out=out, progress=progress, resumed=resumed)
+        show(record)
+        page = out / "report.html"
+        try:
+            write_whole(page, study_page(record).encode())
+            drawn = f"page: {page}"
+        except MissingExtra as missing:  # the study is done and kept: its page can be drawn later
+            drawn = f"no page: {missing}, then: truenorm report {out}"
+        say(f"record: {out / 'record.json'}", drawn)
     except KeyboardInterrupt:
         print(
             f"truenorm: interrupted; finished trials stay in {out / 'trials'}, and the same command goes on from there",
             file=sys.stderr,
         )
         sys.exit(130)
-    show(record)
-    page = out / "report.html"
-    try:
-        write_whole(page, study_page(record).encode())
-        drawn = f"page: {page}"
-    except MissingExtra as missing:  # the study is done and kept: its page can be drawn later
-        drawn = f"no page: {missing}, then: truenorm report {out}"
-    say(f"record: {out / 'record.json'}", drawn)

@@ -25,7 +25,7 @@ def augment(images: Tensor, kinds: tuple[str, ...], generator: torch.Generator) 
     """Crop and mirror each image of a batch by draws of its own; first the one, then the other.
 
     - `crop`: of the image with 4 pixels of 0 around it, an H × W part at one of the 81 places, all
-      equally likely. After `Scale` 0 is the mean of the training images.
+      equally likely. In pixels, before they are scaled, 0 is black, which is what lies around a digit.
     - `flip`: left and right exchanged with probability 1/2.
 
     The draws are made on the CPU, so that equal generators give equal images on every device; nothing

@@ -1,6 +1,6 @@
 """Images in memory as the batches that training, passes and evaluation read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,6 +36,10 @@ class Scale:
         std = torch.where(std > 0, std, 255.0)
         return Scale(mean.float()[:, None, None], std.float()[:, None, None])
 
+    def to(self, device: torch.device) -> "Scale":
+        """The same for images on this device."""
+        return Scale(self.mean.to(device), self.std.to(device))
+
     def __call__(self, images: Tensor) -> Tensor:
         return (images.float() - self.mean.to(images.device)) / self.std.to(images.device)
 
@@ -64,10 +68,12 @@ class Feed:
         full, rest = divmod(len(self.split), self.batch_size)
         return full + (rest > 0 and not (rest == 1 and full > 0 and self.drop_single))
 
-    def in_order(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of the images taken in this order."""
+    def in_order(
+        self, order: Tensor, vary: Callable[[Tensor], Tensor] = lambda images: images
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the images taken in this order; `vary` sees them as pixels, before they are scaled."""
         for rows in order.to(self.split.labels.device).split(self.batch_size)[: len(self)]:
-            yield self.scale(self.split.images[rows]), self.split.labels[rows]
+            yield self.scale(vary(self.split.images[rows])), self.split.labels[rows]
 
     def resized(self, batch_size: int) -> "Feed":
         """The same images in batches of another size."""

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm import kernels
 from truenorm.data.batches import batches_of, has_images, images_in, num_samples, to_device
-from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
+from truenorm.errors import InvalidInput, NotFinite, NotMeasurable, UnknownName
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms, buffers_of, unwrap
 from truenorm.model.loan import Loan, channel_dim, is_lendable, too_small
@@ -381,9 +381,7 @@ class _Taking:
             )
         for name, found in moments.items():
             if not bool((found.mean + found.var).isfinite().all()):
-                raise NotMeasurable(
-                    f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data"
-                )
+                raise NotFinite(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
         skipped = [name for name in self._layers if name not in moments and name not in frozen]
         about = {"flow": flow, "samples": str(seen), "dropout": "off, as in evaluation"}
         about |= {"variance": "within batches"} if isinstance(self._rules[rule], Within) else {}

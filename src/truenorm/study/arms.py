@@ -17,6 +17,7 @@ from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Populati
 from truenorm.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
 from truenorm.study.configuration import BASELINE, Norm
+from truenorm.study.training import random_numbers_apart
 
 Needs = Literal["stream", "epochs", "pass"]
 
@@ -74,7 +75,7 @@ def _watched(name: str) -> Callable[[Trained], Statistics]:
 
 def _update_bn(trained: Trained) -> Statistics:
     # It leaves dropout on: what that draws is the same each time, and not taken from the global numbers.
-    with using(trained.network), torch.random.fork_rng():
+    with using(trained.network), random_numbers_apart(trained.feed.split.labels.device):
         torch.manual_seed(0)
         update_bn(trained.feed, trained.network)
         return statistics(trained.network)

@@ -1,10 +1,12 @@
 """The bench of a study: images where they are trained on, how the network is made, which arms there are."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from truenorm.errors import InvalidInput
 from truenorm.model.layers import batch_norms
 from truenorm.model.watch import watch
 from truenorm.nn.batchfree import BatchFreeNorm
-from truenorm.record import installed_versions
+from truenorm.record import installed_versions, this_machine
 from truenorm.rules import Static
 from truenorm.study.arms import Arm, sweep
 from truenorm.study.configuration import BASELINE, Norm, Setting, StudyConfig, Trial, digest
@@ -51,7 +53,7 @@ class Bench:
 
     def network(self, trial: Trial) -> nn.Module:
         """A network with the initial weights of the trial's seed; the global random state stays."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([]):
             torch.manual_seed(trial.seed)
             network = self.make(trial.norm).to(self.device)
         # Convolutions are a quarter faster so on a CPU, and on a GPU in half precision by far.
@@ -61,12 +63,13 @@ class Bench:
     def digest(self) -> str:
         """Tells apart what a trial's rows depend on beside the trial itself: pixels, arms, versions, device."""
         parts = (self.images.train, self.images.validation, self.images.test)
+        shape = [len(self.images.classes), *self.images.train.images.shape[1:]]
         pixels = hashlib.sha256()
         for part in parts:
             pixels.update(part.images.cpu().numpy().tobytes() + part.labels.cpu().numpy().tobytes())
         arms = [arm.name for arm in self.arms]
         versions = installed_versions("truenorm", "torch")
-        return digest([pixels.hexdigest(), arms, self.momenta, versions, str(self.device), *self.others])
+        return digest([pixels.hexdigest(), shape, arms, self.momenta, versions, str(self.device), *self.others])
 
 
 def open_images(config: StudyConfig, name: str, progress: Callable[[str, int, int], None]) -> ImageSet:
@@ -106,7 +109,7 @@ def open_bench(
     )
     here = replace(images, **{part: _moved(getattr(images, part), device) for part in ("train", "validation", "test")})
     others = (network_digest(network), config.reference, str(config.threads))
-    return Bench(here, Scale.of(images.train.images), make, arms, sweep(config.momenta), device, others)
+    return Bench(here, Scale.of(images.train.images).to(device), make, arms, sweep(config.momenta), device, others)
 
 
 def tried(setting: Setting, bench: Bench, norms: tuple[Norm, ...]) -> Iterator[str]:
@@ -119,7 +122,7 @@ def tried(setting: Setting, bench: Bench, norms: tuple[Norm, ...]) -> Iterator[s
         InvalidInput: a network cannot be trained on these images.
     """
     images = bench.scale(bench.images.train.images[: min(2, setting.batch_size)])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         for norm in norms:
             network = bench.network(Trial(norm=norm, lr=setting.lr[0], seed=0, setting=setting))
             if norm == "bn":
@@ -128,10 +131,33 @@ def tried(setting: Setting, bench: Bench, norms: tuple[Norm, ...]) -> Iterator[s
                 except InvalidInput as error:
                     raise InvalidInput(f"network {setting.network}: {error}; does it use norm_layer?") from error
             # Watched, as it will be: a layer that cannot train is named.
-            with nullcontext() if norm == "gn" else watch(network, (Static((BASELINE,)),)):
+            with nullcontext() if norm == "gn" else watch(network, (Static((BASELINE,)),)), _each_once(network, norm):
                 try_network(network, images, len(bench.images.classes), name=f"{setting.network} with {norm}")
             if norm == "bn-bfn" and not any(isinstance(module, BatchFreeNorm) for module in network.modules()):
                 yield "bn-bfn is plain batch norm here: the network has one norm, and the first is batch norm"
+
+
+@contextmanager
+def _each_once(network: nn.Module, norm: Norm) -> Generator[None]:
+    """Refuse a network that calls a batch norm twice in one forward: it sees several populations, and has no exact
+    statistics to compare with."""
+    calls: Counter[str] = Counter()
+
+    def count(name: str, *forward: object) -> None:
+        calls[name] += 1
+
+    layers = {} if norm == "gn" else batch_norms(network)
+    hooks = [layer.register_forward_hook(partial(count, name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if twice := next((name for name, times in calls.items() if times > 1), None):
+        raise InvalidInput(
+            f"layer {twice!r} is called {calls[twice]} times in one forward: it sees several populations, and one set "
+            "of statistics is true to none; give each call a norm of its own"
+        )
 
 
 def open_device(name: str) -> torch.device:
@@ -149,6 +175,12 @@ def open_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput("--device cuda: torch finds no CUDA GPU here; leave it at cpu")
     return device
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What a trial runs on; nothing that names the machine or its user."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return this_machine() | gpu
 
 
 def _moved(split: Split, device: torch.device) -> Split:

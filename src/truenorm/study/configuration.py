@@ -204,7 +204,7 @@ def digest(values: object) -> str:
 
     Example:
         >>> digest({"a": 1}), digest({"a": 2})
-        ('015abd7f5c', '43fa7abf2a')
+        ('f9d86028c6', 'e5a9d5b030')
     """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truenorm.errors import Diverged
-from truenorm.record import Record, this_machine
-from truenorm.study.bench import Bench
+from truenorm.errors import Diverged, InvalidRecord, NotFinite
+from truenorm.record import Record
+from truenorm.study.bench import Bench, machine_of
 from truenorm.study.configuration import Trial
 from truenorm.study.store import Store
 from truenorm.study.trial import run
+
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,16 @@ class Job:
 
 def do(job: Job, store: Store, on_step: Callable[[], None]) -> Record:
     """The record of one trial; of one that diverged, without rows and with the reason."""
-    trial = job.trial
+    trial, under_way, machine = job.trial, store.under_way(job.name), machine_of(job.bench.device)
     try:
-        rows = tuple(run(trial, job.bench, store.under_way(job.name), on_step))
-        return Record(command="", rows=rows, trials={trial.id: trial.to_dict()}, machine=this_machine())
+        rows = tuple(run(trial, job.bench, under_way, on_step))
     except Diverged as error:
-        marked = trial.to_dict() | {"diverged": str(error)}
-        return Record(command="", trials={trial.id: marked}, machine=this_machine())
+        why = str(error)
+    except (NotFinite, InvalidRecord) as error:  # the loss was finite to the end; what came of it is not
+        why = f"after training, {str(error).partition(';')[0]}; try a smaller --lr"
+    else:
+        return Record(command="", rows=rows, trials={trial.id: trial.to_dict()}, machine=machine)
+    return Record(command="", trials={trial.id: trial.to_dict() | {"diverged": why}}, machine=machine)
 
 
 def share(
@@ -64,7 +69,7 @@ def share(
         ended: called with each job that is finished, by whichever process.
     """
     left = list(jobs)
-    patience = 0.0
+    patience = 0.0  # seconds to wait for another process
     while left:
         others: list[Job] = []
         for job in left:
@@ -78,6 +83,6 @@ def share(
                 others.append(job)
             else:
                 ended(job)
-        # All that is left is in other hands: wait for the first of it, which a process that dies lets go.
-        patience = -1.0 if len(others) == len(left) else 0.0
+        # All that is left is in other hands: wait, and look round again, since one of them may have died.
+        patience = _PATIENCE if len(others) == len(left) else 0.0
         left = others

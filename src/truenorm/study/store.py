@@ -72,6 +72,8 @@ class Store:
         record.save(self.folder / f"{name}.json")
         self._finished[name] = record
         (self.folder / f"{name}.pt").unlink(missing_ok=True)
+        for cut_short in self.folder.glob(f".{name}.*"):  # what a process was writing when it was killed
+            cut_short.unlink()
 
     @contextmanager
     def claimed(self, name: str, *, timeout: float = 0) -> Generator[bool]:
@@ -106,7 +108,11 @@ class Store:
             yield
 
     def under_way(self, name: str) -> "UnderWay":
-        """What is kept of a trial between its epochs."""
+        """What is kept of a trial between its epochs.
+
+        Raises:
+            InvalidRecord: its file is damaged.
+        """
         return UnderWay(self.folder / f"{name}.pt", self.keep_every)
 
 
@@ -116,26 +122,18 @@ class UnderWay:
     Args:
         file: of its state.
         every: seconds that pass at least between two writings.
+
+    Attributes:
+        saved: the state of the last epoch that was kept, on the CPU; None where nothing was.
+
+    Raises:
+        InvalidRecord: the file is damaged.
     """
 
     def __init__(self, file: Path, every: float) -> None:
         self._file, self._every = file, every
         self._last = time.monotonic()
-
-    def load(self) -> Mapping[str, Any] | None:
-        """The state of the last epoch that was kept, on the CPU; None where nothing was.
-
-        Raises:
-            InvalidRecord: the file is damaged.
-        """
-        if not self._file.exists():
-            return None
-        try:
-            return cast(Mapping[str, Any], torch.load(self._file, map_location="cpu", weights_only=True))
-        except (OSError, EOFError, RuntimeError, ValueError, BadZipFile, pickle.UnpicklingError) as error:
-            raise InvalidRecord(
-                f"{self._file}: a trial under way that cannot be read; delete the file, and the trial starts over"
-            ) from error
+        self.saved = _read(file) if file.exists() else None
 
     def keep(self, state: Mapping[str, Any]) -> None:
         """Write the state, if the last writing is long enough ago."""
@@ -145,3 +143,15 @@ class UnderWay:
         torch.save(dict(state), whole)
         write_whole(self._file, whole.getvalue())
         self._last = time.monotonic()
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, BadZipFile, pickle.UnpicklingError):
+        state = None
+    if not isinstance(state, dict) or "training" not in state:
+        raise InvalidRecord(
+            f"{file}: a trial under way that cannot be read; delete the file, and the trial starts over"
+        )
+    return cast(Mapping[str, Any], state)

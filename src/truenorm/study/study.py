@@ -1,5 +1,6 @@
 """The whole study: images, rates, trials, one record."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,9 +14,9 @@ from truenorm.data.images import ImageSet
 from truenorm.errors import Diverged, extra
 from truenorm.files import ensure_writable
 from truenorm.metrics.classification import is_balanced
-from truenorm.record import Measurement, Record, installed_versions, this_machine
+from truenorm.record import Measurement, Record, installed_versions
 from truenorm.study.arms import resolve, sweep
-from truenorm.study.bench import Bench, open_bench, open_device, open_images, tried
+from truenorm.study.bench import Bench, machine_of, open_bench, open_device, open_images, tried
 from truenorm.study.configuration import Norm, Setting, StudyConfig, Trial, trials
 from truenorm.study.grid import Job, share
 from truenorm.study.norms import batch_free_norm
@@ -23,6 +24,10 @@ from truenorm.study.store import Store
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+
+SAVE_EVERY = 5.0
+"""Seconds between two writings of the whole record, at least."""
 
 
 def run_study(
@@ -33,7 +38,7 @@ def run_study(
     progress: Progress = lambda what, done, total: None,
     resumed: Callable[[int, int], None] = lambda finished, total: None,
 ) -> Record:
-    """Train, measure, and write `record.json` in `out` after every trial.
+    """Train, measure, and write `record.json` in `out`, now and then and at the end.
 
     Every trial that is finished lies in `out/trials`, known by what it depends on: the same study again goes on
     from there, in as many processes at once as one likes. A trial that diverges is marked, and the others go on.
@@ -74,7 +79,7 @@ def run_study(
         | {"momenta": sweep(config.momenta), "images": {name: _summary(found) for name, found in images.items()}}
         | {"arms": [arm.name for arm in arms] + list(networks)},
         versions=installed_versions("truenorm", "torch", "numpy", "scikit-learn", "datasets"),
-        machine=this_machine() | {"device": str(device), "threads": config.threads},
+        machine=machine_of(device) | {"device": str(device), "threads": config.threads},
         notes=tuple(notes),
         complete=False,
     )
@@ -85,13 +90,13 @@ def run_study(
         if finished := finished + work.finished(planned):
             resumed(finished, len(work.tuning) + len(planned))
 
-        def save(ended: Job | None = None) -> None:
-            with store.alone():  # or two processes would put their records in the wrong order
-                _joined(empty, [*work.tuning, *planned], store).save(out / "record.json")
-
-        work.do(planned, save)
-        save()
-    record = _joined(empty, [*work.tuning, *planned], store)
+        keeper = _Keeper(out / "record.json", empty, [*work.tuning, *planned], store)
+        try:
+            work.do(planned, keeper.ended)
+        except BaseException:  # Ctrl-C, too
+            keeper.save_what_ended()
+            raise
+    record = keeper.save()
     if not any(row.metric == "accuracy" for row in record.rows):
         first = next(trial for trial in record.trials.values() if "diverged" in trial)
         raise Diverged(f"every training diverged; the first was {_diverged(first)}")
@@ -123,6 +128,9 @@ def _diverged(trial: Mapping[str, Any]) -> str:
 def _notes(
     config: StudyConfig, images: dict[str, ImageSet], benches: dict[tuple[str, str], Bench], norms: tuple[Norm, ...]
 ) -> Iterator[str]:
+    if config.augment:
+        kinds = ", ".join(config.augment)
+        yield f"training images were varied ({kinds}); populations and tests are of images as they are"
     for name, found in images.items():
         of = f"{name}: " if len(images) > 1 else ""
         yield from (f"{of}{note}" for note in (*found.notes, *_absent(found)))
@@ -152,6 +160,33 @@ def _threads(num: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class _Keeper:
+    """Writes the record as trials end, though not so often that a large one is mostly being written."""
+
+    def __init__(self, file: Path, empty: Record, jobs: list[Job], store: Store) -> None:
+        self._file, self._empty, self._jobs, self._store = file, empty, jobs, store
+        self._unsaved = False
+        self._next = 0.0
+
+    def ended(self, job: Job) -> None:
+        self._unsaved = True
+        if time.monotonic() >= self._next:
+            self.save()
+
+    def save_what_ended(self) -> None:
+        if self._unsaved:
+            self.save()
+
+    def save(self) -> Record:
+        begun = time.monotonic()
+        with self._store.alone():  # or two processes would put their records in the wrong order
+            record = _joined(self._empty, self._jobs, self._store)
+            record.save(self._file)
+        now = time.monotonic()
+        self._unsaved, self._next = False, now + max(SAVE_EVERY, 20 * (now - begun))
+        return record
 
 
 class _Work:

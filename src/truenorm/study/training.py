@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -63,12 +64,12 @@ class Training:
         """Train through the images once; the global random state is left as it was."""
         self._network.train()
         total = torch.zeros((), device=self._device)
-        images_in_order = self._feed.in_order(torch.randperm(len(self._feed.split), generator=self._order))
+        vary = partial(augment, kinds=self._recipe.augment, generator=self._order)
+        batches = self._feed.in_order(torch.randperm(len(self._feed.split), generator=self._order), vary)
         with self._own_random_numbers():
-            for step, (images, labels) in enumerate(images_in_order):
-                varied = augment(images, self._recipe.augment, self._order)
+            for step, (images, labels) in enumerate(batches):
                 with precision(self._device):
-                    loss = F.cross_entropy(self._network(varied), labels)
+                    loss = F.cross_entropy(self._network(images), labels)
                 self._optimizer.zero_grad()
                 loss.backward()
                 self._optimizer.step()
@@ -104,7 +105,7 @@ class Training:
     def _own_random_numbers(self) -> Generator[None]:
         """What draws numbers on the way (dropout, say) draws the seed's, whatever ran before."""
         on_gpu = self._device.type == "cuda"
-        with torch.random.fork_rng():
+        with random_numbers_apart(self._device):
             if self._random is None:
                 torch.manual_seed(self._recipe.seed)
             else:
@@ -137,6 +138,11 @@ def train(network: nn.Module, feed: Feed, recipe: Recipe, *, on_step: Callable[[
     while training.epoch < recipe.epochs:
         training.run_epoch(on_step)
     return training.losses
+
+
+def random_numbers_apart(device: torch.device) -> AbstractContextManager[None]:
+    """What draws numbers in the block leaves the global random state of the CPU, and of this device, as it was."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:

@@ -7,6 +7,7 @@ from statistics import fmean
 from torch import nn
 
 from truenorm.data.feed import EVALUATION_BATCH, Feed
+from truenorm.errors import Diverged
 from truenorm.metrics.classification import scores
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
@@ -39,8 +40,8 @@ def run(trial: Trial, bench: Bench, under_way: UnderWay, on_step: Callable[[], N
         yield from _same_weights(trial, bench, network, feed, under_way, on_step)
         return
     training = Training(network, feed, recipe(trial))
-    if (saved := under_way.load()) is not None:
-        training.load_state_dict(saved["training"])
+    if under_way.saved is not None:
+        training.load_state_dict(under_way.saved["training"])
     while training.epoch < trial.setting.study.epochs:
         training.run_epoch(on_step)
         under_way.keep({"training": training.state_dict()})
@@ -55,9 +56,8 @@ def run(trial: Trial, bench: Bench, under_way: UnderWay, on_step: Callable[[], N
         return
     with precision(bench.device):
         populations = {"joint": measure(network, feed), "sequential": sequential(network, feed)}
-    yield from _arm(
-        trial, bench, network, trial.norm, statistics(network), _references(trial, bench, network, populations)
-    )
+        references = _references(trial, bench, network, populations)
+        yield from _arm(trial, bench, network, trial.norm, statistics(network), references)
 
 
 def recipe(trial: Trial) -> Recipe:
@@ -92,7 +92,7 @@ def _same_weights(
     epochs = trial.setting.study.epochs
     training = Training(network, feed, recipe(trial))
     seen: list[tuple[int, str, float]] = []
-    saved = under_way.load()
+    saved = under_way.saved
     if saved is not None:
         training.load_state_dict(saved["training"])
         seen = [(epoch, name, shift) for epoch, name, shift in saved["seen"]]
@@ -152,6 +152,9 @@ def _arm(
     trial: Trial, bench: Bench, network: nn.Module, name: str, stats: Statistics, references: dict[str, Statistics]
 ) -> Iterator[Measurement]:
     """What these statistics give on test images, and how far they are from each reference."""
+    for layer, moments in stats.items():
+        if not bool((moments.mean + moments.var).float().isfinite().all()):
+            raise Diverged(f"the statistics of arm {name!r} are not finite in layer {layer!r}; try a smaller --lr")
     part = "train" if trial.setting.study.reference == "training" else "test"
     with using(network, stats):
         yield from _outcome(trial, bench, network, name)

@@ -30,20 +30,19 @@ def test_what_is_finished_is_found_by_any_process(store):
 
 
 def test_a_trial_under_way(store):
-    assert store.under_way("a").load() is None
-    state = {"weights": torch.arange(3), "losses": [0.5], "names": ["x"]}
+    assert store.under_way("a").saved is None
+    state = {"training": torch.arange(3), "losses": [0.5], "names": ["x"]}
     store.under_way("a").keep(state)
-    kept = store.under_way("a").load()
-    assert torch.equal(kept["weights"], state["weights"])
+    kept = store.under_way("a").saved
+    assert torch.equal(kept["training"], state["training"])
     assert (kept["losses"], kept["names"]) == ([0.5], ["x"])
     store.finish("a", RECORD)
-    assert store.under_way("a").load() is None
+    assert store.under_way("a").saved is None
 
 
 def test_it_is_not_kept_more_often_than_asked(store):
-    rarely = Store(store.folder, keep_every=3600.0).under_way("a")
-    rarely.keep({"epoch": 1})
-    assert rarely.load() is None
+    Store(store.folder, keep_every=3600.0).under_way("a").keep({"training": 1})
+    assert store.under_way("a").saved is None
 
 
 def test_one_process_at_a_trial(store):
@@ -79,6 +78,13 @@ def test_the_lock_of_a_finished_trial_is_cleared_away(store):
     assert [file.name for file in store.folder.iterdir()] == ["a.json"]
 
 
+def test_what_a_killed_process_was_writing_is_cleared_away(store):
+    (store.folder / ".a.pt.x1y2").write_bytes(b"half")
+    (store.folder / ".b.pt.x1y2").write_bytes(b"another process is at it")
+    store.finish("a", RECORD)
+    assert sorted(file.name for file in store.folder.iterdir()) == [".b.pt.x1y2", "a.json"]
+
+
 def test_a_damaged_trial(store):
     (store.folder / "a.json").write_text(RECORD.dumps()[:-20])
     with pytest.raises(InvalidRecord) as caught:
@@ -97,13 +103,20 @@ def test_a_trial_of_a_newer_format(store):
     )
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[:100], lambda whole: b"", lambda whole: b"no archive at all"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:100]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"no archive at all"),
+        lambda file: torch.save({"something": "else"}, file),
+    ],
+)
 def test_a_damaged_trial_under_way(store, damage):
-    store.under_way("a").keep({"weights": torch.arange(100)})
-    file = store.folder / "a.pt"
-    file.write_bytes(damage(file.read_bytes()))
+    store.under_way("a").keep({"training": torch.arange(100)})
+    damage(store.folder / "a.pt")
     with pytest.raises(InvalidRecord) as caught:
-        store.under_way("a").load()
+        store.under_way("a")
     assert str(caught.value) == snapshot(
         "trials/a.pt: a trial under way that cannot be read; delete the file, and the trial starts over"
     )
@@ -111,14 +124,15 @@ def test_a_damaged_trial_under_way(store, damage):
 
 def test_a_full_disk_loses_nothing(store, monkeypatch):
     store.finish("a", RECORD)
-    store.under_way("b").keep({"epoch": 1})
+    under_way = store.under_way("b")
+    under_way.keep({"training": 1})
     before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    for write in (lambda: store.finish("b", RECORD), lambda: store.under_way("b").keep({"epoch": 2})):
+    for write in (lambda: store.finish("b", RECORD), lambda: under_way.keep({"training": 2})):
         with pytest.raises(InvalidInput) as caught:
             write()
         assert str(caught.value).endswith(": No space left on device; choose another folder")

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,6 +252,20 @@ def test_a_network_without_batch_norm(run, no_training, tmp_path, monkeypatch):
     )
 
 
+TWICE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, norm_layer):
+        super().__init__()
+        self.a, self.b, self.norm, self.out = nn.Linear(64, 8), nn.Linear(8, 8), norm_layer(8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.out(self.norm(self.b(self.norm(self.a(x.flatten(1))))))
+
+make = Net
+"""
+
 DROPPING = """
 from torch import nn
 
@@ -367,6 +382,38 @@ def test_a_training_that_diverges_is_marked_and_the_others_go_on(run, tmp_path, 
     assert Record.load(tmp_path / "out").notes == record.notes
     # It is a result: the same command does not train it again.
     assert run(replace(SMALL, seeds=3)) == record
+
+
+@pytest.mark.parametrize("config", [replace(SMALL, lrs=(1000.0, 0.05)), replace(SMALL, lr=(1000.0, 0.05))])
+def test_a_training_that_ends_beyond_the_finite_numbers_is_marked(run, config):
+    """The loss is finite to the last step, and what is measured afterwards is not."""
+    record = run(replace(config, limit=100, epochs=2))
+    assert record.complete
+    marked = {trial["lr"]: trial.get("diverged") for trial in record.trials.values()}
+    assert marked[0.05] is None
+    assert marked[1000.0] is None or "finite" in marked[1000.0]
+    if config.lrs:
+        assert marked[1000.0] == snapshot(
+            "after training, the values that reach layer 'norm1' are not finite; try a smaller --lr"
+        )
+
+
+def test_a_network_that_calls_a_norm_twice(run, no_training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(TWICE)
+    assert refused(run, networks=("net.py:make",)) == snapshot(
+        "layer 'norm' is called 2 times in one forward: it sees several populations, and one set of statistics is true to none; give each call a norm of its own"
+    )
+
+
+def test_the_record_is_not_written_for_every_trial(run, monkeypatch):
+    """A large one would mostly be being written."""
+    written = []
+    save = Record.save
+    monkeypatch.setattr(Record, "save", lambda record, path: (written.append(Path(path).name), save(record, path)))
+    run(replace(SMALL, seeds=5))
+    assert written.count("record.json") == 2  # with the first trial, and at the end
+    assert len(written) == 5 + 2
 
 
 def test_settings_are_as_they_are_alone(run, tmp_path):

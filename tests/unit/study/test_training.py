@@ -169,6 +169,18 @@ def test_a_training_that_is_saved_goes_on_to_the_same_bits(feed, optimizer, stop
     assert stop == EPOCHS or not same(bits(first), bits(whole))
 
 
+def test_what_comes_in_from_outside_by_a_crop_is_black():
+    images = torch.full((16, 1, 8, 8), 200, dtype=torch.uint8)
+    images[:, :, 4:] = 100
+    feed = Feed(Split(images, torch.randint(0, 5, (16,))), Scale.of(images), 16)
+    seen = []
+    net = mlp((1, 8, 8), 5, widths=(8, 6))
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    train(net, feed, recipe(augment=("crop",), epochs=1))
+    pixels = (seen[0] * feed.scale.std + feed.scale.mean).round()
+    assert set(pixels.unique().tolist()) == {0, 100, 200}
+
+
 def test_a_last_batch_of_one_is_not_trained_on():
     images = torch.randint(0, 256, (17, 1, 4, 4), dtype=torch.uint8)
     feed = Feed(Split(images, torch.randint(0, 5, (17,))), Scale.of(images), BATCH, drop_single=True)
