@@ -21,7 +21,7 @@ from truenorm.study.trial import recipe
 STUDIES = {
     "mlp, 3 seeds": StudyConfig(),
     "cnn, 1 seed": StudyConfig(networks=("cnn",), seeds=1),
-    "resnet18-w16, 1 seed": StudyConfig(networks=("resnet18-w16",), seeds=1, bfn="group:4"),
+    "resnet18-w16, 1 seed, 6 epochs": StudyConfig(networks=("resnet18-w16",), seeds=1, epochs=6, bfn="group:4"),
 }
 
 

@@ -24,7 +24,9 @@ def test_the_tree_and_its_exit_codes():
             "UnknownName": ("InvalidInput", 2),
             "MissingExtra": ("InvalidInput", 2),
             "DataUnavailable": ("TruenormError", 1),
-            "NotMeasurable": ("TruenormError", 1), 'NotFinite': ('NotMeasurable', 1), "Diverged": ("TruenormError", 1),
+            "NotMeasurable": ("TruenormError", 1),
+            "NotFinite": ("NotMeasurable", 1),
+            "Diverged": ("TruenormError", 1),
             "InvalidRecord": ("TruenormError", 1),
         }
     )

@@ -222,6 +222,7 @@ def test_other_columns():
         ("machine", []),
         ("notes", None),
         ("notes", "a note"),
+        ("notes", ["a note", 3]),
         ("complete", "yes"),
         ("rows", None),
         ("rows", {}),
@@ -233,6 +234,7 @@ def test_a_header_of_wrong_types(key, value):
 
 def test_the_sentences_for_a_damaged_header():
     assert refused(damaged(notes=5)) == snapshot("the record's header is damaged: notes is 5")
+    assert refused(damaged(notes=[3])) == snapshot("the record's header is damaged: note 3 is no text")
     assert refused(damaged(trials={"t1": 3})) == snapshot("the record's header is damaged: trial 't1' is 3")
 
 

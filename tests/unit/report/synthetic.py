@@ -23,10 +23,12 @@ def study(
     epochs=0,
     layer="norm{}",
     diverged=(),
+    rates=None,
 ):
     """A study whose figures are drawn at random, those of a setting about a level of its own.
 
-    `gains`: arm → how much better than the baseline it is. `diverged`: labels of batch sizes without a result.
+    `gains`: arm → how much better than the baseline it is. `diverged`: batch sizes without a result.
+    `rates`: norm → the learning rate that was chosen for it among several.
     """
     draw = random.Random(0)
     layers = [layer.format(index + 1) for index in range(num_layers)]
@@ -37,6 +39,8 @@ def study(
             trial = "-".join(map(str, (*cell, norm, seed)))
             axes = dict(zip(("data", "network", "batch_size", "schedule", "lr"), cell, strict=True))
             trials[trial] = {"norm": norm, "seed": seed, **axes, "epochs": 10}
+            if rates:
+                trials[trial]["lr"] = rates[norm]
             if cell[2] in diverged:
                 trials[trial]["diverged"] = "the loss became nan in epoch 2"
                 continue
@@ -46,7 +50,7 @@ def study(
         "networks": list(networks),
         "batch_sizes": list(batch_sizes),
         "schedules": list(schedules),
-        "lr": [0.05],
+        "lr": [0.02, 0.06, 0.18] if rates else [0.05],
         "lrs": list(lrs),
         "seeds": seeds,
         "arms": list(arms),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -9,9 +10,10 @@ import pytest
 from inline_snapshot import snapshot
 from unit.report.synthetic import ARMS, MOMENTA, study
 
+from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record
 from truenorm.report.charts.diagnosis import error_by_layer
-from truenorm.report.charts.forest import contrast_by_setting, difference_by_arm
+from truenorm.report.charts.forest import contrast_by_setting, difference_by_arm, forest_rows
 from truenorm.report.charts.score_by_momentum import score_by_momentum
 from truenorm.report.charts.shift_by_layer import shift_by_layer
 from truenorm.report.charts.shift_by_momentum import shift_by_momentum
@@ -155,7 +157,7 @@ def test_titles_say_what_the_data_say():
             "accuracy-by-momentum": "Accuracy by momentum: from 0.001 to 0.9 no difference to 0.1 is shown",
             "nll-by-momentum": "NLL by momentum",
             "shift-by-momentum": "Shift by layer and momentum: dmbn takes from 0.01 to 0.025",
-            "shift-by-layer": "Shift by layer: that of static-0.1 grows with depth",
+            "shift-by-layer": "Shift by layer: that of static-0.1 grows with depth (arriving)",
             "shift-by-epoch": "Shift over training",
             "loss-by-epoch": "Training loss",
         }
@@ -306,6 +308,62 @@ def test_a_band_stays_where_a_score_can_be():
 def test_one_seed_has_symbols_without_bars():
     rows = drawn(difference_by_arm, study(seeds=1))
     assert all(row["low"] == row["mean"] == row["high"] and row["noise"] == "within noise" for row in rows)
+
+
+def test_an_interval_ends_where_no_difference_can_be():
+    wide = {"dmbn": Interval(-3.0, 400.0, 2)}
+    (row,) = forest_rows(wide, {})
+    assert (row["low"], row["mean"], row["high"]) == (-100.0, -3.0, 100.0)
+    assert row["told"] == "-3.00 ± 400.00"
+
+
+def test_without_an_interval_none_is_spoken_of():
+    arms = (*SWEEP, *ARMS)
+    for seeds in (1, 2):
+        found = summaries(study(seeds=seeds, arms=arms, batch_sizes=(4, 64)))
+        for one in (*difference_by_arm(found), *contrast_by_setting(found), *score_by_momentum(found)[:1]):
+            assert ("95 %" in one.text) == (seeds > 1), one.name
+
+
+@pytest.mark.parametrize(
+    ("epochs", "marks"),
+    [(2, [1, 2]), (10, list(range(1, 11))), (11, [1, 3, 5, 7, 9, 11]), (30, list(range(3, 31, 3)))],
+)
+def test_epochs_are_marked_by_whole_numbers(epochs, marks):
+    shift, loss = during_training(summaries(study(epochs=epochs, num_layers=1, seeds=1)))
+    for one in (shift, loss):
+        (axis,) = {json.dumps(found["axis"]) for found in encodings(one.spec) if found["field"] == "epoch"}
+        assert json.loads(axis)["values"] == marks
+
+
+def labels(svg, title):
+    """Of the axis or legend that an SVG describes so."""
+    group = next(one for one in ElementTree.fromstring(svg).iter() if title in one.get("aria-label", ""))
+    return [text.text for text in group.iter() if text.tag.endswith("text") and text.text]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.061, 0.089), (0.0613, 0.0614), (0.03, 0.14), (0.001, 3.0), (2.1, 9.9), (0.05, 0.05)]
+)
+def test_a_logarithmic_axis_has_marks_however_small_its_span(low, high):
+    record = study(num_layers=4, seeds=1)
+    rows = [
+        replace(row, value=high if row.layer == "norm4" else low, error=None) if "shift" in row.metric else row
+        for row in record.rows
+    ]
+    (figure,) = shift_by_layer(summaries(replace(record, rows=tuple(rows))))
+    texts = labels(figure.to_svg(figure.views[0]), "Y-axis")
+    marks = [float(text) for text in texts if text.replace(".", "").isdigit()]
+    assert len(marks) >= (2 if high > low else 1)
+    assert all(low * 0.999 <= mark <= high * 1.001 for mark in marks)
+
+
+def test_the_legend_of_the_map_shows_its_ends():
+    record = study(num_layers=2, seeds=1)
+    (figure,) = shift_by_momentum(summaries(record))
+    texts = labels(figure.to_svg(figure.views[0]), "legend")
+    shifts = [row["shift"] for row in figure.views[0].rows]
+    assert {f"{min(shifts):.2g}", f"{max(shifts):.2g}"} <= set(texts)
 
 
 def test_one_epoch_is_no_course():

@@ -76,6 +76,25 @@ def test_records_of_the_same_name_go_by_their_path(report, saved):
     assert "A: x/study (" in out and "B: y/study (" in out
 
 
+def test_a_folder_has_its_whole_name(report, saved, tmp_path, monkeypatch):
+    _, out, _ = report(saved("lr-0.1"), saved("lr-0.2") + "/record.json")
+    assert "A: lr-0.1 (" in out and "B: lr-0.2 (" in out
+    (tmp_path / "here.v2.json").write_text((tmp_path / "lr-0.1" / "record.json").read_text())
+    monkeypatch.chdir(tmp_path / "lr-0.2")
+    _, out, _ = report(".", "../here.v2.json")
+    assert "A: lr-0.2 (" in out and "B: here.v2 (" in out
+
+
+def test_the_same_record_twice(report, saved):
+    saved("z")
+    assert report("z", "z") == snapshot(
+        (2, "", "truenorm: z is given twice; a record side by side with itself says nothing\n")
+    )
+    assert report("z", "z/record.json")[::2] == snapshot(
+        (2, "truenorm: z/record.json is given twice; a record side by side with itself says nothing\n")
+    )
+
+
 def test_what_cannot_be_shown(report, saved, tmp_path):
     saved("grid", batch_sizes=(2, 64))
     saved("study")

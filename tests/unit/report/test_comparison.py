@@ -15,6 +15,7 @@ from truenorm.report.comparison import (
     beyond_noise,
     comparison_conclusion,
     comparison_figures,
+    comparison_page,
     comparison_table,
 )
 
@@ -101,6 +102,8 @@ def test_one_seed():
         "No arm has two seeds in common with the first record: nothing can be told from noise."
     )
     assert comparison_table(comparison).rows[0][4] == "one seed"
+    assert f"<h1>{comparison_conclusion(comparison)}</h1>" in comparison_page(comparison)
+    assert "95 %" not in comparison_figures(comparison)[0].text
     assert beyond_noise(comparison.differences()) == frozenset()
 
 

@@ -1,14 +1,17 @@
 """Several settings: the overview, and what is said of them together."""
 
 import io
+from dataclasses import replace
 
+import pytest
 from inline_snapshot import snapshot
 from rich.console import Console
 from unit.report.synthetic import study
 
+from truenorm.metrics.intervals import mean_interval
 from truenorm.report.grid import CONTRASTS, beyond_noise, grid_conclusion, overview
 from truenorm.report.headline import grid_headline
-from truenorm.report.summary import summaries
+from truenorm.report.summary import BASELINE, summaries
 from truenorm.report.tables import study_conclusion, study_tables
 
 GAINS = {"dmbn": 0.03, "adaptive": 0.001, "bn-bfn": -0.02}
@@ -28,17 +31,21 @@ def test_the_overview():
     assert printed(overview(summaries(grid()))) == snapshot("""\
 3 settings
 
- setting    seeds   static-0.1 %   dmbn − static-0.1   adaptive − recalibrated    bn-bfn − dmbn
- ──────────────────────────────────────────────────────────────────────────────────────────────
- batch 2        4   92.62 ± 0.47      +3.03 ± 0.44 *              -0.03 ± 0.62   -4.90 ± 0.44 *
- batch 8        4   93.45 ± 0.40      +3.16 ± 0.44 *              +0.17 ± 0.51   -5.33 ± 0.92 *
- batch 64       4   89.53 ± 0.60      +2.96 ± 0.67 *              +0.18 ± 0.44   -4.87 ± 1.38 *
+ setting                seeds   static-0.1 %   dmbn − static-0.1   adaptive − recalibrated    bn-bfn − dmbn
+ ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+ batch 2                    4   92.62 ± 0.47      +3.03 ± 0.44 *              -0.03 ± 0.62   -4.90 ± 0.44 *
+ batch 8                    4   93.45 ± 0.40      +3.16 ± 0.44 *              +0.17 ± 0.51   -5.33 ± 0.92 *
+ batch 64                   4   89.53 ± 0.60      +2.96 ± 0.67 *              +0.18 ± 0.44   -4.87 ± 1.38 *
+ mean of all settings       4   91.87 ± 0.26      +3.05 ± 0.26 *              +0.10 ± 0.19   -5.04 ± 0.69 *
 
-Points of accuracy, mean ± 95 % interval over seeds; differences are paired by seed. *: beyond
-noise, Holm over the settings of that contrast.
+Points of accuracy, mean ± 95 % interval over seeds; differences are paired by seed. *: beyond noise, Holm
+over the settings of that contrast.
+With 4 seeds a difference must be 4.9 standard errors for one of 3 settings to be beyond noise; more seeds
+show more.
+Last row: the mean over settings, seed by seed, of the seeds that all have; a setting without an arm is left
+out there. It is one test for each contrast, not one of Holm's family: * where its interval excludes 0.
 dmbn − static-0.1: Does a momentum chosen for each layer help? The weights are the same.
-adaptive − recalibrated: Do averages of the run do what a pass over the data does? The weights
-are the same.
+adaptive − recalibrated: Do averages of the run do what a pass over the data does? The weights are the same.
 bn-bfn − dmbn: Is it better to make some of the norms batch-free? That is another network.\
 """)
 
@@ -50,7 +57,7 @@ def test_a_grid_has_one_table_and_a_sentence():
         study_conclusion(record)
         == grid_conclusion(summaries(record))
         == snapshot(
-            "Points of accuracy in 3 settings, paired by seed, ± 95 %, Holm over the settings of each contrast: dmbn − static-0.1 is beyond noise in 3 of 3 (3 better), from +2.96 ± 0.67 to +3.16 ± 0.44; adaptive − recalibrated is beyond noise in 0 of 3, from -0.03 ± 0.62 to +0.18 ± 0.44; bn-bfn − dmbn is beyond noise in 3 of 3 (3 worse), from -5.33 ± 0.92 to -4.87 ± 1.38."
+            "Points of accuracy in 3 settings, paired by seed, ± 95 %, Holm over the settings of each contrast: dmbn − static-0.1 is beyond noise in 3 of 3 (3 better), from +2.96 ± 0.67 to +3.16 ± 0.44, mean over settings +3.05 ± 0.26; adaptive − recalibrated is beyond noise in 0 of 3, from -0.03 ± 0.62 to +0.18 ± 0.44, mean over settings +0.10 ± 0.19; bn-bfn − dmbn is beyond noise in 3 of 3 (3 worse), from -5.33 ± 0.92 to -4.87 ± 1.38, mean over settings -5.04 ± 0.69."
         )
     )
 
@@ -61,6 +68,65 @@ def test_contrasts_are_paired_by_seed_within_a_setting():
     assert list(differences) == ["batch 2", "batch 8", "batch 64"]
     a, b = (found[1].seeds_of(arm, "accuracy") for arm in ("bn-bfn", "dmbn"))
     assert abs(differences["batch 8"].mean - sum(100 * (a[seed] - b[seed]) for seed in a) / 4) < 1e-9
+
+
+def test_the_mean_of_all_settings_is_taken_seed_by_seed():
+    found = summaries(grid())
+    by_seed = [
+        [100 * (one.seeds_of("dmbn", "accuracy")[seed] - one.seeds_of(BASELINE, "accuracy")[seed]) for one in found]
+        for seed in range(4)
+    ]
+    expected = mean_interval([sum(differences) / 3 for differences in by_seed])
+    mean = CONTRASTS[0].mean(found)
+    assert mean.mean == pytest.approx(expected.mean) and mean.half_width == pytest.approx(expected.half_width)
+    assert mean.n == 4
+
+
+def test_the_mean_leaves_out_settings_without_the_arm_and_seeds_that_one_lacks():
+    record = grid()
+    lost = {name for name, trial in record.trials.items() if (trial["seed"], trial["batch_size"]) == (0, 8)}
+    rows = [
+        row
+        for row in record.rows
+        if row.trial not in lost and not (row.arm == "bn-bfn" and record.trials[row.trial]["batch_size"] == 64)
+    ]
+    found = summaries(replace(record, rows=tuple(rows)))
+    assert [contrast.mean(found).n for contrast in CONTRASTS] == [3, 3, 3]
+    a, b = (
+        [100 * one.seeds_of(arm, "accuracy")[seed] for one in found[:2] for seed in (1, 2, 3)]
+        for arm in ("bn-bfn", "dmbn")
+    )
+    assert CONTRASTS[2].mean(found).mean == pytest.approx((sum(a) - sum(b)) / 6)
+    assert overview(found).rows[-1][1] == "3"
+
+
+def test_the_mean_of_one_image_in_each_seed_is_no_certainty():
+    """Every setting and seed differs by the same: the spread is taken to be no less than a step of the mean."""
+    record = grid(seeds=3)
+    base = {row.trial: row.value for row in record.rows if (row.arm, row.metric) == (BASELINE, "accuracy")}
+    rows = [
+        replace(row, value=base[row.trial] + 1 / 359) if (row.arm, row.metric) == ("dmbn", "accuracy") else row
+        for row in record.rows
+    ]
+    assert CONTRASTS[0].mean(summaries(replace(record, rows=tuple(rows)))).half_width > 0
+
+
+def test_what_it_takes_with_few_seeds_and_many_settings():
+    def note(seeds, many):
+        record = study(batch_sizes=tuple(range(2, 2 + many)), seeds=seeds, num_layers=1)
+        return [one for one in overview(summaries(record)).notes if "standard errors" in one]
+
+    assert note(3, 36) == snapshot(
+        [
+            "With 3 seeds a difference must be 27 standard errors for one of 36 settings to be beyond noise; more seeds show more."
+        ]
+    )
+    assert note(5, 2) == snapshot(
+        [
+            "With 5 seeds a difference must be 3.5 standard errors for one of 2 settings to be beyond noise; more seeds show more."
+        ]
+    )
+    assert note(1, 2) == []
 
 
 def test_holm_is_over_the_settings_of_a_contrast():
@@ -86,7 +152,9 @@ def test_one_seed_says_nothing():
 def test_what_diverged_is_said():
     record = grid(diverged=(8,), seeds=2)
     (table,) = study_tables(record)
-    assert [row[0] for row in table.rows] == ["batch 2", "batch 64"]
+    assert [row[0] for row in table.rows] == ["batch 2", "batch 64", "mean of all settings"]
+    assert table.title == "2 of 3 settings"
+    assert study_conclusion(record).startswith("Points of accuracy in 2 of 3 settings, ")
     assert next(note for note in table.notes if "iverged" in note) == snapshot(
         "Diverged: batch 8: bn, seed 0: the loss became nan in epoch 2"
     )
@@ -102,4 +170,8 @@ def test_headlines():
     assert grid_headline(summaries(grid(gains={"dmbn": -0.03}))) == snapshot(
         "A momentum for each layer (dmbn) is shown to do better than torch's default in none of 3 settings, and worse in 3."
     )
+    assert grid_headline(summaries(grid(diverged=(8,)))) == snapshot(
+        "A momentum for each layer (dmbn) is shown to do better than torch's default in 2 of 2 settings; of 1 more there is no result."
+    )
+    assert grid_headline(summaries(grid(diverged=(8,), seeds=1))) == snapshot("2 of 3 settings, side by side.")
     assert grid_headline(summaries(grid(seeds=1))) == snapshot("3 settings, side by side.")

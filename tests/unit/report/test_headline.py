@@ -1,5 +1,7 @@
 """The sentence that a page begins with."""
 
+from dataclasses import replace
+
 from inline_snapshot import snapshot
 from unit.report.synthetic import study
 
@@ -12,7 +14,15 @@ def said(**options):
 
 
 def test_nothing_is_shown():
-    assert said() == snapshot("No difference in accuracy is shown between torch's default statistics and any others.")
+    assert said() == snapshot(
+        "No difference in accuracy is shown between torch's default statistics and any of the 8 ways compared."
+    )
+
+
+def test_one_way_alone():
+    assert said(arms=("static-0.1", "dmbn")) == snapshot(
+        "No difference in accuracy is shown between torch's default statistics and the one way compared."
+    )
 
 
 def test_some_are_better():
@@ -49,14 +59,30 @@ def test_the_sweep_alone():
     assert said(arms=("static-0.1", "static-0.5")) == snapshot("The sweep of momenta, and nothing to compare it with.")
 
 
+def nearer(record):
+    """The same with a tenth of the shift under dmbn."""
+    rows = [
+        replace(row, value=row.value / 10) if (row.arm, row.metric) == ("dmbn", "shift.joint") else row
+        for row in record.rows
+    ]
+    return replace(record, rows=tuple(rows))
+
+
 def test_the_shift_is_told_where_it_becomes_much_smaller():
     record = study(seeds=2)
     assert shift_sentence(StudySummary(record)) == ()
-    for row in record.rows:
-        if row.arm == "dmbn" and row.metric == "shift.joint":
-            object.__setattr__(row, "value", row.value / 10)
+    record = nearer(record)
     assert shift_sentence(StudySummary(record)) == snapshot(
         (
-            "A momentum for each layer (dmbn) brings the statistics nearer to those of the data: from 0.041 to 0.004 σ off.",
+            "A momentum for each layer (dmbn) brings the statistics nearer to those of the data, against which it is chosen: from 0.041 to 0.004 σ off.",
         )
     )
+
+
+def test_the_shift_of_one_seed_or_below_the_noise_floor_is_not_told():
+    assert shift_sentence(StudySummary(nearer(study(seeds=1)))) == ()
+    record = nearer(study(seeds=2))
+    rows = [replace(row, error=0.5) if row.metric == "shift.joint" else row for row in record.rows]
+    assert shift_sentence(StudySummary(replace(record, rows=tuple(rows)))) == ()
+    rows = [replace(row, error=None) if row.metric == "shift.joint" else row for row in record.rows]
+    assert shift_sentence(StudySummary(replace(record, rows=tuple(rows)))) != ()

@@ -202,7 +202,7 @@ def test_records_of_something_else(record):
     )
     whole = record({"static-0.1": BASE})
     assert refused(replace(whole, configuration={"reference": "training"})) == snapshot(
-        "the record's configuration lacks images; is it one of truenorm study?"
+        "the record's configuration lacks images; it is of an older truenorm, or of another command"
     )
     assert refused(replace(whole, trials={"bn0": {"seed": 0}})) == snapshot(
         "the record has rows of a trial 'bn1' that its header does not describe"

@@ -1,12 +1,16 @@
 import io
+from dataclasses import replace
 
 import pytest
 from inline_snapshot import snapshot
 from rich.console import Console
+from unit.report.synthetic import study
 
 from truenorm.errors import InvalidRecord
 from truenorm.record import Measurement, Record
-from truenorm.report.tables import study_tables
+from truenorm.report.study import study_page
+from truenorm.report.summary import summaries
+from truenorm.report.tables import arms_table, study_tables
 
 BASE = [0.90, 0.91]
 
@@ -123,6 +127,40 @@ def test_notes_of_the_first_table(record):
             "The test set is balanced: sensitivity is accuracy, and specificity follows from it.",
         )
     )
+
+
+def test_the_only_setting_with_results_names_what_diverged_in_the_others():
+    record = study(batch_sizes=(2, 8, 64), diverged=(2, 64), seeds=1, arms=("static-0.1", "dmbn"))
+    assert study_tables(record)[0].notes[2:] == snapshot(
+        (
+            "1 of 3 settings has results: batch 8.",
+            "Diverged: batch 2: bn, seed 0: the loss became nan in epoch 2",
+            "Diverged: batch 64: bn, seed 0: the loss became nan in epoch 2",
+        )
+    )
+    (summary,) = summaries(record)
+    assert arms_table(summary, alone=True).notes == study_tables(record)[0].notes
+    page = study_page(record)
+    assert "Diverged: batch 2: bn, seed 0" in page and "1 of 3 settings has results" in page
+
+
+def test_a_grid_that_was_not_finished_counts_what_was_asked_for():
+    record = study(batch_sizes=(8,), seeds=1, arms=("static-0.1",))
+    configuration = {**record.configuration, "batch_sizes": [2, 8]}
+    assert study_tables(replace(record, configuration=configuration, complete=False))[0].notes[2:] == snapshot(
+        ("The study was not finished: fewer trials than asked for.", "1 of 2 settings has results.")
+    )
+
+
+def test_rates_that_were_chosen_are_told():
+    def told(record):
+        return [note for note in study_tables(record)[0].notes if "rate" in note]
+
+    record = study(rates={"bn": 0.06, "gn": 0.02}, arms=("static-0.1", "gn"))
+    assert told(record) == snapshot(["Learning rates chosen on validation images: bn 0.06, gn 0.02."])
+    record.trials["digits-mlp-32-cosine-0.05-bn-1"]["lr"] = 0.18
+    assert told(record) == snapshot(["Learning rates chosen on validation images: bn 0.06 and 0.18, gn 0.02."])
+    assert told(study()) == []
 
 
 def test_networks_alone_have_no_shift_of_group_norm(record):
