@@ -142,6 +142,9 @@ class Record:
         for name, trial in found["trials"].items():
             if not isinstance(trial, dict):
                 raise InvalidRecord(f"the record's header is damaged: trial {name!r} is {reprlib.repr(trial)}")
+        for note in found["notes"]:
+            if not isinstance(note, str):
+                raise InvalidRecord(f"the record's header is damaged: note {reprlib.repr(note)} is no text")
         return Record(
             command=found["command"],
             rows=tuple(_measurement(number, row) for number, row in enumerate(found["rows"])),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from truenorm.errors import InvalidInput
 from truenorm.record import Record
 
 if TYPE_CHECKING:
@@ -64,8 +65,13 @@ def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Records by the name of their folder, or by their whole path where these are not different."""
-    names = [path.parent.name if path.name == "record.json" else path.stem for path in paths]
-    return dict(zip(names if len(set(names)) == len(names) else map(str, paths), paths, strict=True))
+    files = [(path / "record.json" if path.is_dir() else path).resolve() for path in paths]
+    for place, file in enumerate(files):
+        if file in files[:place]:
+            raise InvalidInput(f"{paths[place]} is given twice; a record side by side with itself says nothing")
+    names = [file.parent.name if file.name == "record.json" else file.stem for file in files]
+    different = all(names) and len(set(names)) == len(names)
+    return dict(zip(names if different else map(str, paths), paths, strict=True))
 
 
 def _print(tables: "Sequence[Table]", sentence: str) -> None:

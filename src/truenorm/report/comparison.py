@@ -13,6 +13,8 @@ from truenorm.report.settings import settings
 from truenorm.report.summary import BASELINE, StudySummary, cell, compared
 from truenorm.show import Table
 
+_ONE_SEED = "No arm has two seeds in common with the first record: nothing can be told from noise."
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -116,11 +118,12 @@ def comparison_conclusion(comparison: Comparison) -> str:
     if not comparison.same_test:
         tests = dict.fromkeys(f"{one.images['test']:,} of {one.data}" for one in comparison.summaries.values())
         return f"No differences are taken: the records answer other test images ({', '.join(tests)})."
-    if not any(found.p is not None for found in differences.values()):
-        return "No arm has two seeds in common with the first record: nothing can be told from noise."
+    tested = sum(found.p is not None for found in differences.values())
+    if not tested:
+        return _ONE_SEED
     beyond = beyond_noise(differences)
     if not beyond:
-        return f"No difference to {comparison.first} beyond noise is shown (Holm, {len(differences)} compared)."
+        return f"No difference to {comparison.first} beyond noise is shown (Holm, {tested} compared)."
     ranked = sorted(beyond, key=lambda key: -abs(differences[key].mean))
     several = len(comparison.records) > 2
     told = [
@@ -129,7 +132,7 @@ def comparison_conclusion(comparison: Comparison) -> str:
     ]
     more = f" and {len(ranked) - 4} more" if len(ranked) > 4 else ""
     return (
-        f"Points of accuracy against {comparison.first}, paired by seed, ± 95 %: {len(beyond)} of {len(differences)} "
+        f"Points of accuracy against {comparison.first}, paired by seed, ± 95 %: {len(beyond)} of {tested} "
         f"beyond noise (Holm): {', '.join(told)}{more}."
     )
 
@@ -156,10 +159,13 @@ def comparison_page(comparison: Comparison) -> str:
     """
     differences = comparison.differences()
     beyond = beyond_noise(differences)
+    tested = sum(found.p is not None for found in differences.values())
     if not comparison.same_test:
         headline = "Studies side by side; their tests differ, so no differences are taken."
+    elif not tested:
+        headline = _ONE_SEED
     else:
-        headline = f"{len(beyond) or 'None'} of {len(differences)} differences between these studies "
+        headline = f"{len(beyond) or 'None'} of {tested} differences between these studies "
         headline += "is beyond noise." if len(beyond) < 2 else "are beyond noise."
     made = tuple((name, record.command) for name, record in comparison.records.items())
     return page(

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from statistics import fmean
 
-from truenorm.metrics.intervals import Interval, holm
-from truenorm.report.settings import Setting, settings
+from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
+from truenorm.report.settings import Setting, asked, settings
 from truenorm.report.summary import BASELINE, StudySummary, cell, signed
 from truenorm.show import Table
 
@@ -40,6 +42,16 @@ class Contrast:
         }
         return {label: difference for label, difference in found.items() if difference is not None}
 
+    def mean(self, summaries: Sequence[StudySummary]) -> Interval | None:
+        """The mean over settings of each seed that all of them have; those that lack one of the arms are left out."""
+        having = [summary for summary in summaries if summary.difference(self.arm, "accuracy", to=self.to) is not None]
+        arm, to = (_by_seed(having, of) for of in (self.arm, self.to))
+        common = [seed for seed in arm if seed in to]
+        if not common:
+            return None
+        step = 100 / max(summary.images["test"] for summary in having) / len(having)
+        return paired([arm[seed] for seed in common], [to[seed] for seed in common], resolution=step)
+
 
 CONTRASTS = (
     Contrast("dmbn", BASELINE, "Does a momentum chosen for each layer help? The weights are the same."),
@@ -66,7 +78,7 @@ def beyond_noise(differences: Mapping[str, Interval]) -> dict[str, Interval]:
 
 
 def overview(summaries: Sequence[StudySummary]) -> Table:
-    """One row a setting: the baseline, and what each contrast is there."""
+    """One row a setting: the baseline, and what each contrast is there. The last row is the mean of all."""
     told = {contrast: differences for contrast in CONTRASTS if (differences := contrast.differences(summaries))}
     beyond = {contrast: beyond_noise(differences) for contrast, differences in told.items()}
 
@@ -83,19 +95,57 @@ def overview(summaries: Sequence[StudySummary]) -> Table:
         )
         for summary in summaries
     )
+    means = {contrast: contrast.mean(summaries) for contrast in told}
+    base = _by_seed(summaries, BASELINE)
+    mean = (
+        "mean of all settings",
+        str(len(base)),
+        cell(mean_interval(list(base.values())), 2) if base else "",
+        *(cell(found, 2, signed=True) + (" *" if found and found.excludes_zero else "") for found in means.values()),
+    )
     record = summaries[0].record
     notes = [
         "Points of accuracy, mean ± 95 % interval over seeds; differences are paired by seed. "
         "*: beyond noise, Holm over the settings of that contrast.",
+        *_what_it_takes(list(told.values())),
+        "Last row: the mean over settings, seed by seed, of the seeds that all have; a setting without an arm is left "
+        "out there. It is one test for each contrast, not one of Holm's family: * where its interval excludes 0.",
         *(f"{contrast.name}: {contrast.question}" for contrast in told),
     ]
     if not record.complete:
         notes.append("The study was not finished: fewer trials than asked for.")
     return Table(
-        title=f"{len(summaries)} settings",
+        title=counted_settings(summaries),
         columns=("setting", "seeds", "static-0.1 %", *(contrast.name for contrast in told)),
-        rows=rows,
+        rows=(*rows, mean),
         notes=(*notes, *diverged(settings(record)), *record.notes),
+    )
+
+
+def counted_settings(summaries: Sequence[StudySummary]) -> str:
+    """`3 settings`, or `2 of 3 settings` where the others have no result."""
+    shown, all_of_them = len(summaries), asked(summaries[0].record)
+    return f"{shown} settings" if shown == all_of_them else f"{shown} of {all_of_them} settings"
+
+
+def _by_seed(summaries: Sequence[StudySummary], arm: str) -> dict[int, float]:
+    """Seed → the arm's accuracy in percent, as a mean over settings; of the seeds that all of them have."""
+    found = [summary.seeds_of(arm, "accuracy") for summary in summaries]
+    common = [seed for seed in (found[0] if found else ()) if all(seed in values for values in found)]
+    return {seed: fmean(100 * values[seed] for values in found) for seed in common}
+
+
+def _what_it_takes(families: Sequence[Mapping[str, Interval]]) -> tuple[str, ...]:
+    """How large a difference must be for Holm's first step: with few seeds and many settings nothing is."""
+    tested = [[found.n for found in family.values() if found.p is not None] for family in families]
+    many = max(map(len, tested), default=0)
+    if many < 2:
+        return ()
+    seeds = min(n for family in tested for n in family)
+    errors = float(import_module("scipy.stats").t.ppf(1 - 0.025 / many, seeds - 1))
+    return (
+        f"With {seeds} seeds a difference must be {errors:.{0 if errors >= 10 else 1}f} standard errors for one of "
+        f"{many} settings to be beyond noise; more seeds show more.",
     )
 
 
@@ -112,7 +162,7 @@ def grid_conclusion(summaries: Sequence[StudySummary]) -> str:
     """In how many settings each contrast is beyond noise, and its range."""
     told = {contrast: differences for contrast in CONTRASTS if (differences := contrast.differences(summaries))}
     if not told:
-        return f"{len(summaries)} settings; none of the arms that are contrasted was asked for."
+        return f"{counted_settings(summaries)}; none of the arms that are contrasted was asked for."
     if not any(difference.p is not None for differences in told.values() for difference in differences.values()):
         return "One seed says nothing about noise: run more (--seeds 5) before comparing settings."
     parts: list[str] = []
@@ -124,9 +174,10 @@ def grid_conclusion(summaries: Sequence[StudySummary]) -> str:
         ranked = sorted(differences.values(), key=lambda difference: difference.mean)
         parts.append(
             f"{contrast.name} is beyond noise in {len(beyond)} of {len(differences)}"
-            f"{f' ({counted})' if counted else ''}, from {signed(ranked[0])} to {signed(ranked[-1])}"
+            f"{f' ({counted})' if counted else ''}, from {signed(ranked[0])} to {signed(ranked[-1])}, "
+            f"mean over settings {signed(contrast.mean(summaries))}"
         )
     return (
-        f"Points of accuracy in {len(summaries)} settings, paired by seed, ± 95 %, Holm over the settings of each "
+        f"Points of accuracy in {counted_settings(summaries)}, paired by seed, ± 95 %, Holm over the settings of each "
         f"contrast: {'; '.join(parts)}."
     )

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from truenorm.metrics.intervals import Interval
-from truenorm.report.grid import CONTRASTS, beyond_noise
+from truenorm.report.grid import CONTRASTS, beyond_noise, counted_settings
+from truenorm.report.settings import asked
 from truenorm.report.summary import BASELINE, StudySummary, compared
 from truenorm.show import number
 
@@ -24,7 +25,8 @@ def headline(summary: StudySummary) -> str:
     elif worse:
         said = f"Nothing is shown to do better than torch's default; {_listed(worse)} {_do(worse)} worse"
     else:
-        said = "No difference in accuracy is shown between torch's default statistics and any others"
+        ways = f"any of the {len(family)} ways" if len(family) > 1 else "the one way"
+        said = f"No difference in accuracy is shown between torch's default statistics and {ways} compared"
     return f"{said}."
 
 
@@ -33,21 +35,28 @@ def grid_headline(summaries: Sequence[StudySummary]) -> str:
     contrast = CONTRASTS[0]
     differences = contrast.differences(summaries)
     if not any(difference.p is not None for difference in differences.values()):
-        return f"{len(summaries)} settings, side by side."
+        return f"{counted_settings(summaries)}, side by side."
     beyond = beyond_noise(differences)
     better, worse = (sum(sign * found.mean > 0 for found in beyond.values()) for sign in (1, -1))
     counted = f"{better} of {len(differences)}" if better else f"none of {len(differences)}"
     said = f"A momentum for each layer (dmbn) is shown to do better than torch's default in {counted} settings"
-    return f"{said}, and worse in {worse}." if worse else f"{said}."
+    said += f", and worse in {worse}" if worse else ""
+    lacking = asked(summaries[0].record) - len(differences)
+    return f"{said}; of {lacking} more there is no result." if lacking else f"{said}."
 
 
 def shift_sentence(summary: StudySummary) -> tuple[str, ...]:
-    """How much nearer to the population a momentum for each layer comes, where that is plain."""
+    """How much nearer to the population a momentum for each layer comes, where that is plain and no noise."""
     before, after = summary.interval(BASELINE, "shift.joint"), summary.interval("dmbn", "shift.joint")
     if before is None or after is None or after.mean * 2 > before.mean:
         return ()
+    if min(before.n, after.n) < 2 or before.mean <= (summary.noise_floor("joint") or 0.0):
+        return ()
     told = f"{number(before.mean, 2)} to {number(after.mean, 2)} σ"
-    return (f"A momentum for each layer (dmbn) brings the statistics nearer to those of the data: from {told} off.",)
+    return (
+        "A momentum for each layer (dmbn) brings the statistics nearer to those of the data, against which it is "
+        f"chosen: from {told} off.",
+    )
 
 
 def _listed(found: dict[str, Interval]) -> str:

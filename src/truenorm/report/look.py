@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from truenorm.errors import extra
+
 COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#15181c"),
     "surface": ("#f5f6f8", "#1e2227"),
@@ -59,8 +61,7 @@ _DASHES = {
 }
 _UNKNOWN = ("torch", "triangle-down")
 
-DECADES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
-"""Where a logarithmic axis has marks."""
+_DECADES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 
 CONFIG: Mapping[str, Any] = {
     "background": "transparent",
@@ -89,6 +90,27 @@ CONFIG: Mapping[str, Any] = {
         "symbolStrokeWidth": 2,
     },
 }
+
+
+def marks(axis: str) -> Any:
+    """Where a logarithmic axis has marks, in the language of charts: it depends on the data that are shown.
+
+    1, 2, 5 of each decade; of data that span less than a factor of 5, of which fewer than two would be seen, round
+    numbers at equal distances.
+
+    Args:
+        axis: `x` or `y`.
+    """
+    with extra("report"):
+        from altair import ExprRef
+
+    low, high = f"domain('{axis}')[0]", f"domain('{axis}')[1]"
+    power = f"pow(10, floor(log({high} - {low}) / LN10))"
+    step = f"({power} * (({high} - {low}) / {power} < 2 ? 0.5 : ({high} - {low}) / {power} < 5 ? 1 : 2))"
+    few = f"sequence(ceil({low} / {step}) * {step}, {high} + {step} / 1000, {step})"
+    # Written out, as Vega has no powers of ten in a list; those out of sight are not drawn.
+    many = json.dumps([float(f"{mark:.0e}") for mark in _DECADES])
+    return ExprRef(f"{high} >= 5 * {low} ? {many} : {high} > {low} ? {few} : [{low}]")
 
 
 def ink(name: str) -> str:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from truenorm.errors import InvalidRecord
 from truenorm.record import Measurement, Record
+from truenorm.report.header import check_lists, check_trial
 
 _AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
 """What a trial calls its place on an axis → what the configuration calls the axis."""
@@ -43,7 +45,7 @@ def settings(record: Record) -> tuple[Setting, ...]:
     """The settings of a record in the order of its grid; a plain study has one.
 
     Raises:
-        InvalidRecord: rows belong to a trial that the header does not describe.
+        InvalidRecord: the header is damaged, or rows belong to a trial that it does not describe.
 
     Example:
         >>> trials = {str(size): {"norm": "bn", "seed": 0, "batch_size": size} for size in (8, 64)}
@@ -51,12 +53,14 @@ def settings(record: Record) -> tuple[Setting, ...]:
         >>> [setting.label for setting in settings(record)]
         ['batch 8', 'batch 64']
     """
+    check_lists(record.configuration, *_AXES.values())
     axes = [name for name, axis in _AXES.items() if name != "lr" or record.configuration.get(axis)]
     cells: dict[str, tuple[Any, ...]] = {}
     trials: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for name, trial in record.trials.items():
         if "seed" in trial and not trial.get("tuning"):
-            cells[name] = tuple(_place_on(axis, trial, name) for axis in axes)
+            check_trial(name, trial)
+            cells[name] = tuple(trial.get(axis) for axis in axes)
             trials.setdefault(cells[name], {})[name] = trial
     rows: dict[tuple[Any, ...], list[Measurement]] = {cell: [] for cell in trials}
     for row in record.rows:
@@ -76,11 +80,14 @@ def settings(record: Record) -> tuple[Setting, ...]:
     )
 
 
-def _place_on(axis: str, trial: Mapping[str, Any], name: str) -> Any:
-    value = trial.get(axis)
-    if isinstance(value, list | dict):
-        raise InvalidRecord(f"the record's header is damaged: {axis} of trial {name!r} is {value!r}")
-    return value
+def asked(record: Record) -> int:
+    """How many settings a study was to have, also those of which nothing came.
+
+    Example:
+        >>> asked(Record(command="truenorm study", configuration={"batch_sizes": [8, 64], "networks": ["mlp"]}))
+        2
+    """
+    return max(len(settings(record)), prod(len(record.configuration.get(axis) or "-") for axis in _AXES.values()))
 
 
 def _lost(trial: Mapping[str, Any]) -> bool:
@@ -95,7 +102,7 @@ def spoken(axis: str, value: Any) -> str:
         >>> spoken("batch_size", 64), spoken("network", "mlp")
         ('batch 64', 'mlp')
     """
-    return _SPOKEN.get(axis, "{}").format(value)
+    return f"{axis} unknown" if value is None else _SPOKEN.get(axis, "{}").format(value)
 
 
 def _place(record: Record, axes: list[str], cell: tuple[Any, ...]) -> tuple[int, ...]:

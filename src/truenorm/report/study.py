@@ -71,7 +71,7 @@ def _sections(found: Sequence[StudySummary]) -> tuple[Section, ...]:
     accuracy = Section(
         heading="What each way of having statistics gives",
         parts=(
-            Tables(views=tuple((arms_table(summary),) for summary in found)),
+            Tables(views=tuple((arms_table(summary, alone=len(found) == 1),) for summary in found)),
             *difference_by_arm(found),
             *_tables([network_tables(summary) for summary in found]),
         ),

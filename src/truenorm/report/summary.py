@@ -8,6 +8,7 @@ from typing import Any
 from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
 from truenorm.record import Measurement, Record
+from truenorm.report.header import check_images
 from truenorm.report.settings import Setting, settings
 
 BASELINE = "static-0.1"
@@ -24,7 +25,7 @@ class StudySummary:
         setting: one of `settings(record)`; None where there is one only.
 
     Raises:
-        InvalidRecord: it holds no trial of a study.
+        InvalidRecord: it holds no trial of a study, or its header is damaged.
         InvalidInput: it holds several settings, and none was named.
     """
 
@@ -42,11 +43,7 @@ class StudySummary:
         object.__setattr__(self, "_found", {key: tuple(rows) for key, rows in found.items()})
         if not self.rows_of(BASELINE, "accuracy"):
             raise _nothing_in(chosen)
-        lacking = [key for key in ("images", "reference") if key not in self.record.configuration]
-        if lacking:
-            raise InvalidRecord(f"the record's configuration lacks {', '.join(lacking)}; is it one of truenorm study?")
-        if self.data not in self.record.configuration["images"]:
-            raise InvalidRecord(f"the record's configuration does not say what the images of {self.data!r} were")
+        check_images(self.record.configuration, self.data)
 
     @property
     def data(self) -> str:
@@ -83,7 +80,8 @@ class StudySummary:
     def swept(self) -> dict[float, str]:
         """The momenta of the sweep, ascending, and the arm of each; also of those that no table shows."""
         arms = {arm for arm, _ in self._found if arm.startswith("static-")}
-        return dict(sorted((float(arm.removeprefix("static-")), arm) for arm in arms))
+        found = {momentum: arm for arm in sorted(arms) if (momentum := _momentum(arm)) is not None}
+        return dict(sorted(found.items()))
 
     def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
         """What was measured, trial by trial and layer by layer."""
@@ -168,6 +166,15 @@ def _nothing_in(*found: Setting) -> InvalidRecord:
     if diverged:
         return InvalidRecord(f"the study has no result to show; {diverged[0]}")
     return InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
+
+
+def _momentum(arm: str) -> float | None:
+    """Of an arm of the sweep; None where its name holds no momentum."""
+    try:
+        momentum = float(arm.removeprefix("static-"))
+    except ValueError:
+        return None
+    return momentum if 0 < momentum <= 1 else None
 
 
 def _only(record: Record) -> Setting:

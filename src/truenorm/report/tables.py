@@ -4,6 +4,7 @@ from collections import Counter
 
 from truenorm.record import Record
 from truenorm.report.grid import diverged, grid_conclusion, overview
+from truenorm.report.settings import asked, settings
 from truenorm.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion, summaries
 from truenorm.show import Table, number
 
@@ -31,16 +32,21 @@ def study_conclusion(record: Record) -> str:
 
 
 def setting_tables(summary: StudySummary) -> tuple[Table, ...]:
-    """The tables of one setting."""
-    same = _outcomes(summary, summary.same_weights, "same weights, other statistics", _notes(summary))
+    """The tables of the only setting of a record that has results."""
+    same = _outcomes(summary, summary.same_weights, "same weights, other statistics", _notes(summary, alone=True))
     arms = (*summary.same_weights, *summary.networks)
     return (same, *network_tables(summary), _shifts(summary, arms), *momentum_tables(summary))
 
 
-def arms_table(summary: StudySummary) -> Table:
-    """The first table without the sweep, of which a chart says more."""
+def arms_table(summary: StudySummary, *, alone: bool) -> Table:
+    """The first table without the sweep, of which a chart says more.
+
+    Args:
+        summary: of a setting.
+        alone: whether no other setting of the record has results, so that there is no overview.
+    """
     arms = (BASELINE, *compared(summary))
-    return _outcomes(summary, arms, "same weights, other statistics", _notes(summary))
+    return _outcomes(summary, arms, "same weights, other statistics", _notes(summary, alone=alone))
 
 
 def sweep_tables(summary: StudySummary) -> tuple[Table, ...]:
@@ -88,7 +94,7 @@ def _outcomes(summary: StudySummary, arms: tuple[str, ...], title: str, notes: t
     return Table(title=title, columns=columns, rows=rows, notes=notes)
 
 
-def _notes(summary: StudySummary) -> tuple[str, ...]:
+def _notes(summary: StudySummary, *, alone: bool) -> tuple[str, ...]:
     data = summary.images
     seeds = len(summary.seeds)
     notes = [
@@ -98,9 +104,29 @@ def _notes(summary: StudySummary) -> tuple[str, ...]:
     ]
     if data["balanced"]:
         notes.append("The test set is balanced: sensitivity is accuracy, and specificity follows from it.")
+    notes += _rates(summary)
     if not summary.record.complete:
         notes.append("The study was not finished: fewer trials than asked for.")
-    return (*notes, *diverged((summary.chosen,)), *summary.record.notes)
+    if alone and (many := asked(summary.record)) > 1:
+        label = summary.chosen.label
+        notes.append(f"1 of {many} settings has results{f': {label}' if label else ''}.")
+    # What became of the others is said in the overview, if there is one.
+    told = diverged(settings(summary.record) if alone else (summary.chosen,))
+    return (*notes, *told, *summary.record.notes)
+
+
+def _rates(summary: StudySummary) -> tuple[str, ...]:
+    """Which learning rate each network took, where several were tried."""
+    tried = summary.record.configuration.get("lr")
+    if not isinstance(tried, list | tuple) or len(tried) < 2:
+        return ()
+    chosen: dict[str, list[float]] = {}
+    for trial in summary.chosen.trials.values():
+        rates = chosen.setdefault(str(trial.get("norm")), [])
+        if trial.get("lr") is not None and trial["lr"] not in rates:
+            rates.append(trial["lr"])
+    told = ", ".join(f"{norm} {' and '.join(map(number, sorted(rates)))}" for norm, rates in chosen.items() if rates)
+    return (f"Learning rates chosen on validation images: {told}.",) if told else ()
 
 
 def shift_tables(summary: StudySummary) -> tuple[Table, ...]:

@@ -14,6 +14,9 @@ _READ = (
     "The symbol is the mean over seeds, the bar its 95 % interval: full is beyond noise (after Holm's correction), "
     "hollow within."
 )
+_ONE_SEED = "The symbol is the value of one seed: there is no interval, and nothing can be told from noise."
+_MOST = 100.0
+"""Points by which an accuracy can differ; an interval of two seeds may reach further than there is."""
 
 
 def difference_by_arm(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
@@ -22,7 +25,7 @@ def difference_by_arm(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     arms = list(dict.fromkeys(str(row["name"]) for view in views for row in view.rows))
     text = (
         f"Points of accuracy gained (to the right of 0) or lost against {BASELINE}, torch's default, seed by seed. "
-        f"{_READ} Arms on the same weights are one family; bn-bfn and gn are other networks, each judged alone."
+        f"{_read(views)} Arms on the same weights are one family; bn-bfn and gn are other networks, each judged alone."
     )
     return figure("difference-by-arm", _chart(arms), text, views)
 
@@ -39,18 +42,19 @@ def contrast_by_setting(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]
             lines=len(differences),
         )
         name = f"contrast-{contrast.arm}-{contrast.to}"
-        found += figure(name, _chart(()), f"{contrast.question} {_READ}", [view])
+        found += figure(name, _chart(()), f"{contrast.question} {_read([view])}", [view])
     return tuple(found)
 
 
 def difference_by_record(title: str, name: str, view: Sequence[Row]) -> tuple[Figure, ...]:
     """Each arm of one record against the same arm of another."""
     arms = [str(row["name"]) for row in view]
-    return figure(name, _chart(arms), _READ, [View(title=title, rows=tuple(view), lines=len(view))])
+    views = [View(title=title, rows=tuple(view), lines=len(view))]
+    return figure(name, _chart(arms), _read(views), views)
 
 
 def forest_rows(differences: Mapping[str, Interval], beyond: Mapping[str, Interval]) -> tuple[Row, ...]:
-    """One row for each difference.
+    """One row for each difference, its bar cut off where no difference can be.
 
     Example:
         >>> clear = {"dmbn": Interval(1.0, 0.25, 5)}
@@ -61,13 +65,18 @@ def forest_rows(differences: Mapping[str, Interval], beyond: Mapping[str, Interv
         {
             "name": name,
             "mean": rounded(found.mean),
-            "low": rounded(found.mean if found.low is None else found.low),
-            "high": rounded(found.mean if found.high is None else found.high),
+            "low": rounded(found.mean if found.low is None else max(found.low, -_MOST)),
+            "high": rounded(found.mean if found.high is None else min(found.high, _MOST)),
             "told": cell(found, 2, signed=True),
             "noise": "beyond noise" if name in beyond else "within noise",
         }
         for name, found in differences.items()
     )
+
+
+def _read(views: Sequence[View]) -> str:
+    """How the symbols are to be read: without an interval none is spoken of."""
+    return _READ if any(row["low"] != row["high"] for view in views for row in view.rows) else _ONE_SEED
 
 
 def _chart(arms: Sequence[str]) -> object:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from truenorm.errors import extra
 from truenorm.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.report.look import DECADES, colours, dashes, ink
+from truenorm.report.look import colours, dashes, ink, marks
 from truenorm.report.summary import BASELINE, StudySummary, cell
 from truenorm.show import number
 
 _LEVELS = ("dmbn", "pooled-0.1", "last-epoch", "adaptive", "recalibrated", "sequential")
+_BAND = " The band is the 95 % interval over seeds."
 _HEIGHT = 280
 _LINE = 15
 """Height of the chart, and of a name beside it, in pixels."""
@@ -36,9 +37,8 @@ _ACCURACY = _Score(
     2,
     "Accuracy by momentum",
     "accuracy, %",
-    "In grey the same trained network with torch's running statistics of each momentum (band: 95 % interval over "
-    "seeds); higher is better. The coloured levels are rules that need no momentum to be chosen: where the grey line "
-    "reaches them, choosing gains nothing.",
+    "In grey the same trained network with torch's running statistics of each momentum; higher is better. The coloured "
+    "levels are what the other ways reach on the same weights.",
 )
 _NLL = _Score(
     "nll-by-momentum",
@@ -72,7 +72,7 @@ def _figure(score: _Score, summaries: Sequence[StudySummary]) -> tuple[Figure, .
         x=alt.X(
             "momentum:Q",
             scale=alt.Scale(type="log", nice=False),
-            axis=alt.Axis(values=DECADES, grid=False, format="~g"),
+            axis=alt.Axis(values=marks("x"), grid=False, format="~g"),
             title="momentum (weight of the new batch)",
         ),
         tooltip=["momentum:Q", told],
@@ -91,7 +91,8 @@ def _figure(score: _Score, summaries: Sequence[StudySummary]) -> tuple[Figure, .
         sweep.mark_point(color=ink("torch"), filled=True, size=50, opacity=1).encode(y=y),
         *([name.encode(x=alt.value("width"), y=alt.Y("at:Q", scale=scale), text="arm:N")] if arms else []),
     )
-    return figure(score.name, chart.properties(height=_HEIGHT), score.text, views)
+    text = score.text + (_BAND if any(row.get("low") != row.get("high") for v in views for row in v.rows) else "")
+    return figure(score.name, chart.properties(height=_HEIGHT), text, views)
 
 
 def _view(score: _Score, summary: StudySummary) -> View:

@@ -6,7 +6,7 @@ from statistics import fmean
 from truenorm.errors import extra
 from truenorm.report.charts.arms import lines, symbols
 from truenorm.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.report.look import DECADES, NOISE_FLOOR
+from truenorm.report.look import NOISE_FLOOR, marks
 from truenorm.report.summary import BASELINE, REFERENCES, StudySummary, compared
 
 _TEXT = (
@@ -48,7 +48,7 @@ def shift_by_layer(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
                 axis=alt.Axis(labelAngle=-40, labelOverlap="greedy"),
             ),
             y=alt.Y(
-                "shift:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=DECADES), title="shift, σ"
+                "shift:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=marks("y")), title="shift, σ"
             ),
             opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
             tooltip=[
@@ -101,5 +101,5 @@ def _title(summary: StudySummary) -> str:
     means = [shift.mean for shift in shifts if shift is not None]
     half = len(means) // 2
     if half >= 2 and fmean(means[-half:]) > _DEEPER * fmean(means[:half]):
-        return f"Shift by layer: that of {BASELINE} grows with depth"
+        return f"Shift by layer: that of {BASELINE} grows with depth (arriving)"
     return "Shift by layer"

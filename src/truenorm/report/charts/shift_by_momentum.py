@@ -40,7 +40,14 @@ def shift_by_momentum(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
         color=alt.Color(
             "shift:Q",
             scale=alt.Scale(type="log", scheme="viridis"),
-            legend=alt.Legend(title="shift, σ", orient="top", gradientLength=180, gradientThickness=10, tickCount=3),
+            legend=alt.Legend(
+                title="shift, σ",
+                orient="top",
+                gradientLength=180,
+                gradientThickness=10,
+                values=alt.ExprRef("[domain('color')[0], domain('color')[1]]"),
+                format=".2~g",
+            ),
         ),
     )
     chosen = base.transform_filter("datum.chosen > 0")
@@ -81,7 +88,7 @@ def _taken(summary: StudySummary, layer: str) -> Counter[float]:
 
 
 def _title(taken: dict[str, Counter[float]]) -> str:
-    first = {counts.most_common(1)[0][0] for counts in taken.values() if counts}
-    if len(first) > 1:
-        return f"Shift by layer and momentum: dmbn takes from {number(min(first))} to {number(max(first))}"
+    momenta = {momentum for counts in taken.values() for momentum in counts}
+    if len(momenta) > 1:
+        return f"Shift by layer and momentum: dmbn takes from {number(min(momenta))} to {number(max(momenta))}"
     return "Shift by layer and momentum"

@@ -1,11 +1,12 @@
 """What happened while the network trained: its loss, and how far the statistics were off after each epoch."""
 
 from collections.abc import Sequence
+from math import ceil
 
 from truenorm.errors import extra
 from truenorm.report.charts.arms import lines, symbols
 from truenorm.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.report.look import DECADES
+from truenorm.report.look import marks
 from truenorm.report.summary import BASELINE, StudySummary
 
 _SHIFT = (
@@ -36,9 +37,12 @@ def _figure(
     picked = alt.selection_point(name="picked", fields=["arm"], bind="legend")
     base = alt.Chart(rows()).encode(
         x=alt.X(
-            "epoch:Q", title="epochs trained", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False)
+            "epoch:Q",
+            title="epochs trained",
+            axis=alt.Axis(values=_epochs(views), format="d"),
+            scale=alt.Scale(zero=False),
         ),
-        y=alt.Y("value:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=DECADES), title=axis),
+        y=alt.Y("value:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=marks("y")), title=axis),
         opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
         tooltip=["arm:N", "epoch:Q", alt.Tooltip("value:Q", title=axis), alt.Tooltip("width:Q", title="± 95 %")],
     )
@@ -47,6 +51,12 @@ def _figure(
         base.mark_point(filled=True, size=40, opacity=1, strokeWidth=0).encode(**symbols(arms)),
     )
     return figure(name, chart.add_params(picked).properties(height=260), text, views)
+
+
+def _epochs(views: Sequence[View]) -> list[int]:
+    """Where the axis has marks: at every epoch, or at about ten of them that end with the last."""
+    found = sorted({int(row["epoch"] or 0) for view in views for row in view.rows})
+    return found[:: -max(1, ceil(len(found) / 10))][::-1]
 
 
 def _rows(summary: StudySummary, metric: str) -> tuple[Row, ...]:
