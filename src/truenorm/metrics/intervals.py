@@ -149,6 +149,22 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
+def first_of(family: int, num: int) -> float:
+    r"""How many standard errors the clearest difference of a family must be, by Holm's first step.
+
+    $$ t_{1 - 0.025 / m, \; n - 1} $$
+
+    Args:
+        family: m, differences that are tested together.
+        num: n, values each is the mean of, at least 2.
+
+    Example:
+        >>> round(first_of(1, 5), 2), round(first_of(36, 3), 1)
+        (2.78, 26.8)
+    """
+    return float(_student().ppf(1 - 0.025 / family, num - 1))
+
+
 def _interval(values: "np.ndarray[Any, np.dtype[np.float64]]", scale: float, smallest_std: float = 0.0) -> Interval:
     mean, n = float(values.mean()), len(values)
     if n < 2:

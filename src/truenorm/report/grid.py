@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from statistics import fmean
 
-from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
+from truenorm.metrics.intervals import Interval, first_of, holm, mean_interval, paired
 from truenorm.report.settings import Setting, asked, settings
 from truenorm.report.summary import BASELINE, StudySummary, cell, signed
 from truenorm.show import Table
@@ -142,7 +141,7 @@ def _what_it_takes(families: Sequence[Mapping[str, Interval]]) -> tuple[str, ...
     if many < 2:
         return ()
     seeds = min(n for family in tested for n in family)
-    errors = float(import_module("scipy.stats").t.ppf(1 - 0.025 / many, seeds - 1))
+    errors = first_of(many, seeds)
     return (
         f"With {seeds} seeds a difference must be {errors:.{0 if errors >= 10 else 1}f} standard errors for one of "
         f"{many} settings to be beyond noise; more seeds show more.",
