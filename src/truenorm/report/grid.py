@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from truenorm.metrics.intervals import Interval, first_of, holm, mean_interval, paired
-from truenorm.report.settings import Setting, asked, settings
+from truenorm.report.settings import Setting, asked, settings, spoken
 from truenorm.report.summary import BASELINE, StudySummary, cell, signed
 from truenorm.show import Table
 
@@ -77,7 +77,7 @@ def beyond_noise(differences: Mapping[str, Interval]) -> dict[str, Interval]:
 
 
 def overview(summaries: Sequence[StudySummary]) -> Table:
-    """One row a setting: the baseline, and what each contrast is there. The last row is the mean of all."""
+    """One row a setting: the baseline, and what each contrast is there. Below are means over settings."""
     told = {contrast: differences for contrast in CONTRASTS if (differences := contrast.differences(summaries))}
     beyond = {contrast: beyond_noise(differences) for contrast, differences in told.items()}
 
@@ -94,21 +94,16 @@ def overview(summaries: Sequence[StudySummary]) -> Table:
         )
         for summary in summaries
     )
-    means = {contrast: contrast.mean(summaries) for contrast in told}
-    base = _by_seed(summaries, BASELINE)
-    mean = (
-        "mean of all settings",
-        str(len(base)),
-        cell(mean_interval(list(base.values())), 2) if base else "",
-        *(cell(found, 2, signed=True) + (" *" if found and found.excludes_zero else "") for found in means.values()),
-    )
+    means = [_mean_row("mean of all settings", summaries, tuple(told), " *")]
+    means += [_mean_row(f"mean, {label}", those, tuple(told), "") for label, those in _groups(summaries).items()]
     record = summaries[0].record
     notes = [
         "Points of accuracy, mean ± 95 % interval over seeds; differences are paired by seed. "
         "*: beyond noise, Holm over the settings of that contrast.",
         *_what_it_takes(list(told.values())),
-        "Last row: the mean over settings, seed by seed, of the seeds that all have; a setting without an arm is left "
-        "out there. It is one test for each contrast, not one of Holm's family: * where its interval excludes 0.",
+        "Means: over settings, seed by seed, of the seeds that all have; a setting without an arm is left out there. "
+        "That of all settings is one test for each contrast, not one of Holm's family: * where its interval excludes "
+        "0. Those of some settings are not tested.",
         *(f"{contrast.name}: {contrast.question}" for contrast in told),
     ]
     if not record.complete:
@@ -116,7 +111,7 @@ def overview(summaries: Sequence[StudySummary]) -> Table:
     return Table(
         title=counted_settings(summaries),
         columns=("setting", "seeds", "static-0.1 %", *(contrast.name for contrast in told)),
-        rows=(*rows, mean),
+        rows=(*rows, *means),
         notes=(*notes, *diverged(settings(record)), *record.notes),
     )
 
@@ -125,6 +120,28 @@ def counted_settings(summaries: Sequence[StudySummary]) -> str:
     """`3 settings`, or `2 of 3 settings` where the others have no result."""
     shown, all_of_them = len(summaries), asked(summaries[0].record)
     return f"{shown} settings" if shown == all_of_them else f"{shown} of {all_of_them} settings"
+
+
+def _mean_row(label: str, those: Sequence[StudySummary], contrasts: Sequence[Contrast], mark: str) -> tuple[str, ...]:
+    base = _by_seed(those, BASELINE)
+    means = [contrast.mean(those) for contrast in contrasts]
+    return (
+        label,
+        str(len(base)),
+        cell(mean_interval(list(base.values())), 2) if base else "",
+        *(cell(found, 2, signed=True) + (mark if found and found.excludes_zero else "") for found in means),
+    )
+
+
+def _groups(summaries: Sequence[StudySummary]) -> dict[str, list[StudySummary]]:
+    """The settings at each place of each axis that has several, if it has fewer settings than places."""
+    groups: dict[str, list[StudySummary]] = {}
+    for axis in summaries[0].chosen.values:
+        places = dict.fromkeys(summary.chosen.values[axis] for summary in summaries)
+        if 1 < len(places) < len(summaries):
+            for place in places:
+                groups[spoken(axis, place)] = [one for one in summaries if one.chosen.values[axis] == place]
+    return groups
 
 
 def _by_seed(summaries: Sequence[StudySummary], arm: str) -> dict[int, float]:

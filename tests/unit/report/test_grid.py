@@ -42,8 +42,9 @@ Points of accuracy, mean ± 95 % interval over seeds; differences are paired by 
 over the settings of that contrast.
 With 4 seeds a difference must be 4.9 standard errors for one of 3 settings to be beyond noise; more seeds
 show more.
-Last row: the mean over settings, seed by seed, of the seeds that all have; a setting without an arm is left
-out there. It is one test for each contrast, not one of Holm's family: * where its interval excludes 0.
+Means: over settings, seed by seed, of the seeds that all have; a setting without an arm is left out there.
+That of all settings is one test for each contrast, not one of Holm's family: * where its interval excludes
+0. Those of some settings are not tested.
 dmbn − static-0.1: Does a momentum chosen for each layer help? The weights are the same.
 adaptive − recalibrated: Do averages of the run do what a pass over the data does? The weights are the same.
 bn-bfn − dmbn: Is it better to make some of the norms batch-free? That is another network.\
