@@ -38,11 +38,20 @@ def grid_headline(summaries: Sequence[StudySummary]) -> str:
         return f"{counted_settings(summaries)}, side by side."
     beyond = beyond_noise(differences)
     better, worse = (sum(sign * found.mean > 0 for found in beyond.values()) for sign in (1, -1))
-    counted = f"{better} of {len(differences)}" if better else f"none of {len(differences)}"
-    said = f"A momentum for each layer (dmbn) is shown to do better than torch's default in {counted} settings"
-    said += f", and worse in {worse}" if worse else ""
+    counted = f"is shown to do better in {better or 'none'} of {len(differences)}"
+    counted += f", and worse in {worse}" if worse else ""
+    said = f"A momentum for each layer (dmbn) {_in_the_mean(contrast.mean(summaries))}{counted}"
     lacking = asked(summaries[0].record) - len(differences)
     return f"{said}; of {lacking} more there is no result." if lacking else f"{said}."
+
+
+def _in_the_mean(mean: Interval | None) -> str:
+    if mean is None or mean.half_width is None:
+        return ""
+    if not mean.excludes_zero:
+        return "is not shown to differ from torch's default in the mean; setting by setting it "
+    does = "gains" if mean.mean > 0 else "loses"
+    return f"{does} {abs(mean.mean):.2f} ± {mean.half_width:.2f} points on torch's default in the mean; setting by setting it "
 
 
 def shift_sentence(summary: StudySummary) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from truenorm.report.header import check_lists, check_trial
 _AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
 """What a trial calls its place on an axis → what the configuration calls the axis."""
 
-_SPOKEN = {"batch_size": "batch {}", "schedule": "{} rate", "lr": "rate {:g}"}
+_SPOKEN = {"batch_size": "batch {}", "lr": "rate {:g}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

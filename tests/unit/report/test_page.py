@@ -151,7 +151,7 @@ def test_the_page_of_a_study():
     read = Read(study_page(record))
     assert [text.strip() for text in read.texts if text.strip()][1:3] == snapshot(
         [
-            "truenorm study · digits · mlp · batch 32 · cosine rate · 3 seeds",
+            "truenorm study · digits · mlp · batch 32 · cosine · 3 seeds",
             "No difference in accuracy is shown between torch's default statistics and any of the 8 ways compared.",
         ]
     )

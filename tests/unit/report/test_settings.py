@@ -22,7 +22,7 @@ def test_a_plain_study_has_one_setting_without_a_label():
 def test_a_label_names_the_axes_that_vary():
     assert labels(batch_sizes=(4, 64)) == snapshot(["batch 4", "batch 64"])
     assert labels(networks=("cnn", "mlp"), schedules=("cosine", "constant")) == snapshot(
-        ["cnn, cosine rate", "cnn, constant rate", "mlp, cosine rate", "mlp, constant rate"]
+        ["cnn, cosine", "cnn, constant", "mlp, cosine", "mlp, constant"]
     )
     assert labels(lrs=(0.1, 0.02), data=("mnist", "digits")) == snapshot(
         ["mnist, rate 0.1", "mnist, rate 0.02", "digits, rate 0.1", "digits, rate 0.02"]
