@@ -50,8 +50,8 @@ def _in_the_mean(mean: Interval | None) -> str:
         return ""
     if not mean.excludes_zero:
         return "is not shown to differ from torch's default in the mean; setting by setting it "
-    does = "gains" if mean.mean > 0 else "loses"
-    return f"{does} {abs(mean.mean):.2f} ± {mean.half_width:.2f} points on torch's default in the mean; setting by setting it "
+    does = f"{'gains' if mean.mean > 0 else 'loses'} {abs(mean.mean):.2f} ± {mean.half_width:.2f} points"
+    return f"{does} on torch's default in the mean; setting by setting it "
 
 
 def shift_sentence(summary: StudySummary) -> tuple[str, ...]:
