@@ -52,7 +52,7 @@ def main() -> None:
     networks = {
         "mlp 500-300, batch 64": (mlp(SHAPE, 10, widths=(500, 300)), 64, 32),
         "cnn, batch 64": (cnn(SHAPE, 10), 64, 32),
-        "resnet18-w16, batch 64": (RESNETS["resnet18-w16"](SHAPE, 10), 64, 2),
+        "resnet18-w16, batch 64": (RESNETS["resnet18-w16"](SHAPE, 10), 64, 4),
         "mlp 6 x 128, batch 4": (mlp(SHAPE, 10, widths=(128,) * 6), 4, 64),
     }
     results: dict[str, list[float]] = {}
