@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from truenorm.errors import extra
@@ -114,9 +115,8 @@ def needed() -> None:
         MissingExtra: something is not.
     """
     with extra("report"):
-        import altair  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import jinja2  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import vl_convert  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        for module in ("altair", "jinja2", "vl_convert"):
+            import_module(module)
 
 
 def _facts(record: Record) -> dict[str, Mapping[str, str]]:
