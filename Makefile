@@ -21,7 +21,7 @@ study: venv
 	$(BIN)/truenorm study
 
 test: venv
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/page
 
 # Reports in a browser; the chromium is that of the system.
 test-page: venv

@@ -134,7 +134,7 @@ def _mean_row(label: str, those: Sequence[StudySummary], contrasts: Sequence[Con
 
 
 def _groups(summaries: Sequence[StudySummary]) -> dict[str, list[StudySummary]]:
-    """The settings at each place of each axis that has several, if it has fewer settings than places."""
+    """The settings at each place of an axis, for axes of several places, but fewer than there are settings."""
     groups: dict[str, list[StudySummary]] = {}
     for axis in summaries[0].chosen.values:
         places = dict.fromkeys(summary.chosen.values[axis] for summary in summaries)

@@ -25,7 +25,6 @@ from truenorm.study.store import Store
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-
 SAVE_EVERY = 5.0
 """Seconds between two writings of the whole record, at least."""
 
