@@ -1,56 +1,115 @@
-"""Trials done once each, by however many processes share the folder, whatever happens to them."""
+"""Work done once, job by job, by however many processes share the folder, whatever happens to them."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
-from truenorm.errors import Diverged, InvalidRecord, NotFinite
 from truenorm.record import Record
-from truenorm.study.bench import Bench, machine_of
-from truenorm.study.configuration import Trial
 from truenorm.study.store import Store
-from truenorm.study.trial import run
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+SAVE_EVERY = 5.0
+"""Seconds between two writings of the whole record, at least."""
 
 _PATIENCE = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A trial and what it is done on.
-
-    Args:
-        trial: what to do.
-        bench: on what.
-        bench_digest: of the bench; given, since many jobs share one.
-    """
-
-    trial: Trial
-    bench: Bench
-    bench_digest: str
+class Job(Protocol):
+    """One training, say: a pure function of what its name tells. `str` of it is what progress says."""
 
     @property
     def name(self) -> str:
-        """Of its files: another configuration, data, version or device has other ones."""
-        return f"{self.trial.id}-{self.bench_digest}"
+        """Of its files; whatever its outcome depends on gives it another one."""
+        ...
 
     @property
     def steps(self) -> int:
-        """Of training."""
-        setting = self.trial.setting
-        return setting.study.epochs * len(self.bench.feed("train", setting.batch_size))
+        """How much work it is."""
+        ...
+
+    def do(self, store: Store, on_step: Callable[[], None]) -> Record:
+        """Its record; `on_step` is called as many times as there are steps, or fewer."""
+        ...
 
 
-def do(job: Job, store: Store, on_step: Callable[[], None]) -> Record:
-    """The record of one trial; of one that diverged, without rows and with the reason."""
-    trial, under_way, machine = job.trial, store.under_way(job.name), machine_of(job.bench.device)
-    try:
-        rows = tuple(run(trial, job.bench, under_way, on_step))
-    except Diverged as error:
-        why = str(error)
-    except (NotFinite, InvalidRecord) as error:  # the loss was finite to the end; what came of it is not
-        why = f"after training, {str(error).partition(';')[0]}; try a smaller --lr"
-    else:
-        return Record(command="", rows=rows, trials={trial.id: trial.to_dict()}, machine=machine)
-    return Record(command="", trials={trial.id: trial.to_dict() | {"diverged": why}}, machine=machine)
+class Work:
+    """Jobs done one list after the other, and how far all of it is.
+
+    Args:
+        store: where they are kept.
+        total: steps in all.
+        progress: called as work goes on.
+    """
+
+    def __init__(self, store: Store, total: int, progress: Progress) -> None:
+        self._store, self._total, self._progress = store, total, progress
+        self._done = 0
+
+    def finished(self, jobs: Sequence[Job]) -> int:
+        """How many of them are."""
+        return sum(self._store.finished(job.name) is not None for job in jobs)
+
+    def do(self, jobs: Sequence[Job], ended: Callable[[Job], None] = lambda job: None) -> None:
+        """Do those that are not done; `ended` is called with each that is finished."""
+        over = self._done
+
+        def start(job: Job) -> Callable[[], None]:
+            begun = over
+
+            def step() -> None:
+                nonlocal begun
+                begun += 1
+                self._progress(str(job), min(begun, over + job.steps), self._total)
+
+            return step
+
+        def end(job: Job) -> None:
+            nonlocal over
+            over += job.steps
+            self._progress(str(job), over, self._total)
+            ended(job)
+
+        share(jobs, self._store, start=start, ended=end)
+        self._done = over
+
+
+class Keeper:
+    """Writes the record as jobs end, though not so often that a large one is mostly being written.
+
+    Args:
+        file: of the record.
+        joined: gives the record of all that is finished.
+        store: whose processes write the same file.
+    """
+
+    def __init__(self, file: Path, joined: Callable[[], Record], store: Store) -> None:
+        self._file, self._joined, self._store = file, joined, store
+        self._unsaved = False
+        self._next = 0.0
+
+    def ended(self, job: Job) -> None:
+        """To be called with each job that is finished."""
+        self._unsaved = True
+        if time.monotonic() >= self._next:
+            self.save()
+
+    def save_what_ended(self) -> None:
+        """To be called where work is broken off."""
+        if self._unsaved:
+            self.save()
+
+    def save(self) -> Record:
+        """Write it now."""
+        begun = time.monotonic()
+        with self._store.alone():  # or two processes would put their records in the wrong order
+            record = self._joined()
+            record.save(self._file)
+        now = time.monotonic()
+        self._unsaved, self._next = False, now + max(SAVE_EVERY, 20 * (now - begun))
+        return record
 
 
 def share(
@@ -65,7 +124,7 @@ def share(
     Args:
         jobs: in the order to do them.
         store: where they are kept.
-        start: called with a job that this process does; gives what each step of training calls.
+        start: called with a job that this process does; gives what each of its steps calls.
         ended: called with each job that is finished, by whichever process.
     """
     left = list(jobs)
@@ -77,7 +136,7 @@ def share(
                 # Not twice: another process may have finished it between the look and the lock.
                 with store.claimed(job.name, timeout=patience) as mine:
                     if mine and store.finished(job.name) is None:
-                        store.finish(job.name, do(job, store, start(job)))
+                        store.finish(job.name, job.do(store, start(job)))
                 patience = 0.0
             if store.finished(job.name) is None:
                 others.append(job)

@@ -1,6 +1,5 @@
 """The whole study: images, rates, trials, one record."""
 
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,15 +17,10 @@ from truenorm.record import Measurement, Record, installed_versions
 from truenorm.study.arms import resolve, sweep
 from truenorm.study.bench import Bench, machine_of, open_bench, open_device, open_images, tried
 from truenorm.study.configuration import Norm, Setting, StudyConfig, Trial, trials
-from truenorm.study.grid import Job, share
+from truenorm.study.grid import Keeper, Progress, Work
+from truenorm.study.job import TrialJob
 from truenorm.study.norms import batch_free_norm
 from truenorm.study.store import Store
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-SAVE_EVERY = 5.0
-"""Seconds between two writings of the whole record, at least."""
 
 
 def run_study(
@@ -71,7 +65,8 @@ def run_study(
         for network in config.networks
     }
     notes = dict.fromkeys(_notes(config, images, benches, norms))  # each once
-    work = _Work(config, norms, benches, store, progress)
+    plan = _Plan(config, norms, benches, store)
+    work = Work(store, plan.steps, progress)
     empty = Record(
         command=command,
         configuration=asdict(config)
@@ -83,15 +78,16 @@ def run_study(
         complete=False,
     )
     with _threads(config.threads):
-        finished = work.finished(work.tuning)
-        rates = work.choose_rates()
-        planned = [work.job(trial) for setting in config.settings for trial in trials(setting, norms, rates[setting])]
-        if finished := finished + work.finished(planned):
-            resumed(finished, len(work.tuning) + len(planned))
+        finished = work.finished(plan.tuning)
+        work.do(plan.tuning)
+        final = plan.final()
+        if finished := finished + work.finished(final):
+            resumed(finished, len(plan.tuning) + len(final))
 
-        keeper = _Keeper(out / "record.json", empty, [*work.tuning, *planned], store)
+        jobs = [*plan.tuning, *final]
+        keeper = Keeper(out / "record.json", lambda: _joined(empty, jobs, store), store)
         try:
-            work.do(planned, keeper.ended)
+            work.do(final, keeper.ended)
         except BaseException:  # Ctrl-C, too
             keeper.save_what_ended()
             raise
@@ -102,7 +98,7 @@ def run_study(
     return record
 
 
-def _joined(empty: Record, jobs: list[Job], store: Store) -> Record:
+def _joined(empty: Record, jobs: list[TrialJob], store: Store) -> Record:
     """One record of the jobs that are finished, in the order of the plan, whichever ended first."""
     found = [record for job in jobs if (record := store.finished(job.name)) is not None]
     machines = {str(sorted(record.machine.items())) for record in found}
@@ -161,92 +157,46 @@ def _threads(num: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-class _Keeper:
-    """Writes the record as trials end, though not so often that a large one is mostly being written."""
-
-    def __init__(self, file: Path, empty: Record, jobs: list[Job], store: Store) -> None:
-        self._file, self._empty, self._jobs, self._store = file, empty, jobs, store
-        self._unsaved = False
-        self._next = 0.0
-
-    def ended(self, job: Job) -> None:
-        self._unsaved = True
-        if time.monotonic() >= self._next:
-            self.save()
-
-    def save_what_ended(self) -> None:
-        if self._unsaved:
-            self.save()
-
-    def save(self) -> Record:
-        begun = time.monotonic()
-        with self._store.alone():  # or two processes would put their records in the wrong order
-            record = _joined(self._empty, self._jobs, self._store)
-            record.save(self._file)
-        now = time.monotonic()
-        self._unsaved, self._next = False, now + max(SAVE_EVERY, 20 * (now - begun))
-        return record
-
-
-class _Work:
-    """The study's jobs, and how far it is over all their trainings together."""
+class _Plan:
+    """The study's jobs."""
 
     def __init__(
-        self,
-        config: StudyConfig,
-        norms: tuple[Norm, ...],
-        benches: dict[tuple[str, str], Bench],
-        store: Store,
-        progress: Progress,
+        self, config: StudyConfig, norms: tuple[Norm, ...], benches: dict[tuple[str, str], Bench], store: Store
     ) -> None:
-        self._config, self._norms, self._store, self._progress = config, norms, store, progress
-        self._benches = benches
+        self._config, self._norms, self._store, self._benches = config, norms, store, benches
         self._digests = {key: bench.digest for key, bench in benches.items()}
         self.tuning = [
-            self.job(Trial(norm=norm, lr=rate, seed=0, setting=setting, tuning=True))
+            self._job(Trial(norm=norm, lr=rate, seed=0, setting=setting, tuning=True))
             for setting in config.settings
             for norm in norms
             for rate in (setting.lr if len(setting.lr) > 1 else ())
         ]
-        trained = [self.job(Trial(norm="bn", lr=1.0, seed=0, setting=setting)).steps for setting in config.settings]
-        self._total = sum(job.steps for job in self.tuning) + sum(trained) * len(norms) * config.seeds
-        self._done = 0
 
-    def job(self, trial: Trial) -> Job:
+    @property
+    def steps(self) -> int:
+        """Of all trainings together."""
+        trained = (self._job(Trial(norm="bn", lr=1.0, seed=0, setting=setting)) for setting in self._config.settings)
+        final = sum(job.steps for job in trained) * len(self._norms) * self._config.seeds
+        return sum(job.steps for job in self.tuning) + final
+
+    def final(self) -> list[TrialJob]:
+        """Those that are reported, once those that choose rates are done."""
+        rates = self._rates()
+        return [
+            self._job(trial)
+            for setting in self._config.settings
+            for trial in trials(setting, self._norms, rates[setting])
+        ]
+
+    def _job(self, trial: Trial) -> TrialJob:
         key = trial.setting.data, trial.setting.network
-        return Job(trial, self._benches[key], self._digests[key])
+        return TrialJob(trial, self._benches[key], self._digests[key])
 
-    def finished(self, jobs: list[Job]) -> int:
-        return sum(self._store.finished(job.name) is not None for job in jobs)
-
-    def do(self, jobs: list[Job], ended: Callable[[Job], None]) -> None:
-        over = self._done
-
-        def start(job: Job) -> Callable[[], None]:
-            begun = over
-
-            def step() -> None:
-                nonlocal begun
-                begun += 1
-                self._progress(str(job.trial), min(begun, over + job.steps), self._total)
-
-            return step
-
-        def end(job: Job) -> None:
-            nonlocal over
-            over += job.steps
-            self._progress(str(job.trial), over, self._total)
-            ended(job)
-
-        share(jobs, self._store, start=start, ended=end)
-        self._done = over
-
-    def choose_rates(self) -> dict[Setting, dict[Norm, float]]:
+    def _rates(self) -> dict[Setting, dict[Norm, float]]:
         """In each setting, each network's best of the candidate rates on validation images, with the first seed.
 
         A network that diverged at every rate has none.
         """
-        self.do(self.tuning, lambda job: None)
         rates: dict[Setting, dict[Norm, float]] = {
             setting: dict.fromkeys(self._norms, setting.lr[0]) if len(setting.lr) == 1 else {}
             for setting in self._config.settings

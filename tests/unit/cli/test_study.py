@@ -7,7 +7,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from truenorm.record import Record
-from truenorm.study import grid
+from truenorm.study import job
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def interrupt(monkeypatch, at):
             raise KeyboardInterrupt
         return real(trial, *rest)
 
-    monkeypatch.setattr(grid, "run", stopped)
+    monkeypatch.setattr(job, "run", stopped)
 
 
-truenorm_run = grid.run
+truenorm_run = job.run
 
 
 def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):

@@ -9,7 +9,7 @@ from inline_snapshot import snapshot
 from truenorm.data.images import ImageSet, Split, load
 from truenorm.errors import Diverged, InvalidInput, TruenormError, UnknownName
 from truenorm.record import Record
-from truenorm.study import bench, grid
+from truenorm.study import bench, job
 from truenorm.study.configuration import StudyConfig, Trial
 from truenorm.study.study import run_study
 
@@ -196,7 +196,7 @@ def test_rates_without_images_to_choose_by(run):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(grid, "run", lambda *args: pytest.fail("it trained"))
+    monkeypatch.setattr(job, "run", lambda *args: pytest.fail("it trained"))
 
 
 def test_what_cannot_be_done_is_said_first(run, no_training, tmp_path):
@@ -362,14 +362,14 @@ def test_ctrl_c_in_the_first_trial_leaves_the_old_record(run, tmp_path):
 
 @pytest.fixture
 def second_seed_diverges(monkeypatch):
-    real = grid.run
+    real = job.run
 
     def second_fails(trial, *args):
         if trial.seed == 1:
             raise Diverged("training diverged in epoch 1")
         return real(trial, *args)
 
-    monkeypatch.setattr(grid, "run", second_fails)
+    monkeypatch.setattr(job, "run", second_fails)
 
 
 def test_a_training_that_diverges_is_marked_and_the_others_go_on(run, tmp_path, second_seed_diverges):
