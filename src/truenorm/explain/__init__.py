@@ -1,0 +1,1 @@
+"""Batch norm explained by running it: `layer` is what is shown, `walk` how."""
