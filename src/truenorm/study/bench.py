@@ -62,14 +62,17 @@ class Bench:
     @property
     def digest(self) -> str:
         """Tells apart what a trial's rows depend on beside the trial itself: pixels, arms, versions, device."""
-        parts = (self.images.train, self.images.validation, self.images.test)
-        shape = [len(self.images.classes), *self.images.train.images.shape[1:]]
-        pixels = hashlib.sha256()
-        for part in parts:
-            pixels.update(part.images.cpu().numpy().tobytes() + part.labels.cpu().numpy().tobytes())
         arms = [arm.name for arm in self.arms]
         versions = installed_versions("truenorm", "torch")
-        return digest([pixels.hexdigest(), shape, arms, self.momenta, versions, str(self.device), *self.others])
+        return digest([*pixels_digest(self.images), arms, self.momenta, versions, str(self.device), *self.others])
+
+
+def pixels_digest(images: ImageSet) -> tuple[str, list[int]]:
+    """Tells data sets apart: by every pixel and label, and by the number of classes and the shape."""
+    pixels = hashlib.sha256()
+    for part in (images.train, images.validation, images.test):
+        pixels.update(part.images.cpu().numpy().tobytes() + part.labels.cpu().numpy().tobytes())
+    return pixels.hexdigest(), [len(images.classes), *images.train.images.shape[1:]]
 
 
 def open_images(config: StudyConfig, name: str, progress: Callable[[str, int, int], None]) -> ImageSet:

@@ -1,7 +1,10 @@
 """Work done once, job by job, by however many processes share the folder, whatever happens to them."""
 
+import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -145,3 +148,33 @@ def share(
         # All that is left is in other hands: wait, and look round again, since one of them may have died.
         patience = _PATIENCE if len(others) == len(left) else 0.0
         left = others
+
+
+@contextmanager
+def alongside(num: int, work: Callable[..., object], *arguments: object) -> Generator[None]:
+    """So many more processes that do the same work while the block lasts; they may die, the work is done.
+
+    Args:
+        num: of processes.
+        work: a function of a module, to be called in each with the arguments.
+        arguments: anything that pickles.
+    """
+    others = [
+        multiprocessing.get_context("spawn").Process(target=_quietly, args=(work, *arguments), daemon=True)
+        for _ in range(num)
+    ]
+    for other in others:
+        other.start()
+    try:
+        yield
+        for other in others:
+            other.join()
+    finally:
+        for other in others:
+            other.terminate()
+
+
+def _quietly(work: Callable[..., object], *arguments: object) -> None:
+    """Ctrl-C is the first process's to answer: it ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work(*arguments)

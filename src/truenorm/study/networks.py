@@ -22,7 +22,12 @@ NETWORKS = ("mlp", "cnn", *RESNETS, f"{timm_networks.PREFIX}NAME", "file.py:fact
 
 
 def mlp(
-    input_shape: tuple[int, int, int], num_classes: int, *, norm_layer: NormLayer = BatchNorm, widths: tuple[int, ...]
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    norm_layer: NormLayer = BatchNorm,
+    widths: tuple[int, ...],
+    activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Module:
     """Linear → norm → ReLU for each hidden width, and a linear layer for the classes.
 
@@ -33,6 +38,7 @@ def mlp(
         num_classes: outputs.
         norm_layer: makes a norm from a number of channels.
         widths: of the hidden layers.
+        activation: instead of the ReLU.
 
     Example:
         >>> mlp((1, 8, 8), 10, widths=(32, 16))(torch.randn(4, 1, 8, 8)).shape
@@ -43,7 +49,7 @@ def mlp(
     for depth, width in enumerate(widths, 1):
         layers[f"linear{depth}"] = nn.Linear(previous, width, bias=False)
         layers[f"norm{depth}"] = norm_layer(width)
-        layers[f"relu{depth}"] = nn.ReLU()
+        layers[f"{activation.__name__.lower()}{depth}"] = activation()
         previous = width
     return nn.Sequential(OrderedDict(layers, classes=nn.Linear(previous, num_classes)))
 

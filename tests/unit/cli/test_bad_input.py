@@ -9,7 +9,7 @@ import torch
 from inline_snapshot import snapshot
 
 from truenorm.record import Record
-from truenorm.study import grid
+from truenorm.study import job
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def study(truenorm):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(grid, "run", lambda *args: pytest.fail("it trained"))
+    monkeypatch.setattr(job, "run", lambda *args: pytest.fail("it trained"))
 
 
 pytestmark = pytest.mark.usefixtures("truenorm")
@@ -252,6 +252,6 @@ def test_a_record_of_something_else(truenorm, tmp_path):
 
 def test_our_own_mistakes_are_not_hidden(truenorm, monkeypatch):
     """A bug is a traceback with its place, never a sentence that blames the user."""
-    monkeypatch.setattr(grid, "run", lambda *args: 1 / 0)
+    monkeypatch.setattr(job, "run", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         truenorm("study", "--limit", "100")
