@@ -18,6 +18,7 @@ class Table:
         columns: the headings.
         rows: one tuple of cells per row, as long as `columns`.
         notes: sentences below the table.
+        text: columns whose cells are words: left-aligned, and on several lines where there is no room for one.
 
     Example:
         >>> table = Table(title="shift", columns=("layer", "σ"), rows=(("bn1", "0.31"),))
@@ -29,6 +30,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
 
     def __rich__(self) -> "RichTable":
         from rich import box
@@ -46,7 +48,8 @@ class Table:
         )
         for index, column in enumerate(self.columns):
             left = index == 0 or not column
-            table.add_column(Text(column), justify="left" if left else "right", no_wrap=left)
+            words = column in self.text
+            table.add_column(Text(column), justify="left" if left or words else "right", no_wrap=left)
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table

@@ -2,9 +2,10 @@
 
 import pytest
 from page.chromium import CHROMIUM, FLAGS, MISSING
+from unit.report import synthetic_claims as claims
 from unit.report.synthetic import ARMS, MOMENTA, study
 
-from truenorm.report import study_page
+from truenorm.report import claims_page, study_page
 
 SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
 
@@ -33,6 +34,19 @@ def pages(tmp_path_factory):
     }
     for name, record in records.items():
         (folder / f"{name}.html").write_text(study_page(record))
+    gains = {("along", 256): 0.1, "below": 1.3, "alone": -0.05}
+    nasty = "</script><script>alert(1)</script>"
+    odd = claims.claim(
+        3, "odd", claims.ALONE.parts, claims.ALONE.picture, title=nasty, plainly=nasty, arms={"bn": nasty, nasty: nasty}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("truenorm.claims.catalogue.CLAIMS", (*claims.CATALOGUE, odd))
+        records |= {
+            "claims": claims.record(gains=gains, far=("ghost-32",), diverged=[("none", 4)]),
+            "claims-nasty": claims.record(claims=(odd,), notes=(nasty, f"odd: {nasty}")),
+        }
+        for name in ("claims", "claims-nasty"):
+            (folder / f"{name}.html").write_text(claims_page(records[name]))
     return {name: folder / f"{name}.html" for name in records}
 
 

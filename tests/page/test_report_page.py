@@ -22,7 +22,7 @@ def mark(page, chart, named):
     return page.locator(f'#{chart} svg [aria-roledescription="{named}"]')
 
 
-@pytest.mark.parametrize("name", ["study", "grid", "nasty"])
+@pytest.mark.parametrize("name", ["study", "grid", "nasty", "claims", "claims-nasty"])
 def test_nothing_goes_wrong_and_nothing_is_fetched(visit, pages, name):
     page = visit(name)
     assert page.said == []
@@ -45,7 +45,7 @@ CUT = """(width) => [...document.querySelectorAll("figure:not([hidden]) .chart s
 }).map((text) => text.textContent)"""
 
 
-@pytest.mark.parametrize("name", ["study", "grid"])
+@pytest.mark.parametrize("name", ["study", "grid", "claims"])
 @pytest.mark.parametrize("width", [380, 700, 1100])
 def test_nothing_is_cut_and_nothing_scrolls_sideways(visit, name, width):
     page = visit(name, width=width)

@@ -122,7 +122,9 @@ def test_this_comparison_sees_torch():
     assert "torch" in fresh(f"import sys, truenorm; truenorm.Moments; {SAY % HEAVY}").split()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["study", "--help"], ["report", "--help"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["study", "--help"], ["claims", "--help"], ["report", "--help"], []]
+)
 def test_help_does_not_import_torch(arguments):
     code = (
         "import atexit, sys; from truenorm.cli import main\n"

@@ -38,9 +38,23 @@ app.command(
     "the same command goes on where it stopped, in as many processes at once as you like.",
 )
 app.command(
+    "truenorm.cli.claims:claims",
+    name="claims",
+    help="Measure what is said about batch norm: small networks with and without, and a verdict for each claim.\n\n"
+    "What would have to be seen, and how large an effect must be, is fixed before anything is run. Prints a table, "
+    "writes record.json and a page that needs no knowledge of networks. Finished trials stay in the folder: the same "
+    "command goes on where it stopped, in as many processes at once as you like.",
+)
+app.command(
     "truenorm.cli.report:report",
     name="report",
     help="Print the tables of a record again and draw its page; of several records, side by side.",
+)
+app.command(
+    "truenorm.cli.explain:explain",
+    name="explain",
+    help="Walk through one batch-norm layer by hand: eight numbers in training, what is stored, and inference.\n\n"
+    "Every number is computed when it is printed.",
 )
 
 

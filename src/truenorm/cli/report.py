@@ -8,6 +8,7 @@ from truenorm.errors import InvalidInput
 from truenorm.record import Record
 
 if TYPE_CHECKING:
+    from truenorm.report.claims.table import ClaimsTable
     from truenorm.report.figure import Figure
     from truenorm.show import Table
 
@@ -28,26 +29,26 @@ def report(record: Path, /, *others: Path, out: Path | None = None, svg: Path | 
 
 
 def show(record: Record) -> None:
-    """Print a study's tables and, last, what they say."""
-    from truenorm.report.tables import study_conclusion, study_tables
+    """Print a record's tables and, last, what they say."""
+    from truenorm.report.shown import shown
 
-    _print(study_tables(record), study_conclusion(record))
+    found = shown(record)
+    _print(found.tables, found.conclusion)
 
 
 def _draw(path: Path, out: Path, svg: Path | None) -> None:
-    from truenorm.report.study import study_page, study_sections
-    from truenorm.report.summary import summaries
+    from truenorm.report.shown import shown
 
-    record = Record.load(path)
-    show(record)
+    found = shown(Record.load(path))
+    _print(found.tables, found.conclusion)
     if svg is not None:
-        found = summaries(record)
-        figures = [one for section in study_sections(found) for one in section.figures]
-        _write_svgs(figures, svg, [summary.chosen.label for summary in found])
-    _write_page(study_page(record), out)
+        figures, labels = found.figures()
+        _write_svgs(figures, svg, labels)
+    _write_page(found.page(), out)
 
 
 def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
+    from truenorm.report.claims.judged import is_of_claims
     from truenorm.report.comparison import (
         Comparison,
         comparison_conclusion,
@@ -56,7 +57,12 @@ def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
         comparison_table,
     )
 
-    comparison = Comparison({name: Record.load(path) for name, path in _named(paths).items()})
+    records = {name: Record.load(path) for name, path in _named(paths).items()}
+    if of_claims := [name for name, record in records.items() if is_of_claims(record)]:
+        raise InvalidInput(
+            f"{of_claims[0]} is a record of claims; side by side stand records of studies: draw it alone"
+        )
+    comparison = Comparison(records)
     _print([comparison_table(comparison)], comparison_conclusion(comparison))
     if svg is not None:
         _write_svgs(comparison_figures(comparison), svg, [""])
@@ -74,7 +80,7 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names if different else map(str, paths), paths, strict=True))
 
 
-def _print(tables: "Sequence[Table]", sentence: str) -> None:
+def _print(tables: "Sequence[Table | ClaimsTable]", sentence: str) -> None:
     from truenorm.cli.terminal import console
 
     output = console()

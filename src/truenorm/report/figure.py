@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from truenorm.errors import extra
 from truenorm.files import write_whole
@@ -47,6 +47,7 @@ class Figure:
         views: one for each setting.
     """
 
+    kind: ClassVar[str] = "figure"
     name: str
     spec: Mapping[str, Any]
     text: str

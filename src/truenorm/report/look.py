@@ -8,6 +8,7 @@ which people with any colour vision can tell apart, darkened or lightened where 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from truenorm.errors import extra
@@ -49,6 +50,9 @@ _ARMS = {
     "update_bn": ("pass", "triangle-up"),
     "bn-bfn": ("network", "diamond"),
     "gn": ("network", "cross"),
+    "none": ("torch", "square"),
+    "ln": ("adaptive", "triangle-up"),
+    "in": ("pass", "diamond"),
     NOISE_FLOOR: ("torch", BAR),
 }
 _DASHES = {
@@ -60,6 +64,22 @@ _DASHES = {
     BAR: [1, 4],
 }
 _UNKNOWN = ("torch", "triangle-down")
+_FREE = (
+    *(("dmbn", "triangle-down"), ("adaptive", "square"), ("pass", "triangle-up"), ("network", "circle")),
+    *(("torch", "diamond"), ("dmbn", "cross"), ("adaptive", "triangle-down"), ("pass", "square")),
+    *(("network", "triangle-up"), ("torch", "cross"), ("dmbn", "diamond"), ("adaptive", "circle")),
+)
+"""For arms of free names, in the order in which they come; neighbours differ in both."""
+
+SYMBOLS: Mapping[str, str] = {
+    "circle": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    "square": "M-.9,-.9H.9V.9H-.9Z",
+    "triangle-up": "M0,-1.1L1.1,.9H-1.1Z",
+    "triangle-down": "M0,1.1L1.1,-.9H-1.1Z",
+    "diamond": "M0,-1.2L1,0L0,1.2L-1,0Z",
+    "cross": "M-.4,-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
+}
+"""Each shape as an SVG path about 0, two units wide, for legends outside a chart."""
 
 _DECADES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 
@@ -141,6 +161,44 @@ def shapes(arms: Sequence[str]) -> list[str]:
 def dashes(arms: Sequence[str]) -> list[list[int]]:
     """The dash of each arm's line."""
     return [_DASHES.get(shape, [2, 3]) for shape in shapes(arms)]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How the arms of a claim look: batch norm in the page's own colour, and no two alike while there are looks left.
+
+    Args:
+        arms: in their order.
+
+    Example:
+        >>> looks = Looks(("none", "bn", "ghost-32"))
+        >>> looks.colours, looks.shapes
+        (['var(--torch)', 'var(--accent)', 'var(--dmbn)'], ['square', 'circle', 'triangle-down'])
+    """
+
+    arms: Sequence[str]
+
+    @property
+    def colours(self) -> list[str]:
+        """Of each arm."""
+        return [ink(colour) for colour, _ in self._found]
+
+    @property
+    def shapes(self) -> list[str]:
+        """Of each arm."""
+        return [shape for _, shape in self._found]
+
+    @property
+    def dashes(self) -> list[list[int]]:
+        """Of each arm's line."""
+        return [_DASHES.get(shape, [2, 3]) for shape in self.shapes]
+
+    @property
+    def _found(self) -> list[tuple[str, str]]:
+        known = {arm: _ARMS[arm] for arm in self.arms if arm in _ARMS} | {"bn": ("accent", "circle")}
+        free = [look for look in _FREE if look not in known.values()]
+        others = [arm for arm in self.arms if arm not in known]
+        return [known[arm] if arm in known else free[others.index(arm) % len(free)] for arm in self.arms]
 
 
 def in_light(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from truenorm.errors import extra
 from truenorm.record import Record
 from truenorm.report.figure import Figure
 from truenorm.report.look import COLOURS
+from truenorm.report.parts import Badge, Panels, Part
 from truenorm.show import Table
 
 
@@ -25,6 +26,7 @@ class Tables:
         folded: the words behind which they are folded away; "" where they are open.
     """
 
+    kind: ClassVar[str] = "tables"
     views: tuple[tuple[Table, ...], ...]
     folded: str = ""
 
@@ -38,22 +40,33 @@ class Section:
         parts: in this order.
         text: sentences above them.
         lines: of a name and what is said under it, above them, too.
+        name: what links lead to; "" where none does.
+        kicker: a few words above the heading.
+        badge: beside the heading, with a few words of its own.
+        aside: these words.
     """
 
     heading: str
-    parts: tuple[Tables | Figure, ...] = ()
+    parts: tuple[Tables | Figure | Part, ...] = ()
     text: tuple[str, ...] = ()
     lines: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    kicker: str = ""
+    badge: Badge | None = None
+    aside: str = ""
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """Its figures alone."""
-        return tuple(part for part in self.parts if isinstance(part, Figure))
+        """Its figures alone, as they are drawn on the page."""
+        found: list[Figure] = []
+        for part in self.parts:
+            found += [part] if isinstance(part, Figure) else part.figures if isinstance(part, Panels) else ()
+        return tuple(found)
 
     @property
     def chosen(self) -> bool:
         """Whether it shows one setting of several."""
-        return any(len(part.views) > 1 for part in self.parts)
+        return any(len(part.views) > 1 for part in self.parts if isinstance(part, Tables | Figure))
 
 
 def page(
@@ -102,6 +115,7 @@ def page(
         colours=COLOURS,
         record=record,
         facts=_facts(record) if record else {},
+        article=any(section.name for section in sections),
         specs={one.name: one.spec for one in figures},
         views=_packed(json.dumps(views, ensure_ascii=False, allow_nan=False)),
         library=_library() if figures else "",

@@ -248,5 +248,5 @@ def test_the_package_brings_its_template():
     from importlib.resources import files
 
     names = {file.name for file in files("truenorm.report").joinpath("template").iterdir()}
-    assert names == {"page.html.jinja", "page.css", "page.js"}
+    assert names == {"page.html.jinja", "page.css", "page.js", "article.html.jinja", "article.css"}
     assert re.search(r"https?:", files("truenorm.report").joinpath("template", "page.js").read_text()) is None

@@ -13,7 +13,8 @@ async function draw(name, spec, view) {
   figure.hidden = view.chart.datasets.rows.length === 0;
   if (figure.hidden) return;
   at(`${name}-title`).textContent = view.title;
-  const description = `${view.title}. ${figure.querySelector("figcaption").textContent}`;
+  const caption = figure.closest("figure:has(> figcaption)").querySelector(":scope > figcaption");
+  const description = [view.title, caption.textContent].filter(Boolean).join(". ");
   const shown = { ...spec, ...view.chart, description };
   figure.drawn?.finalize();
   figure.drawn = await vegaEmbed(figure.querySelector(".chart"), shown, options);

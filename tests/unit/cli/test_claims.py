@@ -1,0 +1,239 @@
+"""`truenorm claims`: a claim that takes a second, on a hundred digits."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+from inline_snapshot import snapshot
+from unit.report.synthetic_claims import claim, over_none
+
+from truenorm.claims.claim import Cell, Column, Part, Picture
+from truenorm.claims.networks import ARMS, NORMS, dense, initialised
+from truenorm.claims.training import scored, trained
+from truenorm.cli import app
+from truenorm.record import Record
+
+SMALL = "tiny --limit 100 --quick --processes 1 --out out".split()  # noqa: SIM905  # read as it is typed
+STOPPED = "truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there"
+
+
+def cells(bench):
+    return [Cell(arm=arm, lrs=(0.05, 0.2), steps=3 * len(bench.feed("train", 32))) for arm in ("none", "bn")]
+
+
+def run(trial, bench, on_step):
+    network = initialised(lambda: dense(bench, NORMS[trial.arm], depth=1, width=12), trial.seed)
+    trained(network, bench.feed("train", 32), trial, on_step, epochs=3)
+    found = scored(network, bench, "validation" if trial.tuning else "test")
+    yield trial.row("accuracy", found.accuracy, n=found.num)
+
+
+TINY = claim(
+    2,
+    "tiny",
+    (Part(name="digits", says="accuracy", effect=over_none("accuracy"), margin=0.01, unit="points"),),
+    Picture(metric="accuracy", y="accuracy, %", text="Higher is better.", unit="points"),
+    title="Batch norm learns faster",
+    arms={arm: ARMS[arm] for arm in ("none", "bn")},
+    columns=(Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),),
+    cells=cells,
+    run=run,
+)
+
+
+@pytest.fixture(autouse=True)
+def catalogue(monkeypatch):
+    """Only the tiny claim; called with a function that is asked before each trial."""
+
+    def put(before=lambda trial: None):
+        def watched(trial, bench, on_step):
+            before(trial)
+            return run(trial, bench, on_step)
+
+        monkeypatch.setattr("truenorm.claims.catalogue.CLAIMS", (replace(TINY, run=watched),))
+        monkeypatch.setattr("truenorm.claims.catalogue.NOT_YET", {4: "Batch norm does more", 1: "Batch norm is old"})
+
+    put()
+    return put
+
+
+@pytest.fixture
+def measured(truenorm):
+    """What the command ended with; its record is in `out`."""
+    ended = truenorm("claims", *SMALL)
+    assert (ended.code, ended.err) == (0, "")
+    return ended
+
+
+def test_it_prints_a_table_a_sentence_and_where_the_record_and_the_page_are(measured, tmp_path):
+    lines = [line.rstrip() for line in measured.out.splitlines()]
+    assert lines[0] == "what is said about batch norm"
+    assert any(line.split()[:4] == ["2", "Batch", "norm", "learns"] for line in lines)
+    assert any(line.split()[0] == "digits" and "points" in line for line in lines if line)
+    assert lines[-4].startswith("“Batch norm learns faster”: ")
+    assert lines[-3:] == ["", "record: out/record.json", "page: out/report.html"]
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_report_gives_byte_for_byte_what_it_gave(measured, truenorm, tmp_path):
+    tables, _, paths = measured.out.rpartition("\nrecord: ")
+    assert paths == "out/record.json\npage: out/report.html\n"
+    page = (tmp_path / "out" / "report.html").read_bytes()
+    for place in ("out", "out/record.json"):
+        (tmp_path / "out" / "report.html").unlink()
+        ended = truenorm("report", place)
+        assert (ended.code, ended.err, ended.out) == (0, "", tables + "\npage: out/report.html\n")
+        assert (tmp_path / "out" / "report.html").read_bytes() == page
+
+
+def test_this_comparison_sees_another_record(measured, truenorm, tmp_path):
+    """Planted: one accuracy one image higher."""
+    path = tmp_path / "out" / "record.json"
+    data = json.loads(path.read_text())
+    data["rows"][0][4] += 1 / 359
+    path.write_text(json.dumps(data))
+    assert truenorm("report", "out").out.rpartition("\npage: ")[0] != measured.out.rpartition("\nrecord: ")[0]
+
+
+def test_svgs(measured, truenorm, tmp_path):
+    ended = truenorm("report", "out", "--svg", "charts")
+    assert "charts: 1 in charts" in ended.out.splitlines()
+    assert [path.name for path in (tmp_path / "charts").iterdir()] == ["tiny.svg"]
+
+
+def test_the_record_holds_the_line_that_does_it_again(measured, truenorm):
+    first = Record.load("out")
+    assert first.command == " ".join(["truenorm claims", *SMALL])
+    truenorm(*first.command.split()[1:-1], "again")
+    assert Record.load("again").rows == first.rows and first.complete
+
+
+def test_several_records_are_refused(measured, truenorm):
+    truenorm("claims", *SMALL[:-1], "again")
+    assert truenorm("report", "out", "again").sentence == snapshot(
+        "truenorm: out is a record of claims; side by side stand records of studies: draw it alone"
+    )
+
+
+def test_a_record_whose_claim_is_gone(measured, truenorm, monkeypatch):
+    monkeypatch.setattr("truenorm.claims.catalogue.CLAIMS", ())
+    ended = truenorm("report", "out")
+    assert (ended.code, ended.sentence.partition("; ")[0]) == snapshot(
+        (1, "truenorm: the record holds the claim 'tiny', which this truenorm does not know")
+    )
+
+
+def test_the_same_command_goes_on_where_it_stopped(measured, truenorm, catalogue, monkeypatch):
+    def stop(trial):
+        if trial.seed == 1:
+            raise KeyboardInterrupt
+
+    again = [*SMALL[:-1], "again"]
+    catalogue(stop)
+    ended = truenorm("claims", *again)
+    assert (ended.code, ended.sentence) == (130, STOPPED.replace("out/", "again/"))
+    assert not Record.load("again").complete
+    assert "The measuring was not finished" in truenorm("report", "again").out
+    catalogue()
+    ended = truenorm("claims", *again)
+    assert (ended.code, ended.err) == snapshot((0, "truenorm: 5 of 14 trials were finished before, in again/trials\n"))
+    assert Record.load("again").rows == Record.load("out").rows
+
+
+def test_ctrl_c_before_a_trial_has_ended(truenorm, catalogue, tmp_path):
+    def stop(trial):
+        raise KeyboardInterrupt
+
+    catalogue(stop)
+    ended = truenorm("claims", *SMALL)
+    assert (ended.code, ended.sentence) == (130, STOPPED)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+# What needs no measuring.
+
+
+def test_the_list(truenorm, golden, monkeypatch):
+    monkeypatch.setattr("truenorm.data.images.load", lambda *args, **options: pytest.fail("it read data"))
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    ended = truenorm("claims", "--list")
+    assert (ended.code, ended.err) == (0, "")
+    golden("claims-list.txt", "".join(f"{line.rstrip()}\n" for line in ended.out.splitlines()))
+
+
+def test_a_list_of_some(truenorm):
+    assert "not yet" not in truenorm("claims", "tiny", "--list").out
+
+
+def test_every_claim_there_is_has_a_line_of_the_list(truenorm, monkeypatch):
+    monkeypatch.undo()
+    from truenorm.claims.catalogue import CLAIMS, NOT_YET
+
+    out = truenorm("claims", "--list").out
+    for one in CLAIMS:
+        assert any(line.split()[:2] == [str(one.number), one.name] for line in out.splitlines())
+    assert out.count("not yet") == len(NOT_YET)
+
+
+def test_help(truenorm, golden):
+    ended = truenorm("claims", "--help")
+    assert (ended.code, ended.err) == (0, "")
+    golden("help-claims.txt", "".join(f"{line.rstrip()}\n" for line in ended.out.splitlines()))
+
+
+def test_every_field_of_the_configuration_is_an_option():
+    from truenorm.claims.configuration import ClaimsConfig
+
+    listed = {a.names[0] for a in app["claims"].assemble_argument_collection() if a.show}
+    fields = {f"--{name.replace('_', '-')}" for name in ClaimsConfig.__dataclass_fields__}
+    assert listed - {"NAMES"} == fields | {"--out", "--list", "--processes"}
+
+
+# What is refused.
+
+
+@pytest.fixture
+def refused(truenorm, catalogue, tmp_path):
+    """Exit code and sentence; nothing must have been done or written."""
+
+    def run_refused(*arguments):
+        catalogue(lambda trial: pytest.fail("it trained"))
+        ended = truenorm("claims", *arguments)
+        assert not list(tmp_path.rglob("*.json"))
+        return ended.code, ended.sentence
+
+    return run_refused
+
+
+def test_an_unknown_name(refused):
+    assert refused("tini") == snapshot((2, "truenorm: unknown claim 'tini'; did you mean 'tiny'? Known: tiny"))
+    assert refused("tiny", "nothing like it", "--list")[0] == 2
+
+
+def test_too_few_seeds(refused):
+    assert refused("tiny", "--seeds", "4") == snapshot(
+        (2, "truenorm: --seeds is 4; it takes 5 or more: fewer can hardly show anything")
+    )
+
+
+def test_an_unknown_data_set(refused):
+    code, sentence = refused("tiny", "--data", "digit")
+    assert code == 2 and "did you mean 'digits'" in sentence
+
+
+def test_without_what_measures(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    assert refused(*SMALL) == snapshot(
+        (2, "truenorm: scikit-learn is not installed; run: pip install 'truenorm[study]'")
+    )
+
+
+def test_without_what_draws_it_says_so(truenorm, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    ended = truenorm("claims", *SMALL)
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == snapshot(
+        "no page: altair is not installed; run: pip install 'truenorm[report]', then: truenorm report out"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["record.json", "trials"]
