@@ -86,7 +86,7 @@ def same(given: Tensor, right: Tensor) -> float:
     $$ 1 - \frac{\mathrm{rms}(y - y')}{\mathrm{rms}(y')} $$
 
     Example:
-        >>> same(torch.tensor([[3.0, 3.0]]), torch.tensor([[3.0, 4.0]]))
+        >>> round(same(torch.tensor([[3.0, 3.0]]), torch.tensor([[3.0, 4.0]])), 3)
         0.8
     """
     return 1 - ((given - right).norm() / right.norm()).item()
