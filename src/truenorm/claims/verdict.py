@@ -7,8 +7,9 @@ by a t test over seeds, each at 5 % for the whole catalogue together (Holm):
     too small is it below the margin, the smallest effect worth the claim's words?
 
 A part that is shown and not too small holds; one that is too small (or the other way round) does not; of any other
-nothing can be told. A claim holds if all its parts do, and does not if none does; it depends if some do and others do
-not. Else nothing can be told of it, and the condition says of which parts something can.
+nothing can be told. A claim holds if all its parts do, and does not if none does. If some hold and others do not, or
+cannot be told, it depends: it is shown under conditions, which are said. Else nothing is shown for it, though not all
+is refuted: it cannot be told.
 The family is every part of every claim that the catalogue had when the record was made, measured or not: what else is
 run, or added to the catalogue later, changes a verdict by no more than the order of its tests.
 """
@@ -108,13 +109,12 @@ def rule(rulings: Sequence[Ruling]) -> Ruling:
     """A claim's ruling from those of its parts.
 
     Example:
-        >>> rule(["holds", "holds"]), rule(["holds", "does not hold"]), rule(["holds", "cannot tell"])
+        >>> rule(["holds", "holds"]), rule(["holds", "cannot tell"]), rule(["does not hold", "cannot tell"])
         ('holds', 'depends', 'cannot tell')
     """
-    kinds = set(rulings)
-    if {"holds", "does not hold"} <= kinds:
-        return "depends"
-    return rulings[0] if len(kinds) == 1 else "cannot tell"
+    if len(set(rulings)) == 1:
+        return rulings[0]
+    return "depends" if "holds" in rulings else "cannot tell"
 
 
 def _verdict(claim: Claim, findings: Sequence[Finding]) -> Verdict:

@@ -111,7 +111,7 @@ def test_what_is_not_measured_counts_in_the_family_as_often_as_it_would():
     assert found(alone).findings[0].effect.p == pytest.approx(found(both).findings[0].effect.p)
     assert found(alone).findings[1].effect is None
     assert rulings(alone) == ["holds", "cannot tell"]
-    assert found(alone).ruling == "cannot tell"
+    assert found(alone).ruling == "depends"
     assert found(alone).condition == "holds for small; not told for large"
 
 
@@ -133,7 +133,7 @@ def test_five_differences_of_the_same_one_image_are_no_certainty():
 def test_the_ruling_of_a_claim_does_not_depend_on_the_order_of_its_parts(parts):
     ruling = rule(parts)
     assert rule(parts[::-1]) == ruling
-    assert (ruling == "depends") == ({"holds", "does not hold"} <= set(parts))
+    assert (ruling == "depends") == ("holds" in parts and len(set(parts)) > 1)
     if len(set(parts)) == 1:
         assert ruling == parts[0]
 

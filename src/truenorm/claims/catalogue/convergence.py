@@ -120,19 +120,18 @@ CLAIM = Claim(
     literature_verdict="holds, through the larger rate",
     plainly=(
         "Training is a walk downhill, and the loss says how high up one still is. The question is how many steps it "
-        "takes "
-        "to come down to a fixed height, and how much time, if every network may walk at the pace that suits it best."
+        "takes to come down to a fixed height, and how much time, if every network may walk at the pace that suits "
+        "it best."
     ),
     hypothesis="With batch norm it takes at least a fifth fewer steps, and a fifth less time, than without norm.",
     control=(
-        "The same network without norm, from He's initial weights, and with layer norm; each at its own best rate. And "
-        "batch norm whose running statistics are pooled (truenorm's layers): the same training, evaluated sooner."
+        "The same network without norm, from He's initial weights, and with layer norm; each at its own best rate. "
+        "And batch norm whose running statistics are pooled (truenorm's layers): the same training, evaluated sooner."
     ),
     measure=(
-        f"Steps and processor time until the loss on test images, in evaluation mode, is {TARGET:.0%} of what guessing "
-        f"gives ({TARGETS['digits']:.0%} on digits, which are easy); batches of {BATCH}, constant rate, SGD with "
-        "momentum 0.9. Rates by factors of two, the best on "
-        "validation images."
+        f"Steps and processor time until the loss on test images, in evaluation mode, is {TARGET:.0%} of what "
+        f"guessing gives ({TARGETS['digits']:.0%} on digits, which are easy); batches of {BATCH}, constant rate, SGD "
+        "with momentum 0.9. Rates by factors of two, the best on validation images."
     ),
     arms={
         **{arm: ARMS[arm] for arm in ("none", "bn")},

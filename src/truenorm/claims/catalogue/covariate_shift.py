@@ -169,13 +169,12 @@ CLAIM = Claim(
     literature_verdict="does not hold",
     plainly=(
         "Each layer learns from what the layers before it pass on, and these change, too: it aims at a moving "
-        "target. Two "
-        "questions: does the target move less with batch norm? And is the gain gone if one makes it move again?"
+        "target. Two questions: does the target move less with batch norm? And is the gain gone if one makes it move "
+        "again?"
     ),
     hypothesis=(
         "A layer's gradient is turned less by the step of the layers before it if there is batch norm; and noise "
-        "behind "
-        "batch norm, which brings the shift back, takes away at least half of what batch norm gains."
+        "behind batch norm, which brings the shift back, takes away at least half of what batch norm gains."
     ),
     control=(
         "The same network without norm, and with batch norm followed by noise of another mean and spread for each "
@@ -183,10 +182,9 @@ CLAIM = Claim(
     ),
     measure=(
         "MLP with four hidden layers of 128. Likeness: cosine between the gradient of a layer's weights before and "
-        "after the "
-        f"layers below have taken their step, mean over layers and {LOOKS} moments of training, at the same rate for "
-        "all. Gain: training loss after the last epoch, each network at its best rate, with sigmoids, where batch norm "
-        "gains much."
+        f"after the layers below have taken their step, mean over layers and {LOOKS} moments of training, at the same "
+        "rate for all. Gain: training loss after the last epoch, each network at its best rate, with sigmoids, where "
+        "batch norm gains much."
     ),
     arms={
         "none": "no norm, only biases",

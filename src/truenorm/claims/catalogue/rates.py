@@ -96,14 +96,13 @@ CLAIM = Claim(
     sentence="With batch normalization one can use much higher learning rates without the risk of divergence.",
     sources=("Ioffe & Szegedy 2015", "all four tutorials", "the dissertation's abstract"),
     literature=(
-        "Supported (Bjorck et al. 2018); De & Smith 2020: it helps at large batches only, at small ones the best rates "
-        "are the same with and without."
+        "Supported (Bjorck et al. 2018); De & Smith 2020: it helps at large batches only, at small ones the best "
+        "rates are the same with and without."
     ),
     literature_verdict="depends: large batches",
     plainly=(
         "The learning rate is how far the network moves its weights at each step. A larger one learns in fewer "
-        "steps, until "
-        "it is so large that training falls apart."
+        "steps, until it is so large that training falls apart."
     ),
     hypothesis=(
         "The largest rate at which the network still trains, and the best rate, are at least twice as high with "
@@ -112,8 +111,8 @@ CLAIM = Claim(
     control="The same network without norm (He's initial weights, which are right for it), and with layer norm.",
     measure=(
         "Every rate of a grid by factors of two, constant, SGD with momentum 0.9. A network trains at a rate if it "
-        "comes to "
-        f"{ENOUGH:.0%} of the best accuracy of any network at any rate; the best rate has the least test loss."
+        f"comes to {ENOUGH:.0%} of the best accuracy of any network at any rate; the best rate has the least test "
+        "loss."
     ),
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
@@ -128,10 +127,7 @@ CLAIM = Claim(
         for name, rate in (("largest", largest), ("best", best))
         for batch_size in BATCHES
     ),
-    columns=(
-        Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),
-        Column(metric="nll", heading="NLL"),
-    ),
+    columns=(Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),),
     picture=Picture(
         metric="accuracy",
         y="accuracy on test images, %",

@@ -148,38 +148,33 @@ CLAIM = Claim(
     title="Batch norm regularises, as dropout does",
     sentence=(
         "Each batch has slightly other statistics; this noise regularises, so that a network with batch norm does "
-        "better on "
-        "data it has not seen."
+        "better on data it has not seen."
     ),
     sources=("Ioffe & Szegedy 2015", "all four tutorials", "the dissertation's abstract"),
     literature=(
         "Supported: batch norm acts as normalization by the population and a decay of γ (Luo et al. 2019); ghost "
-        "batches "
-        "regularise (Hoffer et al. 2017, Summers & Dinneen 2020); the batch size alone sets the noise (Yong et al. "
-        "2020)."
+        "batches regularise (Hoffer et al. 2017, Summers & Dinneen 2020); the batch size alone sets the noise (Yong "
+        "et al. 2020)."
     ),
     literature_verdict="holds; the more, the smaller the batch",
     plainly=(
         "A network can learn its training images by heart and be poor at others. Noise while it trains can keep it "
-        "from "
-        "that. The question is whether networks that know the training images equally well do better on other images "
-        "where batch norm's noise was larger."
+        "from that. The question is whether networks that know the training images equally well do better on other "
+        "images where batch norm's noise was larger."
     ),
     hypothesis=(
         "At the same training loss, the loss on test images is at least 5 % lower with statistics of small batches "
-        "than with "
-        "those of all images; it falls with the size of the batch; and it is lower than without norm."
+        "than with those of all images; it falls with the size of the batch; and it is lower than without norm."
     ),
     control=(
-        "Batch norm without noise: statistics of all training images at every step. The same network without norm, and "
-        "that with dropout as a yardstick. The optimizer's batch is 256 for all; only the batch of the statistics "
-        "differs."
+        "Batch norm without noise: statistics of all training images at every step. The same network without norm, "
+        "and that with dropout as a yardstick. The optimizer's batch is 256 for all; only the batch of the "
+        "statistics differs."
     ),
     measure=(
         f"{TRAINED_ON} training images, constant rate; loss on test images where the training loss passes {MATCHED} "
-        "nats, "
-        "both in evaluation mode with the statistics of all training images. Rates by factors of four, the best on "
-        "validation images."
+        "nats, both in evaluation mode with the statistics of all training images. Rates by factors of four, the "
+        "best on validation images."
     ),
     arms={
         "none": "no norm, only biases",
@@ -222,8 +217,7 @@ CLAIM = Claim(
         log_y=True,
         text=(
             "All networks know their training images equally well; the further to the left, the better they do on "
-            "other "
-            "images."
+            "other images."
         ),
     ),
     cells=cells,

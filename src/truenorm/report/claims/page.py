@@ -100,11 +100,11 @@ def _how_to_read(found: Judged) -> Section:
         (_badge("does not hold"), "In every comparison it is shown to be too small for the words, or the opposite."),
         (
             _badge("depends"),
-            "For some comparisons it holds, for others it does not: the card says for which.",
+            "For some comparisons it holds, for others it does not, or is not shown: the card says for which.",
         ),
         (
             _badge("cannot tell"),
-            "Of some comparison neither is shown; the card says what is. More repetitions might tell.",
+            "It is shown for no comparison, and not refuted for all. More repetitions might tell.",
         ),
     )
     bars = (
