@@ -89,7 +89,7 @@ def test_the_verdicts_are_those_that_were_planted():
     found = record(gains=CLEAR)
     assert rulings(found) == {"along": "depends", "below": "holds", "alone": "does not hold"}
     assert claims_conclusion(judged(found)) == snapshot(
-        "Of 3 things said about batch norm, 1 holds, 1 does not, and 1 depends on the condition."
+        "Of 3 things said about batch norm, 1 holds, 1 does not, and 1 holds under conditions only."
     )
 
 
@@ -195,10 +195,10 @@ def test_counts_are_sentences(number):
         assert f"{len(found) * number} thing" in said and ("things" in said) == (len(found) * number > 1)
     mixed = ["holds"] * 4 + ["does not hold"] * 3 + ["depends"] * 4 + ["cannot tell"]
     assert words.counts(mixed) == snapshot(
-        "Of 12 things said about batch norm, 4 hold, 3 do not, 4 depend on the condition, and of 1 nothing can be told."
+        "Of 12 things said about batch norm, 4 hold, 3 do not, 4 hold under conditions only, and of 1 nothing can be told."
     )
     assert words.counts(["does not hold", "depends"]) == snapshot(
-        "Of 2 things said about batch norm, 1 does not hold and 1 depends on the condition."
+        "Of 2 things said about batch norm, 1 does not hold and 1 holds under conditions only."
     )
 
 

@@ -101,7 +101,11 @@ _READ = {
 
 def _points(picture: "Picture", places: Sequence[Place]) -> list[_Point]:
     """What is drawn; of arms measured at more places than the axis and the panels tell apart, several series."""
-    measured = [place for place in places if picture.metric in place.values]
+    measured = [
+        place
+        for place in places
+        if picture.metric in place.values and all(place.where.get(key) == at for key, at in picture.at.items())
+    ]
     axes = {picture.x, picture.panels}
     rest = [
         key

@@ -117,7 +117,13 @@ def _how_to_read(found: Judged) -> Section:
         "mere luck (Holm's correction): a bar may be clear of the line and still not be enough. And these are small "
         "networks and small pictures: what is so here need not be so for large ones."
     )
-    parts = (Lines(lines=words), Lines(lines=(("the bars", bars), ("the limits", limits))))
+    networks = (
+        "“mlp” and “cnn” are two kinds: an MLP weighs all pixels together, layer after layer; a CNN looks at small "
+        "neighbourhoods, alike everywhere. “Batch 64” means that 64 pictures are seen at once at each step of training. "
+        "“Seeds” are the repetitions."
+    )
+    notes = (("the bars", bars), ("the networks", networks), ("the limits", limits))
+    parts = (Lines(lines=words), Lines(lines=notes))
     return Section(heading="How to read this", text=(experiment, rule), parts=parts)
 
 

@@ -16,7 +16,7 @@ RULINGS: "tuple[Ruling, ...]" = ("holds", "does not hold", "depends", "cannot te
 _SAID: "dict[Ruling, tuple[str, str]]" = {  # one, and many
     "holds": ("holds", "hold"),
     "does not hold": ("does not", "do not"),
-    "depends": ("depends on the condition", "depend on the condition"),
+    "depends": ("holds under conditions only", "hold under conditions only"),
 }
 _LARGEST = math.log(1e4)
 """Factors beyond are powers of ten."""
@@ -93,7 +93,7 @@ def headline(verdicts: "Sequence[Verdict]") -> str:
 
     Example:
         >>> counts(["holds", "depends", "depends", "cannot tell"])
-        'Of 4 things said about batch norm, 1 holds, 2 depend on the condition, and of 1 nothing can be told.'
+        'Of 4 things said about batch norm, 1 holds, 2 hold under conditions only, and of 1 nothing can be told.'
     """
     if len(verdicts) == 1:
         (only,) = verdicts
@@ -118,7 +118,7 @@ def counts(rulings: "Sequence[Ruling]") -> str:
         return {
             "holds": f"All {many} hold.",
             "does not hold": f"Of {many}, none holds.",
-            "depends": f"All {many} depend on the condition.",
+            "depends": f"All {many} hold under conditions only.",
             "cannot tell": f"Of {many}, nothing can be told of any.",
         }[only]
     said: list[str] = []
