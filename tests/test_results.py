@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from truenorm.cli.terminal import WIDE
 from truenorm.record import Record
-from truenorm.report.tables import study_conclusion, study_tables
+from truenorm.report.claims.judged import judged
+from truenorm.report.shown import shown
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/record.json"))
-EXPERIMENTS = {"broken-models": "doctor.py", "small-batches": "small_batches.py"}
+PLACE = ROOT / "docs" / "results"
+RESULTS = sorted(str(path.parent.relative_to(PLACE)) for path in PLACE.glob("**/record.json"))
+EXPERIMENTS = {"broken-models": "doctor.py", "small-batches": "small_batches.py", "verdicts": "verdicts.py"}
+CLAIMS = [name for name in RESULTS if name.startswith("claims/")]
 
 
 def test_the_table_of_an_experiment_is_made_from_its_record():
@@ -27,18 +31,47 @@ def test_the_table_of_an_experiment_is_made_from_its_record():
         assert made == (ROOT / "docs" / "results" / name / "table.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    "folder", [one for one in RESULTS if one.name not in EXPERIMENTS], ids=lambda folder: folder.name
-)
-def test_the_table_beside_a_record_is_made_from_it(folder):
-    record = Record.load(folder)
+@pytest.mark.parametrize("name", [name for name in RESULTS if name not in EXPERIMENTS])
+def test_the_table_beside_a_record_is_made_from_it(name):
+    record = Record.load(PLACE / name)
     assert record.complete
-    assert record.command.endswith(f"--out docs/results/{folder.name}")
-    output = Console(file=io.StringIO(), width=WIDE, highlight=False)
-    for table in study_tables(record):
+    assert record.command.endswith(f"--out docs/results/{name}")
+    output, found = Console(file=io.StringIO(), width=WIDE, highlight=False), shown(record)
+    for table in found.tables:
         output.print(table)
-    output.print(study_conclusion(record))
-    assert output.file.getvalue() == (folder / "table.txt").read_text()
+    output.print(found.conclusion, markup=False)
+    assert output.file.getvalue() == (PLACE / name / "table.txt").read_text()
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_page_beside_a_record_of_claims_is_made_from_it(name):
+    page = (PLACE / name / "report.html").read_text()
+    for verdict in judged(Record.load(PLACE / name)).verdicts:
+        assert f'id="claim-{verdict.claim.name}"' in page
+        assert escape(verdict.claim.hypothesis) in page
+        assert escape(verdict.condition) in page
+
+
+def test_the_documents_have_the_verdicts_that_the_records_give():
+    """The rows of the table in docs/claims.md: number and claim, verdict on each data set, literature."""
+    rows = {
+        int(cells[0]): cells[1:]
+        for line in (ROOT / "docs" / "claims.md").read_text().splitlines()
+        if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0].isdecimal()
+    }
+    digits, fashion = (
+        {verdict.claim.number: verdict for verdict in judged(Record.load(PLACE / "claims" / data)).verdicts}
+        for data in ("digits", "fashion-mnist")
+    )
+    assert set(rows) == set(digits)
+    for number, (title, *said, literature) in rows.items():
+        assert title == digits[number].claim.title
+        assert literature == digits[number].claim.literature_verdict
+        assert said == [_said(digits[number]), _said(fashion.get(number))]
+
+
+def _said(verdict):
+    return "" if verdict is None else ": ".join(part for part in (f"**{verdict.ruling}**", verdict.condition) if part)
 
 
 def test_there_are_results():

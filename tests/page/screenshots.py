@@ -1,4 +1,4 @@
-"""Take the pictures of docs/report.md: `make screenshots`. Needs the `report` and `dev` extras, and a chromium."""
+"""Take the pictures of the documents: `make screenshots`. Needs the `report` and `dev` extras, and a chromium."""
 
 import tempfile
 from pathlib import Path
@@ -7,26 +7,27 @@ from chromium import CHROMIUM, FLAGS, MISSING
 from playwright.sync_api import sync_playwright
 
 from truenorm.record import Record
-from truenorm.report import study_page
+from truenorm.report.shown import shown
 
 DOCS = Path(__file__).parents[2] / "docs"
-RECORD = DOCS / "results" / "mnist-batch-4-constant"
-SHOTS = {  # name: width, height, scheme, what is at the top (else the beginning)
-    "report-light": (1100, 1500, "light", None),
-    "report-dark": (1100, 1500, "dark", "section:has(#accuracy-by-momentum)"),
-    "report-narrow": (380, 1500, "light", None),
+STUDY, CLAIMS = "mnist-batch-4-constant", "claims/digits"
+SHOTS = {  # name: record, width, height, scheme, what is at the top (else the beginning)
+    "report-light": (STUDY, 1100, 1500, "light", None),
+    "report-dark": (STUDY, 1100, 1500, "dark", "section:has(#accuracy-by-momentum)"),
+    "report-narrow": (STUDY, 380, 1500, "light", None),
+    "claims-light": (CLAIMS, 1100, 1500, "light", "#claim-higher-rates"),
 }
 
 
 def main() -> None:
-    """Draw the page of a committed record and look at it: by day, by night, and on a telephone."""
+    """Draw the pages of committed records and look at them: by day, by night, and on a telephone."""
     if CHROMIUM is None:
         raise SystemExit(MISSING)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        file = Path(folder) / "report.html"
-        file.write_text(study_page(Record.load(RECORD)), encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for name, (width, height, scheme, top) in SHOTS.items():
+        for name, (record, width, height, scheme, top) in SHOTS.items():
+            file = Path(folder) / f"{name}.html"
+            file.write_text(shown(Record.load(DOCS / "results" / record)).page(), encoding="utf-8")
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(file.as_uri())
             page.wait_for_selector("html[data-drawn]")

@@ -119,8 +119,8 @@ def _how_to_read(found: Judged) -> Section:
     )
     networks = (
         "“mlp” and “cnn” are two kinds: an MLP weighs all pixels together, layer after layer; a CNN looks at small "
-        "neighbourhoods, alike everywhere. “Batch 64” means that 64 pictures are seen at once at each step of training. "
-        "“Seeds” are the repetitions."
+        "neighbourhoods, alike everywhere. “Batch 64” means that 64 pictures are seen at once at each step of "
+        "training. “Seeds” are the repetitions."
     )
     notes = (("the bars", bars), ("the networks", networks), ("the limits", limits))
     parts = (Lines(lines=words), Lines(lines=notes))
