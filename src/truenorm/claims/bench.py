@@ -16,7 +16,7 @@ class Bench:
     Args:
         images: the data set.
         scale: of its training images.
-        quick: a third of the training, and every second rate.
+        quick: a third of the training, and every second rate, unless a claim has its own measure of it.
     """
 
     images: ImageSet

@@ -27,7 +27,7 @@ class ClaimsConfig:
     seeds: int | None = None
     """Repetitions, 5 at least; 10 unless said, and 5 when quick."""
     quick: bool = False
-    """For a first look: a third of the training, every second learning rate, 5 seeds."""
+    """For a first look: less training, fewer learning rates, 5 seeds."""
 
     def __post_init__(self) -> None:
         if self.seeds is not None and self.seeds < QUICK_SEEDS:

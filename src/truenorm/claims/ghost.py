@@ -12,12 +12,12 @@ class GhostBatchNorm(BatchNorm):
 
     $$ y_i = \gamma \, \frac{x_i - m_{g(i)}}{\sqrt{v_{g(i)} + \epsilon}} + \beta $$
 
-    The smaller the groups, the noisier the moments, while the step of the optimizer stays that of the whole batch. It
-    keeps no running statistics: what inference is to use is measured afterwards. The state dict is that of batch norm.
+    The smaller the groups, the noisier the moments, while the step of the optimizer stays that of the whole batch. Its
+    running statistics are not to be used: what inference needs is measured afterwards. The state dict is batch norm's.
 
     Args:
         num_channels: C.
-        size: samples of a group; what is over of a batch is a group of its own.
+        size: samples of a group; what is over of a batch is in the last group.
 
     Source: Hoffer et al. 2017.
 
@@ -32,7 +32,8 @@ class GhostBatchNorm(BatchNorm):
         self.size = size
 
     def forward(self, input: Tensor) -> Tensor:
-        groups = len(input) // self.size
+        groups, over = divmod(len(input), self.size)
+        groups -= over > 0  # the last one is larger
         if not self.training or groups < 2:
             return super().forward(input)
         whole = groups * self.size
@@ -47,7 +48,8 @@ class GhostBatchNorm(BatchNorm):
 class Accompanied(nn.Module):
     """A network that in training sees given images beside each batch, and gives the outputs of the batch alone.
 
-    With all training images its batch norms have no noise: the moments are those of all images at each step.
+    With all N training images beside n of them its batch norms have hardly any noise: moments of all images, in which
+    those of the batch count twice. What is left is a share n / (N + n) of the noise of a batch.
 
     Args:
         network: with batch norm.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -80,14 +81,13 @@ def run_claims(
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # small networks are fastest so, and the bits do not depend on the machine
     try:
-        finished = work.finished(plan.tuning)
-        left = finished < len(plan.tuning) or work.finished(plan.final()) < len(plan.final())
+        finished = work.finished(plan.tuning) + work.finished(plan.final())
+        if finished:
+            resumed(finished, plan.trials)
         names = [claim.name for claim in claims]
-        with alongside(processes - 1 if left else 0, _share, config, names, family, command, out):
+        with alongside(min(processes, plan.trials - finished) - 1, _share, config, names, family, command, out):
             work.do(plan.tuning)
             final = plan.final()
-            if finished := finished + work.finished(final):
-                resumed(finished, len(plan.tuning) + len(final))
             keeper = Keeper(out / "record.json", lambda: plan.joined(empty, final), plan.store)
             try:
                 work.do(final, keeper.ended)
@@ -159,19 +159,25 @@ class _Plan:
         ]
 
     @property
+    def trials(self) -> int:
+        """How many there are in all, if there is a rate for each cell."""
+        return len(self.tuning) + len(self._cells) * self._config.num_seeds
+
+    @property
     def steps(self) -> int:
         """In all."""
         final = sum(cell.steps for _, cell in self._cells) * self._config.num_seeds
         return sum(job.steps for job in self.tuning) + final
 
     def final(self) -> list[_ClaimJob]:
-        """What is reported, once the rates are chosen; those of a seed together, claim by claim."""
+        """What is reported, once the rates are chosen, claim by claim and seed by seed: half of it can be compared."""
         rates = self._rates()
         return [
             self._job(claim, cell, seed=seed, lr=rates[claim.name, self._key(cell)])
-            for claim, cell in self._cells
-            if (claim.name, self._key(cell)) in rates
+            for own in self._by_claim()
             for seed in range(self._config.num_seeds)
+            for claim, cell in own
+            if (claim.name, self._key(cell)) in rates
         ]
 
     def joined(self, empty: Record, final: Sequence[_ClaimJob]) -> Record:
@@ -196,6 +202,9 @@ class _Plan:
             shared={"data": self._config.data, "quick": self._config.quick},
         )
         return _ClaimJob(trial, claim, cell, self._bench, self._digest)
+
+    def _by_claim(self) -> list[list[tuple[Claim, Cell]]]:
+        return [list(own) for _, own in groupby(self._cells, key=lambda each: each[0].name)]
 
     def _key(self, cell: Cell) -> str:
         return digest([cell.arm, dict(cell.where)])
@@ -229,16 +238,20 @@ class _Plan:
         return found
 
     def _edges(self) -> list[str]:
-        """Where the best rate was the first or last that was tried: a wider grid might have found a better one."""
+        """What has no rate, or the first or last of those that were tried: a wider grid might have a better one."""
         rates = self._rates()
         edges: Mapping[str, list[str]] = {claim.name: [] for claim, _ in self._cells}
         for claim, cell in self._cells:
             if len(cell.lrs) > 1 and rates.get((claim.name, self._key(cell))) in (min(cell.lrs), max(cell.lrs)):
                 edges[claim.name].append(_place(cell))
+        lost = [(claim, cell) for claim, cell in self._cells if (claim.name, self._key(cell)) not in rates]
         return [
-            f"{name}: the best rate was the first or last of those tried for {'; '.join(places)}"
-            for name, places in edges.items()
-            if places
+            *(f"{claim.name}: {_place(cell)} diverged at every rate, and is left out" for claim, cell in lost),
+            *(
+                f"{name}: the best rate was the first or last of those tried for {'; '.join(places)}"
+                for name, places in edges.items()
+                if places
+            ),
         ]
 
 

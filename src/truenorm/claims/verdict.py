@@ -6,10 +6,10 @@ by a t test over seeds, each at 5 % for the whole catalogue together (Holm):
     shown     is the effect above 0?
     too small is it below the margin, the smallest effect worth the claim's words?
 
-A part that is shown and not too small holds; one that is too small (or the other way round) does not; of any other
-nothing can be told. A claim holds if all its parts do, and does not if none does. If some hold and others do not, or
-cannot be told, it depends: it is shown under conditions, which are said. Else nothing is shown for it, though not all
-is refuted: it cannot be told.
+A part holds if it is shown, not too small, and in the mean at least the margin; it does not if it is too small (or
+the other way round); of any other nothing can be told. A claim holds if all its parts do, and does not if none does.
+If some hold and others do not, or cannot be told, it depends: it is shown under conditions, which are said. Else
+nothing is shown for it, though not all is refuted: it cannot be told.
 The family is every part of every claim that the catalogue had when the record was made, measured or not: what else is
 run, or added to the catalogue later, changes a verdict by no more than the order of its tests.
 """
@@ -127,7 +127,7 @@ def _finding(part: Part, shown: Interval | None, small: Interval | None) -> Find
     if shown is not None and small is not None and seeds >= FEWEST:
         if _beyond(small) and small.mean < 0:
             ruling = "does not hold"
-        elif _beyond(shown) and shown.mean > 0:
+        elif _beyond(shown) and shown.mean >= part.margin:
             ruling = "holds"
     return Finding(part=part, effect=shown, ruling=ruling, seeds=seeds)
 

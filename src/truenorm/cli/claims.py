@@ -32,6 +32,7 @@ def claims(
         processes: Trials at once; as many as there are cores, unless said.
     """
     from truenorm.claims.catalogue import NOT_YET, named
+    from truenorm.errors import InvalidInput
 
     chosen = named(names)
     if listed:
@@ -41,7 +42,14 @@ def claims(
         not_yet = {} if names else NOT_YET
         console().print(listing(chosen, not_yet))
     else:
-        _measure(config, names, out, processes or os.cpu_count() or 1)
+        if processes is not None and processes < 1:
+            raise InvalidInput(f"--processes is {processes}; it takes 1 or more")
+        _measure(config, names, out, processes or _cores())
+
+
+def _cores() -> int:
+    """That this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _measure(config: ClaimsConfig, names: tuple[str, ...], out: Path, processes: int) -> None:

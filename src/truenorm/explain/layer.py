@@ -128,7 +128,7 @@ def _scale_and_shift(z_NC: Tensor, y_NC: Tensor, weight: float, bias: float) -> 
             "Each channel has two numbers that are learned: γ (layer.weight) and β (layer.bias).",
             f"They begin at {_say(fresh.weight)} and {_say(fresh.bias)}, which changes nothing; "
             f"here they are {γ} and {β}.",
-            "With γ = √(v + ε) and β = m the layer would give x back: nothing that a network could do is lost.",
+            "With γ = √(v + ε) and β = m the layer would give this batch back unchanged; the next has another m and v.",
         ),
         formulas=(f"y = γ · z + β = {γ} · {_term(last)} + {_term(β)} = {_say(y_NC[-1])}",),
         code=(
@@ -184,7 +184,7 @@ def _running_statistics(x_NC: Tensor, momentum: float) -> Step:
             "0 is exact, 1 is off by about one σ of the data.",
             f"torch's running_var goes to {unbiased}: {n} ÷ {n - 1} times too much here, "
             "and right where batches are random samples of more.",
-            "truenorm.nn.BatchNorm1d trains alike and stores the truth from the first batch.",
+            "truenorm.nn.BatchNorm1d trains alike and stores the batch's own moments at first: here the truth.",
         ),
     )
 

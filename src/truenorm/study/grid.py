@@ -1,7 +1,9 @@
 """Work done once, job by job, by however many processes share the folder, whatever happens to them."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -159,22 +161,43 @@ def alongside(num: int, work: Callable[..., object], *arguments: object) -> Gene
         work: a function of a module, to be called in each with the arguments.
         arguments: anything that pickles.
     """
-    others = [
-        multiprocessing.get_context("spawn").Process(target=_quietly, args=(work, *arguments), daemon=True)
-        for _ in range(num)
-    ]
-    for other in others:
-        other.start()
+    spawn = multiprocessing.get_context("spawn")
+    others = [spawn.Process(target=_quietly, args=(work, *arguments), daemon=True) for _ in range(num)]
     try:
+        with _uninterrupted():  # and so will they be: Ctrl-C is the first process's to answer, and it ends them
+            for other in others:
+                other.start()
         yield
         for other in others:
             other.join()
     finally:
         for other in others:
-            other.terminate()
+            if other.is_alive():
+                other.terminate()
+                other.join()
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """No Ctrl-C for a block, nor ever for processes that begin in it; of threads only the first can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    answered = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, answered)
 
 
 def _quietly(work: Callable[..., object], *arguments: object) -> None:
-    """Ctrl-C is the first process's to answer: it ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Do the work for as long as the first process is there: however it ends, this one does."""
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     work(*arguments)
+
+
+def _end_with_the_first() -> None:
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)

@@ -94,6 +94,22 @@ def test_an_effect_that_is_shown_but_too_small_does_not_hold():
     assert rulings(tiny, strict) == ["holds", "holds"]
 
 
+def test_an_effect_that_is_shown_but_below_the_margin_in_the_mean_is_none_to_be_told_of():
+    def of(*effects):
+        whole = replace(record({"small": 0.0}, noise=0.0), configuration=family(2))
+        values = {f"small-bn-{seed}": effect for seed, effect in enumerate(effects)}
+        return replace(whole, rows=tuple(replace(row, value=values.get(row.trial, 0.0)) for row in whole.rows))
+
+    below, above = of(0.4, 0.6, 0.8, 1.0, 1.2), of(0.8, 1.0, 1.2, 1.4, 1.6)
+    assert found(below).findings[0].effect.p < 0.05  # above 0
+    assert rulings(below)[0] == "cannot tell"
+    assert rulings(above)[0] == "holds"
+
+
+def family(size):
+    return {"claims": ["planted"], "family": size, "images": {"test": 1000}}
+
+
 def test_between_nothing_and_the_margin_with_much_noise_nothing_can_be_told():
     assert rulings(record({"small": 0.5, "large": 0.5}, noise=1.0)) == ["cannot tell", "cannot tell"]
 

@@ -137,7 +137,7 @@ def test_the_same_command_goes_on_where_it_stopped(measured, truenorm, catalogue
     assert "The measuring was not finished" in truenorm("report", "again").out
     catalogue()
     ended = truenorm("claims", *again)
-    assert (ended.code, ended.err) == snapshot((0, "truenorm: 5 of 14 trials were finished before, in again/trials\n"))
+    assert (ended.code, ended.err) == snapshot((0, "truenorm: 6 of 14 trials were finished before, in again/trials\n"))
     assert Record.load("again").rows == Record.load("out").rows
 
 
@@ -215,6 +215,10 @@ def test_too_few_seeds(refused):
     assert refused("tiny", "--seeds", "4") == snapshot(
         (2, "truenorm: --seeds is 4; it takes 5 or more: fewer can hardly show anything")
     )
+
+
+def test_no_process_at_all(refused):
+    assert refused("tiny", "--processes", "0") == snapshot((2, "truenorm: --processes is 0; it takes 1 or more"))
 
 
 def test_an_unknown_data_set(refused):

@@ -102,7 +102,7 @@ def _instead(arm: str, network: str) -> Callable[[Evidence], Mapping[int, float]
 CLAIM = Claim(
     number=11,
     name="batch-size",
-    title="Small batches harm batch norm; layer, group and instance norm do not mind",
+    title="Small batches harm batch norm; layer, group or instance norm are better then",
     sentence=(
         "With small batches the statistics are noisy and batch norm does badly: use larger batches, or layer norm, "
         "group norm or instance norm instead."

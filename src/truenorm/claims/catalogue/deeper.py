@@ -60,7 +60,7 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
 
 
 def made(bench: Bench, trial: Trial) -> nn.Module:
-    """The trial's network, with torch's initial weights."""
+    """The trial's network, before its weights are drawn."""
     depth: int = trial.where["depth"]
     if trial.where["network"] == PLAIN:
         return dense(bench, NORMS[trial.arm], depth=depth, width=WIDTH)

@@ -127,7 +127,8 @@ CLAIM = Claim(
     ),
     measure=(
         f"The size of the loss's gradient at the output of the first hidden layer, over that at the last, for {BATCH} "
-        f"training images and {WIDTH} units a layer; per layer: the root of that, by the number of layers between. "
+        f"training images and {WIDTH} units a layer; per layer: the root of that, by the number of steps from layer "
+        "to layer. "
         "Nothing is trained."
     ),
     arms={arm: ARMS[arm] for arm in COMPARED},

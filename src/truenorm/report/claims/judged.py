@@ -94,6 +94,13 @@ class Judged:
                 f"{lost.total()} of {len(trials)} trials gave no finite numbers and are in no mean ({each}): where an "
                 "arm is lacking seeds, what is shown of it is of those that went well"
             )
+        few = [
+            f"{place.arm} ({', '.join(told(value) for value in place.where.values())})" if place.where else place.arm
+            for place in self.places_of(claim)
+            if len(place.values.get(claim.picture.metric, ())) < len(self.seeds)
+        ]
+        if few and self.record.complete:
+            said.append(f"not every repetition gave a number for the chart, and those are in no mean: {'; '.join(few)}")
         return tuple(f"{note}." for note in said)
 
     def places_of(self, claim: "Claim") -> tuple[Place, ...]:

@@ -88,15 +88,16 @@ def _how_to_read(found: Judged) -> Section:
     times = "once" if seeds == 1 else f"{seeds} times, each time with other initial weights and another order of images"
     experiment = (
         "Batch norm is a layer in neural networks, and much is said about what it does. Here small networks were built "
-        f"with it and without, all else kept equal, and trained to recognise pictures ({images['name']}: "
-        f"{images['train']:,} to learn from, {images['test']:,} others to be tested on), {times}."
+        "with it and without, all else kept equal but for the learning rate, of which each may take its best, and "
+        f"trained to recognise pictures ({images['name']}: {images['train']:,} to learn from, {images['test']:,} "
+        f"others to be tested on), {times}."
     )
     rule = (
-        "What would have to be seen if a claim were true, and how large an effect must be to be worth the claim's "
-        "words, was written down before anything was run. The verdict follows by a fixed rule; nobody overrules it."
+        "What would have to be seen if a claim were true, how large an effect must be to be worth the claim's words, "
+        "and how a verdict follows from the numbers, stands in the code. Nobody overrules it."
     )
     words = (
-        (_badge("holds"), "In every comparison the effect is there, by more than chance explains."),
+        (_badge("holds"), "In every comparison the effect is there, by more than chance explains, and large enough."),
         (_badge("does not hold"), "In every comparison it is shown to be too small for the words, or the opposite."),
         (
             _badge("depends"),
@@ -110,7 +111,7 @@ def _how_to_read(found: Judged) -> Section:
     bars = (
         "The dot is the effect in the mean over the repetitions, the bar its 95 % interval: done again and again, "
         "19 of 20 such bars would hold the true value. The solid upright line is no effect at all; the dashed one is "
-        "the smallest effect worth the words. “×2” is twice as much, “points” are hundredths of all pictures."
+        "the smallest effect worth the words. “×2” is twice as much, “points” are hundredths, mostly of all pictures."
     )
     limits = (
         f"A verdict also pays for there being {found.family} comparisons in all, of which some would look clear by "
@@ -192,9 +193,7 @@ class _Scale:
         ends = [end for finding in ours if finding.effect is not None for end in _ends(finding.effect)]
         # An interval may be endless: it reaches no further than the means do, and as far again.
         inside = [min(max(end, -2 * most), 2 * most) for end in (*ends, *means)]
-        low = min(0.0, *inside, *(0.0 for _ in ours))
-        high = max(finding.part.margin for finding in ours)
-        high = max(high, *inside) if inside else high
+        low, high = min([0.0, *inside]), max([*(finding.part.margin for finding in ours), *inside])
         room = 0.06 * (high - low)
         self._low, self._width = low - room, high - low + 2 * room
 

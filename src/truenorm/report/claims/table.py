@@ -34,13 +34,12 @@ class ClaimsTable:
         said = [
             f"{images['name']}: {images['train']:,} images to train on, {images['test']:,} to test; "
             f"{seeds} seed{'' if seeds == 1 else 's'}; effects are means over seeds, with 95 % intervals.",
-            "An effect above 0, or ×1, is as the claim has it. Margin: the smallest effect that is worth the claim's "
-            "words, fixed before any run.",
+            "0, or ×1, is no effect; above is as the claim has it. Margin: the smallest that is worth its words.",
             f"Verdicts: two t tests of each comparison, 5 % for all {found.family} of the catalogue together (Holm); "
             "an interval is of its comparison alone.",
         ]
         if found.record.configuration.get("quick"):
-            said.append("A quick look: a third of the training, every second learning rate.")
+            said.append("A quick look: less training, and fewer learning rates, than the claims say.")
         if found.lacking:
             said.append(found.lacking)
         for verdict in found.verdicts:
