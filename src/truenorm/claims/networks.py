@@ -76,6 +76,10 @@ def convolutional(bench: Bench, norm_layer: NormLayer) -> nn.Module:
     return cnn(bench.input_shape, bench.num_classes, norm_layer=norm_layer)
 
 
+NETWORKS: Mapping[str, Callable[[Bench, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
+"""Name → what makes it, of networks that see images as they are."""
+
+
 def initialised(make: Callable[[], nn.Module], seed: int, *, gain: float = math.sqrt(2)) -> nn.Module:
     """A network with the initial weights of a seed: those of arms of equal shape are equal.
 

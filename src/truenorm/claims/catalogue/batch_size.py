@@ -1,23 +1,19 @@
 """The batch size."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
-import torch
 from torch import nn
 
 from truenorm.claims.bench import Bench
 from truenorm.claims.claim import Cell, Claim, Column, Part, Picture
 from truenorm.claims.evidence import Evidence
-from truenorm.claims.networks import ARMS, NORMS, convolutional, dense, initialised
-from truenorm.claims.training import first, scored, trained
+from truenorm.claims.networks import ARMS, NETWORKS, NORMS, initialised
+from truenorm.claims.training import first, scored, scored_in_batches, trained
 from truenorm.claims.trial import Trial
-from truenorm.data.feed import Feed
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
 from truenorm.record import Measurement
 from truenorm.study.arms import sequential
-from truenorm.study.norms import NormLayer
 
 IMAGES = 8_000
 """Shown in each training, whatever the batch."""
@@ -29,7 +25,6 @@ SMALL, LARGE = 4, 64
 BATCHES = (SMALL, 16, LARGE)
 RATES = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1)
 
-NETWORKS: Mapping[str, Callable[[Bench, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
 
 INSTEAD: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "gn": ("group norm", ("mlp", "cnn")),
@@ -66,7 +61,8 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
         for arm, stats in (("bn-joint", measure(network, feed)), ("bn-sequential", sequential(network, feed))):
             with using(network, stats):
                 yield _accuracy(trial, arm, network, bench)
-        yield trial.row("accuracy", _by_batch(network, bench.feed("test", feed.batch_size)), "bn-batch")
+        together = scored_in_batches(network, bench.feed("test", feed.batch_size))
+        yield trial.row("accuracy", together.accuracy, "bn-batch", n=together.num)
 
 
 def _epochs(bench: Bench) -> int:
@@ -77,15 +73,6 @@ def _epochs(bench: Bench) -> int:
 def _accuracy(trial: Trial, arm: str, network: nn.Module, bench: Bench) -> Measurement:
     found = scored(network, bench, "test")
     return trial.row("accuracy", found.accuracy, arm, n=found.num)
-
-
-def _by_batch(network: nn.Module, feed: Feed) -> float:
-    """Accuracy in training mode: each batch of test images by its own statistics, which the network then stores."""
-    network.train()
-    whole = replace(feed, drop_single=True)
-    with torch.no_grad():
-        right = [network(images).argmax(1) == labels for images, labels in whole]
-    return torch.cat(right).double().mean().item()
 
 
 def _harm(network: str) -> Callable[[Evidence], Mapping[int, float]]:

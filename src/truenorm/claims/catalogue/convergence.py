@@ -9,7 +9,7 @@ from torch import nn
 from truenorm.claims.bench import Bench
 from truenorm.claims.claim import Cell, Claim, Column, Part, Picture
 from truenorm.claims.evidence import Evidence
-from truenorm.claims.networks import ARMS, NORMS, convolutional, dense, initialised
+from truenorm.claims.networks import ARMS, NETWORKS, NORMS, initialised
 from truenorm.claims.training import loss_on, training
 from truenorm.claims.trial import Trial
 from truenorm.errors import Diverged
@@ -30,7 +30,6 @@ LOOKS = 150
 LOOKED_AT = 1000
 """Over how many images, at most."""
 
-NETWORKS: Mapping[str, Callable[[Bench, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
 OURS: Mapping[str, NormLayer] = {"mlp": BatchNorm1d, "cnn": BatchNorm2d}
 
 

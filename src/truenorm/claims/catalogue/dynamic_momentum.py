@@ -8,7 +8,7 @@ from torch import nn
 from truenorm.claims.bench import Bench
 from truenorm.claims.claim import Cell, Claim, Column, Part, Picture
 from truenorm.claims.evidence import Evidence
-from truenorm.claims.networks import NORMS, convolutional, dense, initialised
+from truenorm.claims.networks import NETWORKS, NORMS, initialised
 from truenorm.claims.training import scored, trained
 from truenorm.claims.trial import Trial
 from truenorm.model.measure import measure
@@ -17,11 +17,10 @@ from truenorm.model.watch import watch
 from truenorm.record import Measurement
 from truenorm.rules import Static
 from truenorm.study.arms import sweep
-from truenorm.study.norms import NormLayer, norm_layer
+from truenorm.study.norms import norm_layer
 
 IMAGES, BATCH = 15_000, 64
 RATES = (2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1, 2.0)
-NETWORKS: Mapping[str, Callable[[Bench, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
 
 FREE: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "bfn-layer": ("batch norm and layer norm in turn", {"mlp": "layer", "cnn": "layer"}),

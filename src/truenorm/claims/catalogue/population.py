@@ -9,7 +9,7 @@ from torch import nn
 from truenorm.claims.bench import Bench
 from truenorm.claims.claim import Cell, Claim, Column, Part, Picture
 from truenorm.claims.evidence import Evidence
-from truenorm.claims.networks import NORMS, convolutional, dense, initialised
+from truenorm.claims.networks import NETWORKS, NORMS, initialised
 from truenorm.claims.training import scored, trained
 from truenorm.claims.trial import Trial
 from truenorm.data.feed import EVALUATION_BATCH
@@ -19,7 +19,6 @@ from truenorm.model.statistics import statistics, using
 from truenorm.record import Measurement
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
-from truenorm.study.norms import NormLayer
 
 IMAGES = 6_000
 """Shown in training."""
@@ -30,8 +29,6 @@ JUDGED = (64, 256)
 
 DRAWS = 4
 """How often images are drawn anew for each size; their mean is reported."""
-
-NETWORKS: Mapping[str, Callable[[Bench, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
 
 
 def cells(bench: Bench) -> list[Cell]:
