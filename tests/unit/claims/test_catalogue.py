@@ -117,7 +117,7 @@ def test_every_part_finds_its_numbers(claim, bench):
     """With numbers for every metric, arm and place each part has an effect in every seed, unless quick leaves it out."""
     draw = iter(range(10**9))
     record = made_up(
-        claim, bench, value=lambda arm, seed: 0.6 + 0.1 * (arm == "none") + 0.05 * (next(draw) * 7919 % 1000) / 1000
+        claim, bench, value=lambda arm, seed: 0.9 + 0.06 * (arm == "none") + 0.01 * (next(draw) * 7919 % 1000) / 1000
     )
     (verdict,) = verdicts(record, CLAIMS)
     assert all(finding.effect is not None and finding.seeds == 5 for finding in verdict.findings), verdict.condition
