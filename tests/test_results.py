@@ -70,6 +70,14 @@ def test_the_documents_have_the_verdicts_that_the_records_give():
         assert said == [_said(digits[number]), _said(fashion.get(number))]
 
 
+def test_the_readme_has_lines_of_the_table_of_claims():
+    table = {line.rstrip() for line in (PLACE / "claims" / "digits" / "table.txt").read_text().splitlines()}
+    readme = (ROOT / "README.md").read_text()
+    shown = readme[readme.index("  #   claim, and its comparisons") :].split("\n```")[0].splitlines()
+    assert len(shown) > 15
+    assert [line for line in shown if line != "…" and line not in table] == []
+
+
 def _said(verdict):
     return "" if verdict is None else ": ".join(part for part in (f"**{verdict.ruling}**", verdict.condition) if part)
 

@@ -65,6 +65,7 @@ class Picture:
         log_y: the same for the metric.
         unit: of the metric; `points` draws shares as per cent.
         at: where the drawn trials are, if not all are drawn.
+        without: arms that only the table has, since they would leave the others no room.
         text: how to read it, in a sentence or two for somebody who never trained a network.
     """
 
@@ -78,6 +79,7 @@ class Picture:
     log_y: bool = False
     unit: Unit = "plain"
     at: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -248,7 +248,7 @@ class _Plan:
         return [
             *(f"{claim.name}: {_place(cell)} diverged at every rate, and is left out" for claim, cell in lost),
             *(
-                f"{name}: the best rate was the first or last of those tried for {'; '.join(places)}"
+                f"{name}: best rate at the edge of those tried, a better one may lie beyond: {'; '.join(places)}"
                 for name, places in edges.items()
                 if places
             ),

@@ -71,7 +71,7 @@ class Verdict:
     def condition(self) -> str:
         """For which parts it holds, for which it does not, and of which nothing can be told; "" where all agree."""
         said: list[str] = []
-        for ruling, words in (("holds", "holds for"), ("does not hold", "not for"), ("cannot tell", "not told for")):
+        for ruling, words in (("holds", "holds for"), ("does not hold", "not for"), ("cannot tell", "undecided for")):
             names = [finding.part.name for finding in self.findings if finding.ruling == ruling]
             if names and len(names) < len(self.findings):
                 said.append(f"{words} {', '.join(names)}")

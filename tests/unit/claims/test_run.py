@@ -104,7 +104,9 @@ def test_a_trial_that_diverges_is_kept_with_the_reason_and_has_no_rows(run, lab)
 
 
 def test_a_best_rate_at_the_edge_of_the_grid_is_said(run, lab):
-    assert run().notes[-1] == snapshot("lab: the best rate was the first or last of those tried for none (a); none (b)")
+    assert run().notes[-1] == snapshot(
+        "lab: best rate at the edge of those tried, a better one may lie beyond: none (a); none (b)"
+    )
 
 
 def test_it_goes_on_where_it_was_broken_off_and_ends_with_the_same_record(run, lab, tmp_path):

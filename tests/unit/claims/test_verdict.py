@@ -128,7 +128,7 @@ def test_what_is_not_measured_counts_in_the_family_as_often_as_it_would():
     assert found(alone).findings[1].effect is None
     assert rulings(alone) == ["holds", "cannot tell"]
     assert found(alone).ruling == "depends"
-    assert found(alone).condition == "holds for small; not told for large"
+    assert found(alone).condition == "holds for small; undecided for large"
 
 
 def test_two_seeds_tell_nothing_however_clear_they_are():

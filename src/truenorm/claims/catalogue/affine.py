@@ -131,14 +131,14 @@ CLAIM = Claim(
     parts=(
         Part(
             name="the share in the linear region",
-            says="share of sigmoid inputs in the linear region, without γ and β over with",
+            says="share of sigmoid inputs in the linear region, without γ and β − with",
             effect=_held,
             margin=0.05,
             unit="points",
         ),
         Part(
             name="the loss",
-            says="test loss, without γ and β over with",
+            says="test loss, without γ and β ÷ with",
             effect=_dearer,
             margin=math.log(1.1),
             unit="factor",

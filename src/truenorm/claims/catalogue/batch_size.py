@@ -106,8 +106,9 @@ CLAIM = Claim(
         "alone, do better."
     ),
     hypothesis=(
-        f"After as many images, batch norm is at least a point more accurate with batches of {LARGE} than with "
-        f"{SMALL}, although these take more steps; and with batches of {SMALL} group, layer and instance norm are at "
+        f"Trained on equally many images, batch norm is at least a point more accurate with batches of {LARGE} than "
+        "with "
+        f"{SMALL}, and with batches of {SMALL} group, layer and instance norm are at "
         "least a point better than it."
     ),
     control=(
@@ -128,7 +129,7 @@ CLAIM = Claim(
     parts=(
         *(
             Part(
-                name=f"harm ({network})",
+                name=f"small batches ({network})",
                 says=f"accuracy, batch norm, batch {LARGE} − batch {SMALL}, {network}",
                 effect=_harm(network),
                 margin=0.01,
@@ -139,7 +140,7 @@ CLAIM = Claim(
         ),
         *(
             Part(
-                name=f"{name} instead ({network})",
+                name=f"{name} ({network})",
                 says=f"accuracy at batch {SMALL}, {name} − batch norm, {network}",
                 effect=_instead(arm, network),
                 margin=0.01,
@@ -159,6 +160,7 @@ CLAIM = Claim(
         x_title="images per batch",
         log_x=True,
         panels="network",
+        without=("bn-batch",),
         text=(
             "To the left are small batches. Where a curve of the same weights with other statistics lies above that "
             "of batch norm, the harm is in what was stored, not in what was learned."

@@ -147,7 +147,7 @@ CLAIM = Claim(
     parts=tuple(
         Part(
             name=name,
-            says=f"{LIMIT:.1f} σ over the largest value, {name}",
+            says=f"room: {LIMIT:.1f} σ ÷ the largest value, {name}",
             effect=within(arm),
             margin=margin,
             unit="factor",

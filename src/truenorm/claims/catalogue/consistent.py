@@ -112,7 +112,7 @@ CLAIM = Claim(
         "independent values; behind another batch norm they are not, and it is too large, by about a third in "
         "batches of 4."
     ),
-    literature_verdict="of the test batch, not of the training batch",
+    literature_verdict="yes for the test batch, no for the training batch",
     plainly=(
         "In training what comes out for an image depends on the images that are with it in the batch. At inference "
         "that would be odd: the answer to your picture would depend on other people's. Running averages take the "

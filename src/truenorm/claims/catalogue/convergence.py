@@ -126,8 +126,8 @@ CLAIM = Claim(
     ),
     hypothesis="With batch norm it takes at least a fifth fewer steps, and a fifth less time, than without norm.",
     control=(
-        "The same network without norm, from He's initial weights, and with layer norm; each at its own best rate. "
-        "And batch norm whose running statistics are pooled (truenorm's layers): the same training, evaluated sooner."
+        "The same network without norm, from He's initial weights, and with layer norm; each at its own best rate. And "
+        "truenorm's batch norm (bn-pooled): trained alike, other stored averages."
     ),
     measure=(
         f"Steps and processor time until the loss on test images, in evaluation mode, is {TARGET:.0%} of what "
@@ -143,7 +143,7 @@ CLAIM = Claim(
     parts=tuple(
         Part(
             name=f"{metric} ({network})",
-            says=f"{metric} to the target loss, none over batch norm, {network}",
+            says=f"{metric} to the target loss, none ÷ batch norm, {network}",
             effect=_saved(metric, network),
             margin=math.log(1.25),
             unit="factor",

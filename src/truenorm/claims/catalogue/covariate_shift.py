@@ -178,8 +178,8 @@ CLAIM = Claim(
         "again?"
     ),
     hypothesis=(
-        "A layer's gradient is turned less by the step of the layers before it if there is batch norm, by a fifth at "
-        "least; and noise behind batch norm, which brings the shift back, takes away half or more of what batch norm "
+        "With batch norm, a step of the layers before turns a layer's gradient at least a fifth less; and noise "
+        "behind batch norm, which brings the shift back, takes away half or more of what batch norm "
         "gains."
     ),
     control=(
@@ -202,13 +202,13 @@ CLAIM = Claim(
     parts=(
         Part(
             name="less shift",
-            says="how far a gradient is turned (1 − likeness), none over batch norm, ReLU, equal rates",
+            says="how far a gradient is turned (1 − likeness), none ÷ batch norm, ReLU, equal rates",
             effect=_less,
             margin=math.log(1.25),
             unit="factor",
         ),
         Part(
-            name="the gain by less shift",
+            name="the gain coming from it",
             says="share of batch norm's gain in training loss that noise takes away, sigmoid",
             effect=_lost,
             margin=0.5,

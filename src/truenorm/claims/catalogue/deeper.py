@@ -115,7 +115,7 @@ CLAIM = Claim(
     parts=tuple(
         Part(
             name=name,
-            says=f"training accuracy, batch norm over {than}, {DEPTHS[-1]} layers, {network}",
+            says=f"training accuracy, batch norm − {than}, {DEPTHS[-1]} layers, {network}",
             effect=_over(other, network),
             margin=0.05,
             unit="points",
@@ -123,7 +123,7 @@ CLAIM = Claim(
         for name, than, other, network in (
             ("plain networks", "none", "none", PLAIN),
             ("networks with skips", "none", "none", SKIPS),
-            ("networks with skips, against SkipInit", "SkipInit", "skipinit", SKIPS),
+            ("skips against SkipInit", "SkipInit", "skipinit", SKIPS),
         )
     ),
     columns=(

@@ -143,7 +143,7 @@ CLAIM = Claim(
         ),
         *(
             Part(
-                name=f"the momentum itself ({network})",
+                name=f"torch's momentum ({network})",
                 says=f"accuracy, DMBN − torch's momentum of 0.1, same weights, {network}",
                 effect=_over("bn", network),
                 margin=0.005,

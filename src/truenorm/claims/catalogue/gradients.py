@@ -113,9 +113,9 @@ CLAIM = Claim(
     ),
     literature_verdict="depends: the activation",
     plainly=(
-        "A network learns from the gradient, which tells each layer how to change. It is computed backwards, from the "
-        "last layer to the first. If every layer shrinks it a little, the first layers hear nothing (it vanishes); if "
-        "every layer enlarges it, they are torn about (it explodes)."
+        "A network learns from the gradient, which tells each layer how to change. It is computed backwards, from "
+        "the last layer to the first. If every layer shrinks it a little, the first layers hear nothing (it "
+        "vanishes); if every layer enlarges it, they are torn about (it explodes)."
     ),
     hypothesis=(
         "With batch norm the gradient's size changes less from layer to layer than without, for whatever activation, "
@@ -127,15 +127,14 @@ CLAIM = Claim(
     ),
     measure=(
         f"The size of the loss's gradient at the output of the first hidden layer, over that at the last, for {BATCH} "
-        f"training images and {WIDTH} units a layer; per layer: the root of that, by the number of steps from layer "
-        "to layer. "
+        f"training images and {WIDTH} units a layer; per layer: its n-th root, for n steps from layer to layer. "
         "Nothing is trained."
     ),
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
         Part(
             name=network,
-            says=f"change of the gradient per layer, none over batch norm, {network}, {DEPTHS[-1]} layers",
+            says=f"change of the gradient per layer, up or down, none ÷ batch norm, {network}, {DEPTHS[-1]} layers",
             effect=_closer(network),
             margin=0.02,
             unit="factor",

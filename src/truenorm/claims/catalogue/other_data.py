@@ -237,7 +237,7 @@ CLAIM = Claim(
     parts=tuple(
         Part(
             name=f"{place} images",
-            says=f"accuracy with statistics of {SIZES[-1]} {place} images over that with those of training",
+            says=f"accuracy with statistics of {SIZES[-1]} {place} images − with those of training",
             effect=gained(place),
             margin=0.01,
             unit="points",

@@ -121,7 +121,7 @@ CLAIM = Claim(
     parts=tuple(
         Part(
             name=f"the {name} rate at batch {batch_size}",
-            says=f"{name} rate, batch norm over none, batch {batch_size}",
+            says=f"{name} rate, batch norm ÷ none, batch {batch_size}",
             effect=_over_none(rate, batch_size),
             margin=math.log(2),
             unit="factor",

@@ -188,22 +188,22 @@ CLAIM = Claim(
     },
     parts=(
         Part(
-            name="batches of 32 over all images",
-            says="test loss at equal training loss: statistics of all images over those of 32",
+            name="32 images against all",
+            says="test loss at equal training loss: statistics of all images ÷ of 32",
             effect=_over("bn-all", "ghost-32"),
             margin=math.log(1.05),
             unit="factor",
         ),
         Part(
-            name="smaller batches, stronger",
-            says="test loss at equal training loss: rise with each doubling of the batch",
+            name="each halving of the batch",
+            says="test loss at equal training loss: × with each doubling of the batch",
             effect=_dose,
             margin=math.log(1.02),
             unit="factor",
         ),
         Part(
-            name="batches of 32 over no norm",
-            says="test loss at equal training loss: no norm over statistics of 32 images",
+            name="32 images against no norm",
+            says="test loss at equal training loss: no norm ÷ statistics of 32 images",
             effect=_over("none", "ghost-32"),
             margin=math.log(1.05),
             unit="factor",

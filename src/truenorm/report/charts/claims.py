@@ -54,7 +54,9 @@ def claim_panels(claim: "Claim", places: Sequence[Place]) -> tuple[Panels, ...]:
     return (
         Panels(
             heading=f"{picture.y[:1].upper()}{picture.y[1:]}",
-            text=" ".join([picture.text, _READ[picture.x is not None], *_Axis.of(points, picture).beyond(points)]),
+            text=" ".join(
+                [picture.text, _READ[picture.x is not None], *_log(picture), *_Axis.of(points, picture).beyond(points)]
+            ),
             keys=tuple(
                 Key(name=arm, text=claim.arms.get(arm, ""), colour=colour, symbol=SYMBOLS[shape], dash=dash)
                 for arm, colour, shape, dash in zip(looks.arms, looks.colours, looks.shapes, dashes, strict=True)
@@ -99,12 +101,19 @@ _READ = {
 }
 
 
+def _log(picture: "Picture") -> tuple[str, ...]:
+    """What is said of logarithmic axes."""
+    return ("Equal distances are equal factors.",) if picture.log_x or picture.log_y else ()
+
+
 def _points(picture: "Picture", places: Sequence[Place]) -> list[_Point]:
     """What is drawn; of arms measured at more places than the axis and the panels tell apart, several series."""
     measured = [
         place
         for place in places
-        if picture.metric in place.values and all(place.where.get(key) == at for key, at in picture.at.items())
+        if picture.metric in place.values
+        and place.arm not in picture.without
+        and all(place.where.get(key) == at for key, at in picture.at.items())
     ]
     axes = {picture.x, picture.panels}
     rest = [

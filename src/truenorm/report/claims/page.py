@@ -87,10 +87,12 @@ def _how_to_read(found: Judged) -> Section:
     images, seeds = found.images, len(found.seeds)
     times = "once" if seeds == 1 else f"{seeds} times, each time with other initial weights and another order of images"
     experiment = (
-        "Batch norm is a layer in neural networks, and much is said about what it does. Here small networks were built "
-        "with it and without, all else kept equal but for the learning rate, of which each may take its best, and "
-        f"trained to recognise pictures ({images['name']}: {images['train']:,} to learn from, {images['test']:,} "
-        f"others to be tested on), {times}."
+        "Batch norm is a layer that subtracts from each number in a network its mean over a batch of pictures and "
+        "divides by its standard deviation (the “statistics”). In use (“inference”) it takes averages that were "
+        "stored in training. Much is said about what this does. Here small networks were built with it and without, "
+        "all else kept equal but for the learning rate, of which each may take its best, and trained to recognise "
+        f"pictures ({images['name']}: {images['train']:,} to learn from, {images['test']:,} others to be tested on), "
+        f"{times}."
     )
     rule = (
         "What would have to be seen if a claim were true, how large an effect must be to be worth the claim's words, "
@@ -105,23 +107,26 @@ def _how_to_read(found: Judged) -> Section:
         ),
         (
             _badge("cannot tell"),
-            "It is shown for no comparison, and not refuted for all. More repetitions might tell.",
+            "Shown for no comparison, but not ruled out for all.",
         ),
     )
     bars = (
-        "The dot is the effect in the mean over the repetitions, the bar its 95 % interval: done again and again, "
-        "19 of 20 such bars would hold the true value. The solid upright line is no effect at all; the dashed one is "
-        "the smallest effect worth the words. “×2” is twice as much, “points” are hundredths, mostly of all pictures."
+        "Right is as the claim says, left the opposite. The dot is the mean effect over the repetitions, the bar its "
+        "95 % interval. A comparison holds if the bar is right of the solid line (no effect) and the dot not left of "
+        "the dashed one (the smallest effect worth the words); it does not hold if the bar is left of the dashed "
+        "one. “×2” is twice as much, a “point” one hundredth. Effects are taken within each repetition, so that bars "
+        "in the charts below may overlap where an effect is clear."
     )
     limits = (
-        f"A verdict also pays for there being {found.family} comparisons in all, of which some would look clear by "
-        "mere luck (Holm's correction): a bar may be clear of the line and still not be enough. And these are small "
-        "networks and small pictures: what is so here need not be so for large ones."
+        f"With {found.family} comparisons some would look clear by mere luck, so a bar only just clear of its line is "
+        "not enough (Holm's correction). And these are small networks and small pictures: what is so here need not "
+        "be so for large ones. Green means that what is said is right, not that batch norm is good."
     )
     networks = (
         "“mlp” and “cnn” are two kinds: an MLP weighs all pixels together, layer after layer; a CNN looks at small "
         "neighbourhoods, alike everywhere. “Batch 64” means that 64 pictures are seen at once at each step of "
-        "training. “Seeds” are the repetitions."
+        "training. “Seeds” are the repetitions, the “loss” (also NLL) is how wrong a network is, its “rate” how far "
+        "its weights move at each step."
     )
     notes = (("the bars", bars), ("the networks", networks), ("the limits", limits))
     parts = (Lines(lines=words), Lines(lines=notes))
@@ -216,7 +221,7 @@ def _bar(finding: "Finding", scale: _Scale) -> Bar:
         name=part.name,
         text=part.says,
         told=effect(found, part.unit),
-        aside=f"worth the words from {margin(part)} on · {seeds}",
+        aside=f"needed: {margin(part)} · {seeds}",
         badge=_badge(finding.ruling),
         zero=scale(0.0),
         mark=scale(part.margin),

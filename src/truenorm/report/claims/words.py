@@ -16,7 +16,7 @@ RULINGS: "tuple[Ruling, ...]" = ("holds", "does not hold", "depends", "cannot te
 _SAID: "dict[Ruling, tuple[str, str]]" = {  # one, and many
     "holds": ("holds", "hold"),
     "does not hold": ("does not", "do not"),
-    "depends": ("holds under conditions only", "hold under conditions only"),
+    "depends": ("holds in some comparisons only", "hold in some comparisons only"),
 }
 _LARGEST = math.log(1e4)
 """Factors beyond are powers of ten."""
@@ -93,7 +93,7 @@ def headline(verdicts: "Sequence[Verdict]") -> str:
 
     Example:
         >>> counts(["holds", "depends", "depends", "cannot tell"])
-        'Of 4 things said about batch norm, 1 holds, 2 hold under conditions only, and of 1 nothing can be told.'
+        'Of 4 things said about batch norm, 1 holds, 2 hold in some comparisons only, and of 1 nothing can be told.'
     """
     if len(verdicts) == 1:
         (only,) = verdicts
@@ -118,7 +118,7 @@ def counts(rulings: "Sequence[Ruling]") -> str:
         return {
             "holds": f"All {many} hold.",
             "does not hold": f"Of {many}, none holds.",
-            "depends": f"All {many} hold under conditions only.",
+            "depends": f"All {many} hold in some comparisons only.",
             "cannot tell": f"Of {many}, nothing can be told of any.",
         }[only]
     said: list[str] = []
@@ -139,7 +139,7 @@ def _signed(mean: float, width: float | None, *, fewest: int = 0) -> str:
     """To as many decimals as the width has with two digits, three digits of the mean where there is no width."""
     size = width or abs(mean) / 10
     decimals = fewest if not size else min(2 if fewest else 9, max(fewest, 1 - math.floor(math.log10(size))))
-    if fewest and size >= 0.1:
+    if fewest and (width is None or size >= 1):
         decimals = fewest
     if max(abs(mean), width or 0.0) >= 1e6:
         return f"{mean:+.2g}" + ("" if width is None else f" ± {width:.2g}")
