@@ -122,7 +122,7 @@ def printed(record: Record) -> str:
 def main() -> None:
     """Draw, judge, and write the record and its tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--catalogues", type=int, default=400)
+    parser.add_argument("--catalogues", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rows: list[Measurement] = []

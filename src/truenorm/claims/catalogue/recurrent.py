@@ -139,7 +139,7 @@ CLAIM = Claim(
     arms=ARMS,
     parts=tuple(
         Part(
-            name=f"{'each step' if way.per_step else 'shared'}, γ {way.gain:g}",
+            name=f"{'each step' if way.per_step else 'shared'} with γ {way.gain:g}",
             says=f"test loss, batch norm ÷ none, {way.statistics}, γ starts at {way.gain:g}",
             effect=worse(arm),
             margin=math.log(1.1),
