@@ -160,8 +160,10 @@ class _Plan:
 
     @property
     def trials(self) -> int:
-        """How many there are in all, if there is a rate for each cell."""
-        return len(self.tuning) + len(self._cells) * self._config.num_seeds
+        """How many there are in all; as long as rates are being chosen, as if there were one for each cell."""
+        chosen = all(self.store.finished(job.name) is not None for job in self.tuning)
+        cells = len(self._rates()) if chosen else len(self._cells)
+        return len(self.tuning) + cells * self._config.num_seeds
 
     @property
     def steps(self) -> int:
@@ -246,7 +248,7 @@ class _Plan:
                 edges[claim.name].append(_place(cell))
         lost = [(claim, cell) for claim, cell in self._cells if (claim.name, self._key(cell)) not in rates]
         return [
-            *(f"{claim.name}: {_place(cell)} diverged at every rate, and is left out" for claim, cell in lost),
+            *(f"{claim.name}: {_place(cell)} came to no number at any rate, and is left out" for claim, cell in lost),
             *(
                 f"{name}: best rate at the edge of those tried, a better one may lie beyond: {'; '.join(places)}"
                 for name, places in edges.items()
