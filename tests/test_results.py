@@ -58,7 +58,7 @@ def test_the_documents_have_the_verdicts_that_the_records_give():
     rows = {
         int(cells[0]): cells[1:]
         for line in (ROOT / "docs" / "claims.md").read_text().splitlines()
-        if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0].isdecimal()
+        if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0].isdecimal() and len(cells) == 5
     }
     digits, fashion = (
         {verdict.claim.number: verdict for verdict in judged(Record.load(PLACE / "claims" / data)).verdicts}
