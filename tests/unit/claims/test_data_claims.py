@@ -45,7 +45,7 @@ def record_of(claim, rows):
 def test_a_tiny_run_gives_what_is_shown_and_judged(module, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "IMAGES", 100, raising=False)
     claim = module.CLAIM
-    found = Evidence(run_claims(TINY, [claim], command="", out=tmp_path), claim.name)
+    found = Evidence(run_claims(TINY, [claim], family=len(claim.parts), command="", out=tmp_path), claim.name)
     seeds = set(range(5))
     panels, along = claim.picture.panels, claim.picture.x
     for arm in claim.arms:

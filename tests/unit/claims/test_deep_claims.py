@@ -201,7 +201,7 @@ def test_effects_are_positive_as_the_claims_have_it():
         ("bn", where, "training_accuracy", 0.75),
         ("skipinit", where, "training_accuracy", 1.0),
     )
-    assert effects(deeper.CLAIM, found) == {"networks with skips": 0.5, "networks with skips, against SkipInit": -0.25}
+    assert effects(deeper.CLAIM, found) == {"networks with skips": 0.5, "skips against SkipInit": -0.25}
 
     found = evidence(
         "affine",
