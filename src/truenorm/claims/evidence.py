@@ -29,11 +29,7 @@ class Evidence:
     _found: Mapping[tuple[str, str], list[tuple[str, float]]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        mine = {
-            name: trial
-            for name, trial in self.record.trials.items()
-            if trial.get("claim") == self.claim and "tuning" not in trial
-        }
+        mine = {name: trial for name, trial in self.record.trials.items() if trial.get("claim") == self.claim}
         found: dict[tuple[str, str], list[tuple[str, float]]] = {}
         for row in self.record.rows:
             if row.trial in mine:

@@ -105,11 +105,7 @@ class Judged:
 
     def places_of(self, claim: "Claim") -> tuple[Place, ...]:
         """What was measured for a claim: place by place as the record has them, and at each in the order of arms."""
-        trials = {
-            name: trial
-            for name, trial in self.record.trials.items()
-            if trial["claim"] == claim.name and not trial.get("tuning")
-        }
+        trials = {name: trial for name, trial in self.record.trials.items() if trial["claim"] == claim.name}
         found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
         of: dict[tuple[str, str], Mapping[str, Any]] = {}
         for row in self.record.rows:
