@@ -1,10 +1,10 @@
 """torch's own batch norm: on CPUs nothing of ours made a training step faster; and compilers know it."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from truenorm.kernels.activation import Activation, activated
 
 
 class Aten:
@@ -20,7 +20,7 @@ class Aten:
         bias: Tensor | None,
         *,
         residual: Tensor | None,
-        activation: Literal["identity", "relu"],
+        activation: Activation,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         # With momentum 1 torch writes the moments it normalises by into the buffers it is given: no second
@@ -31,7 +31,7 @@ class Aten:
         n = x.numel() // x.shape[1]
         # torch's variance is unbiased; and autograd holds it, so it is not scaled in place.
         biased = var * ((n - 1) / n) if n else var
-        return _finished(y, residual, activation), mean, biased
+        return activated(y, residual, activation), mean, biased
 
     def normalize(
         self,
@@ -42,10 +42,10 @@ class Aten:
         bias: Tensor | None,
         *,
         residual: Tensor | None,
-        activation: Literal["identity", "relu"],
+        activation: Activation,
         eps: float,
     ) -> Tensor:
-        return _finished(F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), residual, activation)
+        return activated(F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), residual, activation)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.detach().to(_statistics_type(x, None))
@@ -147,9 +147,3 @@ def _statistics_type(x: Tensor, weight: Tensor | None) -> torch.dtype:
     if weight is not None:
         return weight.dtype
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _finished(y: Tensor, residual: Tensor | None, activation: Literal["identity", "relu"]) -> Tensor:
-    if residual is not None:
-        y = y + residual
-    return y.relu() if activation == "relu" else y

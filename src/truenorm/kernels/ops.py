@@ -1,9 +1,8 @@
 """The operations that layers call: each goes to the first backend that takes its input."""
 
-from typing import Literal
-
 from torch import Tensor
 
+from truenorm.kernels.activation import Activation
 from truenorm.kernels.registry import backend_for
 
 
@@ -13,7 +12,7 @@ def batch_norm(
     bias: Tensor | None = None,
     *,
     residual: Tensor | None = None,
-    activation: Literal["identity", "relu"] = "identity",
+    activation: Activation = "identity",
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Normalise a batch by its own moments, and say what they are.
@@ -53,7 +52,7 @@ def normalize(
     bias: Tensor | None = None,
     *,
     residual: Tensor | None = None,
-    activation: Literal["identity", "relu"] = "identity",
+    activation: Activation = "identity",
     eps: float = 1e-5,
 ) -> Tensor:
     r"""Normalise by given statistics, as at inference: what the batch holds makes no difference to a sample.

@@ -1,9 +1,9 @@
 """The formulas, plainly: what every other backend is held against."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
+
+from truenorm.kernels.activation import Activation, activated
 
 
 class Reference:
@@ -19,7 +19,7 @@ class Reference:
         bias: Tensor | None,
         *,
         residual: Tensor | None,
-        activation: Literal["identity", "relu"],
+        activation: Activation,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         var, mean = torch.var_mean(x, _positions(x), correction=0)
@@ -35,7 +35,7 @@ class Reference:
         bias: Tensor | None,
         *,
         residual: Tensor | None,
-        activation: Literal["identity", "relu"],
+        activation: Activation,
         eps: float,
     ) -> Tensor:
         shape = (1, -1, *[1] * (x.ndim - 2))
@@ -44,9 +44,7 @@ class Reference:
             y = y * weight.reshape(shape)
         if bias is not None:
             y = y + bias.reshape(shape)
-        if residual is not None:
-            y = y + residual
-        return y.relu() if activation == "relu" else y
+        return activated(y, residual, activation)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         var, mean = torch.var_mean(x.detach(), _positions(x), correction=0)

@@ -4,11 +4,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from truenorm.kernels.activation import Activation
 from truenorm.kernels.aten import Aten
 from truenorm.kernels.reference import Reference
-
-Activation = Literal["identity", "relu"]
-"""What is applied to the output."""
 
 
 class Backend(Protocol):
@@ -54,18 +52,48 @@ class Backend(Protocol):
         ...
 
 
+class Tracks(Backend, Protocol):
+    """A backend that lets the running statistics take the batch in by itself, where that costs no launch more."""
+
+    def tracked_batch_norm(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor,
+        running_var: Tensor,
+        num_batches_tracked: Tensor | None,
+        *,
+        residual: Tensor | None,
+        activation: Activation,
+        eps: float,
+        momentum: float | None,
+        tracking: Literal["pooled", "torch"],
+    ) -> Tensor:
+        """`batch_norm`, and the buffers take the batch in, as `nn.tracking.track` does it."""
+        ...
+
+
 _ATEN = Aten()
 BACKENDS: dict[str, Backend] = {"reference": Reference(), "aten": _ATEN}
 """All of them by name. The reference is for tests: slow, and in float64 as good as the input."""
 
-_PREFERRED: tuple[Backend, ...] = ()
+_PREFERRED: tuple[Tracks, ...] = ()
 """Those asked before aten, which takes everything."""
 
 
 def backend_for(x: Tensor) -> Backend:
-    """The first that takes x. Tracers, compilers and tensor subclasses get aten: what they make needs no truenorm."""
+    """The first that takes x."""
+    return tracker_for(x) or _ATEN
+
+
+def tracker_for(x: Tensor) -> Tracks | None:
+    """The first that takes x and keeps running statistics itself; None: the layer does, from the moments.
+
+    Tracers, compilers and tensor subclasses get aten: what they make needs no truenorm.
+    """
     if type(x) is Tensor:
         for backend in _PREFERRED:
             if backend.refusal(x) is None:
                 return backend
-    return _ATEN
+    return None

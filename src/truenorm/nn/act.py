@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
+from truenorm.kernels import Activation, activated
 from truenorm.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, TrackedBatchNorm
 
 _OURS = {ours.origin: ours for ours in (BatchNorm1d, BatchNorm2d, BatchNorm3d)}
@@ -16,10 +17,10 @@ _ACTIVATED = ("timm.layers.norm_act", "BatchNormAct2d.forward")
 class TrackedBatchNormAct(TrackedBatchNorm):
     """Batch norm, then the layer's own `drop` and `act`."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: Activation = "identity") -> Tensor:
         drop, act = self._modules["drop"], self._modules["act"]
         assert drop is not None and act is not None
-        return act(drop(super().forward(input)))
+        return activated(act(drop(super().forward(input))), residual, activation)
 
 
 @cache

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from truenorm import kernels
 from truenorm.errors import UnknownName
+from truenorm.kernels import Activation
 from truenorm.nn.tracking import LONG_TRAINED, Tracking, counted, track
 
 
@@ -50,7 +51,8 @@ class TrackedBatchNorm(_BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **newer)
         self.tracking = tracking
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: Activation = "identity") -> Tensor:
+        """act(BN(x) + r): what comes after the batch norm, in the same sweep where kernels can."""
         if not isinstance(input, Proxy):  # a tracer has no shape to check yet
             self._check_input_dim(input)
         buffers, parameters = self._buffers, self._parameters  # attribute access is ten times slower
@@ -59,11 +61,25 @@ class TrackedBatchNorm(_BatchNorm):
         weight = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401  # said above
         bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401  # said above
         if not self.training and mean is not None and var is not None:
-            return kernels.normalize(input, mean, var, weight, bias, eps=self.eps)
+            return kernels.normalize(
+                input, mean, var, weight, bias, residual=residual, activation=activation, eps=self.eps
+            )
         if not (self.training and self.track_running_stats):
             mean = var = None
         count = buffers["num_batches_tracked"]
-        return _training(input, mean, var, count, weight, bias, self.momentum, self.eps, self.tracking)
+        return _training(
+            input,
+            mean,
+            var,
+            count,
+            weight,
+            bias,
+            self.momentum,
+            self.eps,
+            self.tracking,
+            residual=residual,
+            activation=activation,
+        )
 
     def take_in(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Update the running statistics by a batch whose moments somebody else has (variance biased)."""
@@ -107,12 +123,46 @@ def _training(
     momentum: float | None,
     eps: float,
     tracking: Tracking,
+    *,
+    residual: Tensor | None = None,
+    activation: Activation = "identity",
 ) -> Tensor:
     """Normalise by the batch, and let the buffers that are given take it in."""
     if running_mean is None or running_var is None:
-        return F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
+        return kernels.batch_norm(input, weight, bias, residual=residual, activation=activation, eps=eps)[0]
     if input.shape[1] != running_mean.numel():
         return F.batch_norm(input, running_mean, running_var, weight, bias, True, 0.0, eps)  # torch's error
+    tracker = kernels.tracker_for(input)
+    if tracker is not None:
+        return tracker.tracked_batch_norm(
+            input,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            num_batches_tracked,
+            residual=residual,
+            activation=activation,
+            eps=eps,
+            momentum=momentum,
+            tracking=tracking,
+        )
+    y = _tracked(input, running_mean, running_var, num_batches_tracked, weight, bias, momentum, eps, tracking)
+    return kernels.activated(y, residual, activation)
+
+
+def _tracked(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float | None,
+    eps: float,
+    tracking: Tracking,
+) -> Tensor:
+    """What a backend that keeps no statistics itself leaves to the layer."""
     if tracking == "torch" and momentum is not None:
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
