@@ -7,6 +7,7 @@ from torch import Tensor
 from truenorm.kernels.activation import Activation
 from truenorm.kernels.aten import Aten
 from truenorm.kernels.reference import Reference
+from truenorm.kernels.triton.backend import Triton
 
 
 class Backend(Protocol):
@@ -67,7 +68,7 @@ class Tracks(Backend, Protocol):
         residual: Tensor | None,
         activation: Activation,
         eps: float,
-        momentum: float | None,
+        momentum: float | Tensor | None,
         tracking: Literal["pooled", "torch"],
     ) -> Tensor:
         """`batch_norm`, and the buffers take the batch in, as `nn.tracking.track` does it."""
@@ -75,10 +76,11 @@ class Tracks(Backend, Protocol):
 
 
 _ATEN = Aten()
-BACKENDS: dict[str, Backend] = {"reference": Reference(), "aten": _ATEN}
+_TRITON = Triton()
+BACKENDS: dict[str, Backend] = {"reference": Reference(), "aten": _ATEN, "triton": _TRITON}
 """All of them by name. The reference is for tests: slow, and in float64 as good as the input."""
 
-_PREFERRED: tuple[Tracks, ...] = ()
+_PREFERRED: tuple[Tracks, ...] = (_TRITON,)
 """Those asked before aten, which takes everything."""
 
 

@@ -5,22 +5,22 @@ Tensors given are dense, contiguous or channels-last, all of x's layout (`dense`
 
 # pyright: basic
 from contextlib import nullcontext
+from math import prod
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from truenorm.kernels.activation import Activation
-from truenorm.kernels.triton import tile
-from truenorm.kernels.triton.apply import apply
-from truenorm.kernels.triton.bwd_apply import bwd_apply
-from truenorm.kernels.triton.bwd_finalize import bwd_finalize
-from truenorm.kernels.triton.bwd_reduce import bwd_reduce
-from truenorm.kernels.triton.finalize import finalize
+from truenorm.kernels.triton.device import tile
+from truenorm.kernels.triton.device.apply import apply
+from truenorm.kernels.triton.device.bwd_apply import bwd_apply
+from truenorm.kernels.triton.device.bwd_finalize import bwd_finalize
+from truenorm.kernels.triton.device.bwd_reduce import bwd_reduce
+from truenorm.kernels.triton.device.finalize import finalize
+from truenorm.kernels.triton.device.stats import stats
 from truenorm.kernels.triton.plan import Plan, plan_for
-from truenorm.kernels.triton.stats import stats
 
 SIGN_DECIDES = ("relu", "leaky_relu")
 """Activations whose gradient needs one bit of what went in."""
@@ -46,11 +46,9 @@ def like(x: Tensor, other: Tensor) -> Tensor:
 
 
 def planned(x: Tensor) -> Plan:
-    samples, channels, *space = x.shape
-    positions = 1
-    for size in space:
-        positions *= size
-    return plan_for(samples, channels, positions, is_channels_last(x))
+    """How kernels go through x."""
+    samples, channels, *space = map(int, x.shape)  # a symbolic shape becomes the one at hand
+    return plan_for(samples, channels, prod(space), is_channels_last(x))
 
 
 def measured(x: Tensor, num_batches_tracked: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -59,7 +57,7 @@ def measured(x: Tensor, num_batches_tracked: Tensor | None = None) -> tuple[Tens
     The count of batches, where there is one, is raised.
     """
     plan = planned(x)
-    partials = x.new_empty((plan.splits, 3, plan.columns), dtype=_exact(x))
+    partials = x.new_empty((plan.splits, 3, plan.columns), dtype=exact(x))
     counts = x.new_empty(plan.splits, dtype=torch.float64)
     _sweep(stats, plan, x, x, partials, counts, num_batches_tracked)
     return partials, counts
@@ -73,7 +71,7 @@ def combined(
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     num_batches_tracked: Tensor | None = None,
-    momentum: Tensor | None = None,
+    momentum: Tensor | float | None = None,
     pooled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, the digits that it lacks, and biased variance; and the running statistics take them in.
@@ -84,7 +82,7 @@ def combined(
     mean_lo, var = torch.empty_like(mean), torch.empty_like(mean)
     launch(
         finalize,
-        (triton.cdiv(channels, _FINAL_CHANNELS),),
+        (-(-channels // _FINAL_CHANNELS),),
         partials,
         counts,
         mean,
@@ -145,7 +143,7 @@ def reduced(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Sums (parts, 2, columns), the gradient before the activation, and that of x by given statistics."""
     plan = planned(x)
-    sums = x.new_empty((plan.splits, 2, plan.columns), dtype=_exact(x)) if with_sums else None
+    sums = x.new_empty((plan.splits, 2, plan.columns), dtype=exact(x)) if with_sums else None
     dresidual = torch.empty_like(x) if with_residual else None
     dx = torch.empty_like(x) if with_dx else None
     reads_x = with_sums or (activation != "identity" and bits is None)
@@ -186,7 +184,7 @@ def parameter_gradients(
     means = sums.new_empty((channels, 2))
     launch(
         bwd_finalize,
-        (triton.cdiv(channels, _FINAL_CHANNELS),),
+        (-(-channels // _FINAL_CHANNELS),),
         sums,
         dweight,
         dbias,
@@ -252,7 +250,8 @@ def _sweep(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **options: Any) 
     )
 
 
-def _exact(x: Tensor) -> torch.dtype:
+def exact(x: Tensor) -> torch.dtype:
+    """What sums and statistics of x are kept in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

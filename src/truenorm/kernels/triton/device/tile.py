@@ -1,4 +1,4 @@
-"""Where the elements of a tile lie, which channels they belong to, and what is done to each: shared by all kernels.
+"""Where the elements of a tile lie, which channels they belong to: shared by all kernels.
 
 A tile has BM rows of BC neighbours in memory. Three layouts differ in what a row is (`plan` chooses):
 
@@ -7,8 +7,6 @@ A tile has BM rows of BC neighbours in memory. Three layouts differ in what a ro
 - PLANES, (N, C, L) with long planes: BC positions of one plane; the program's number is the channel.
 """
 
-# pyright: reportPrivateImportUsage=false, reportUntypedFunctionDecorator=false, reportUnknownParameterType=false
-# pyright: reportMissingParameterType=false, reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
 import triton
 import triton.language as tl
 
@@ -80,7 +78,9 @@ def over_tile(values, LAYOUT: tl.constexpr):
 
 
 @triton.jit
-def store_sums(to, sums, split, number, of: tl.constexpr, width, ALIGN: tl.constexpr, LAYOUT: tl.constexpr, BC: tl.constexpr):
+def store_sums(
+    to, sums, split, number, of: tl.constexpr, width, ALIGN: tl.constexpr, LAYOUT: tl.constexpr, BC: tl.constexpr
+):
     """Sums of a program into to[split, number, column or channel] of shape (splits, of, ...)."""
     if LAYOUT == PLANES:
         tl.store(to + (split * of + number) * tl.num_programs(0) + tl.program_id(0), sums)
@@ -111,58 +111,3 @@ def inverse_std(var, eps):
 def centred(x, mean, mean_lo):
     """x − m, with the digits of m that one number does not hold: all of them count where |m| is far above σ."""
     return (x - mean) - mean_lo
-
-
-@triton.jit
-def activate(pre, ACTIVATION: tl.constexpr):
-    """act(pre); NaN stays NaN."""
-    if ACTIVATION == "relu":
-        return tl.where(pre < 0, 0.0, pre)
-    elif ACTIVATION == "leaky_relu":
-        return tl.where(pre < 0, pre * 0.01, pre)
-    elif ACTIVATION == "silu":
-        return pre / (1.0 + tl.exp(-pre))
-    elif ACTIVATION == "gelu":
-        return 0.5 * pre * (1.0 + tl.erf(pre * 0.7071067811865476))
-    elif ACTIVATION == "hardswish":
-        return tl.where(pre < -3, 0.0, tl.where(pre > 3, pre, pre * (pre + 3.0) / 6.0))
-    else:
-        return pre
-
-
-@triton.jit
-def slope(pre, ACTIVATION: tl.constexpr):
-    """d act / d pre."""
-    if ACTIVATION == "relu":
-        return tl.where(pre > 0, 1.0, 0.0)
-    elif ACTIVATION == "leaky_relu":
-        return tl.where(pre > 0, 1.0, 0.01)
-    elif ACTIVATION == "silu":
-        gate = 1.0 / (1.0 + tl.exp(-pre))
-        return gate * (1.0 + pre * (1.0 - gate))
-    elif ACTIVATION == "gelu":
-        below = 0.5 * (1.0 + tl.erf(pre * 0.7071067811865476))
-        return below + pre * 0.3989422804014327 * tl.exp(-0.5 * pre * pre)
-    else:
-        return tl.where(pre < -3, 0.0, tl.where(pre > 3, 1.0, pre / 3.0 + 0.5))
-
-
-@triton.jit
-def at_bits(tile, BM: tl.constexpr, BC: tl.constexpr):
-    """Where a tile's signs lie, one bit an element: in the order of tiles, so that every shape has whole bytes."""
-    base = (tile.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (BM * BC // 8)
-    return base + tl.arange(0, BM)[:, None] * (BC // 8) + tl.arange(0, BC // 8)[None, :]
-
-
-@triton.jit
-def packed(positive, BM: tl.constexpr, BC: tl.constexpr):
-    """Booleans (BM, BC) → bytes (BM, BC/8)."""
-    bits = tl.reshape(positive.to(tl.int32), [BM, BC // 8, 8]) << tl.arange(0, 8)[None, None, :]
-    return tl.sum(bits, axis=2).to(tl.uint8)
-
-
-@triton.jit
-def unpacked(packed_bits, BM: tl.constexpr, BC: tl.constexpr):
-    """Bytes (BM, BC/8) → booleans (BM, BC)."""
-    bits = (packed_bits.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(bits, [BM, BC]) != 0

@@ -1,41 +1,10 @@
 """What gradients need to know of the batch: sums of the output's gradient, alone and times x − m."""
 
-# pyright: basic
 import triton
 import triton.language as tl
 
-from truenorm.kernels.triton.tile import (
-    at_bits,
-    centred,
-    channel,
-    inverse_std,
-    over_tile,
-    per_channel,
-    place,
-    slope,
-    store_sums,
-    unpacked,
-)
-
-
-@triton.jit
-def through_activation(g, value, m, m_lo, scale, shift, bits, tile, ACTIVATION: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
-    """The gradient before the activation: by the bits that were kept, else by what x says, which is read anyway."""
-    if ACTIVATION == "identity":
-        return g
-    else:
-        if bits is not None:
-            positive = unpacked(tl.load(bits + at_bits(tile, BM, BC)), BM, BC)
-            if ACTIVATION == "leaky_relu":
-                return tl.where(positive, g, g * 0.01)
-            else:
-                return tl.where(positive, g, 0.0)
-        else:
-            pre = tl.fma(centred(value, m, m_lo), scale, shift)
-            if ACTIVATION == "relu":
-                return tl.where(pre > 0, g, 0.0)
-            else:
-                return g * slope(pre, ACTIVATION)
+from truenorm.kernels.triton.device.activation import through_activation
+from truenorm.kernels.triton.device.tile import centred, channel, inverse_std, over_tile, per_channel, place, store_sums
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "width", "length"])

@@ -1,10 +1,9 @@
 """Gradients of γ and β, and the two numbers per channel that the input's gradient needs."""
 
-# pyright: basic
 import triton
 import triton.language as tl
 
-from truenorm.kernels.triton.tile import inverse_std
+from truenorm.kernels.triton.device.tile import inverse_std
 
 
 @triton.jit(do_not_specialize=["parts", "channels", "length", "count"])

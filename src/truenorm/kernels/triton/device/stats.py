@@ -1,10 +1,9 @@
 """Moments of each program's share of the batch."""
 
-# pyright: basic
 import triton
 import triton.language as tl
 
-from truenorm.kernels.triton.tile import over_tile, place, positions, store_sums
+from truenorm.kernels.triton.device.tile import over_tile, place, positions, store_sums
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "width", "length"])

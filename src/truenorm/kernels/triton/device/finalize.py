@@ -1,6 +1,5 @@
-"""Moments of the batch from those of its parts (programs, or processes), and what the running statistics make of them."""
+"""Moments of the batch from those of its parts, programs or processes; and the running statistics take them in."""
 
-# pyright: basic
 import triton
 import triton.language as tl
 
@@ -27,7 +26,8 @@ def finalize(
     """Chan's combination in float64, relative to the first part, in an order that only the shape decides.
 
     partials is (parts, 3, channels · length): `length` entries belong to a channel. Running statistics as
-    `nn.tracking.track` has them: t counts this batch already; momentum None averages.
+    `nn.tracking.track` has them: t counts this batch already; momentum None averages; on the device, a
+    schedule may set it between replays of a graph.
     """
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     there = c < channels
@@ -69,7 +69,7 @@ def finalize(
         if momentum is None:
             gain = 1.0 / tl.load(num_batches_tracked).to(tl.float64)
         else:
-            gain = tl.load(momentum).to(tl.float64)
+            gain = (tl.load(momentum) if momentum.dtype.is_ptr() else momentum).to(tl.float64)
             if POOLED:
                 if num_batches_tracked is not None:
                     # 0 keeps the statistics, also where a schedule sets it

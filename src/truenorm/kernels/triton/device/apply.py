@@ -1,10 +1,10 @@
 """Normalise by moments, of the batch or given; add; activate."""
 
-# pyright: basic
 import triton
 import triton.language as tl
 
-from truenorm.kernels.triton.tile import activate, at_bits, centred, channel, inverse_std, packed, per_channel, place
+from truenorm.kernels.triton.device.activation import activate, at_bits, packed
+from truenorm.kernels.triton.device.tile import centred, channel, inverse_std, per_channel, place
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "width", "length"])

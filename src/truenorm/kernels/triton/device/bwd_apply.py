@@ -1,11 +1,10 @@
 """The input's gradient where the batch's own moments normalised it."""
 
-# pyright: basic
 import triton
 import triton.language as tl
 
-from truenorm.kernels.triton.bwd_reduce import through_activation
-from truenorm.kernels.triton.tile import centred, channel, inverse_std, per_channel, place
+from truenorm.kernels.triton.device.activation import through_activation
+from truenorm.kernels.triton.device.tile import centred, channel, inverse_std, per_channel, place
 
 
 @triton.jit(do_not_specialize=["rows", "steps", "width", "length"])

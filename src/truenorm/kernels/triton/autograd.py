@@ -1,0 +1,205 @@
+"""Gradients of the operators: by kernels; where they will be differentiated themselves, by the reference."""
+
+# pyright: basic
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from truenorm.kernels.activation import Activation
+from truenorm.kernels.reference import Reference
+from truenorm.kernels.triton import operators, stages
+
+_REFERENCE = Reference()
+_OPERATORS = operators.registered
+
+
+class BatchNorm(Function):
+    """Normalised by the batch: (y, mean, variance); gradients flow through y alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        num_batches_tracked: Tensor | None,
+        momentum: Tensor | None,
+        fixed_momentum: float | None,
+        pooled: bool,
+        activation: Activation,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, mean_lo, var, bits = _OPERATORS.batch_norm(
+            x,
+            weight,
+            bias,
+            residual,
+            running_mean,
+            running_var,
+            num_batches_tracked,
+            momentum,
+            fixed_momentum,
+            pooled,
+            activation,
+            eps,
+            keep_bits(residual, activation),
+        )
+        ctx.save_for_backward(x, weight, bias, mean, mean_lo, var, bits)
+        ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)
+        ctx.activation, ctx.eps = activation, eps
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, mean_lo, var, bits = ctx.saved_tensors
+        with_x, with_weight, with_bias, with_residual, *others = ctx.needs_input_grad
+        dy, activation, eps = gradients[0], ctx.activation, ctx.eps
+        nothing = (None,) * len(others)
+        if dy is None:
+            return None, None, None, None, *nothing
+        dy = stages.like(x, dy)
+        if torch.is_grad_enabled():
+            slope = _slope(x, bits, mean, mean_lo, var, weight, bias, activation, eps)
+
+            def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
+                return _REFERENCE.batch_norm(x, weight, bias, residual=None, activation=activation, eps=eps)[0]
+
+            return *_differentiable(forward, dy, x, weight, bias, slope, activation), *nothing
+        dx, dweight, dbias, dresidual = _OPERATORS.batch_norm_backward(
+            dy, x, weight, bias, mean, mean_lo, var, bits, activation, eps, with_x
+        )
+        return (
+            dx if with_x else None,
+            dweight if with_weight else None,
+            dbias if with_bias else None,
+            (dresidual if bits.numel() else dy) if with_residual else None,
+            *nothing,
+        )
+
+
+class Normalize(Function):
+    """Normalised by statistics that are given: they have no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        activation: Activation,
+        eps: float,
+    ) -> Tensor:
+        y, bits = _OPERATORS.normalize(
+            x, mean, var, weight, bias, residual, activation, eps, keep_bits(residual, activation)
+        )
+        ctx.save_for_backward(x, weight, bias, mean, var, bits)
+        ctx.activation, ctx.eps = activation, eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, var, bits = ctx.saved_tensors
+        with_x, with_weight, with_bias, with_residual, *others = ctx.needs_input_grad
+        activation, eps = ctx.activation, ctx.eps
+        nothing = (None,) * len(others)
+        dy = stages.like(x, gradients[0])
+        if torch.is_grad_enabled():
+            slope = _slope(x, bits, mean, None, var, weight, bias, activation, eps)
+
+            def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
+                return _REFERENCE.normalize(x, mean, var, weight, bias, residual=None, activation=activation, eps=eps)
+
+            return *_differentiable(forward, dy, x, weight, bias, slope, activation), *nothing
+        masked = bits.numel() > 0
+        dx, dweight, dbias, dresidual = _OPERATORS.normalize_backward(
+            dy,
+            x,
+            mean,
+            var,
+            weight,
+            bias,
+            bits,
+            activation,
+            eps,
+            with_x,
+            with_weight or with_bias,
+            with_residual and masked,
+        )
+        return (
+            dx if with_x else None,
+            dweight if with_weight else None,
+            dbias if with_bias else None,
+            (dresidual if masked else dy) if with_residual else None,
+            *nothing,
+        )
+
+
+def keep_bits(residual: Tensor | None, activation: Activation) -> bool:
+    """Does a gradient need what went into the activation, and x alone does not tell it?"""
+    return residual is not None and activation in stages.SIGN_DECIDES
+
+
+def _slope(
+    x: Tensor,
+    bits: Tensor,
+    mean: Tensor,
+    mean_lo: Tensor | None,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    activation: Activation,
+    eps: float,
+) -> Tensor | None:
+    """Of the activation, from its bits: the gradient before it of a gradient of ones."""
+    if not bits.numel():
+        return None
+    with torch.no_grad():
+        return stages.reduced(
+            torch.ones_like(x),
+            x,
+            bits,
+            mean,
+            mean_lo,
+            var,
+            weight,
+            bias,
+            activation=activation,
+            eps=eps,
+            with_sums=False,
+            with_residual=True,
+            with_dx=False,
+        )[1]
+
+
+def _differentiable(
+    forward: Callable[[Tensor, Tensor | None, Tensor | None, Activation], Tensor],
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    activation: Activation,
+) -> tuple[Tensor | None, ...]:
+    """Gradients with a graph of their own, of x, weight, bias and residual; the bits stand for the activation."""
+    if slope is not None:
+        dy, activation = dy * slope, "identity"
+    exact = stages.exact(x)
+    y = forward(x.to(exact), _to(weight, exact), _to(bias, exact), activation)
+    asked = [value for value in (x, weight, bias) if value is not None and value.requires_grad]
+    found = iter(torch.autograd.grad(y, asked, dy.to(exact), create_graph=True) if asked else ())
+    gradients = [next(found) if value is not None and value.requires_grad else None for value in (x, weight, bias)]
+    return *gradients, dy
+
+
+def _to(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if value is None else value.to(dtype)
