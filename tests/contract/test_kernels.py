@@ -6,19 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from contract.backends import DEVICE, REFERENCE, TOLERANCE, backends, exactly, leaves
 from truenorm import kernels
 from truenorm.kernels.registry import BACKENDS, backend_for
 
-REFERENCE = BACKENDS["reference"]
 SHAPES = {"vectors": (7, 5), "images": (4, 5, 3, 6), "volumes": (3, 5, 2, 2, 3), "pair": (2, 5)}
-TOLERANCE = {
-    torch.float64: {"rtol": 1e-9, "atol": 1e-9},
-    torch.float32: {"rtol": 1e-4, "atol": 1e-5},
-    torch.float16: {"rtol": 1e-2, "atol": 1e-2},
-    torch.bfloat16: {"rtol": 5e-2, "atol": 5e-2},
-}
 
-backends = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 cases = pytest.mark.parametrize(
     ("shape", "affine", "residual", "activation"),
     list(itertools.product(SHAPES, (True, False), (True, False), ("identity", "relu"))),
@@ -28,20 +21,12 @@ cases = pytest.mark.parametrize(
 def arguments(shape, dtype, affine, residual, *, offset=0.0, memory_format=None):
     torch.manual_seed(0)
     size = SHAPES[shape]
-    x = (torch.randn(size, dtype=torch.float64) + offset).to(dtype)
+    x = (torch.randn(size, dtype=torch.float64) + offset).to(DEVICE, dtype)
     if memory_format is not None and x.ndim == 4:
         x = x.contiguous(memory_format=memory_format)
-    weight = (torch.rand(5, dtype=torch.float64) + 0.5).to(dtype) if affine else None
-    bias = torch.randn(5, dtype=torch.float64).to(dtype) if affine else None
-    return x, weight, bias, torch.randn(size, dtype=torch.float64).to(dtype) if residual else None
-
-
-def leaves(values):
-    return [None if value is None else value.detach().clone().requires_grad_() for value in values]
-
-
-def exactly(values):
-    return [None if value is None else value.double() for value in values]
+    weight = (torch.rand(5, dtype=torch.float64) + 0.5).to(DEVICE, dtype) if affine else None
+    bias = torch.randn(5, dtype=torch.float64).to(DEVICE, dtype) if affine else None
+    return x, weight, bias, torch.randn(size, dtype=torch.float64).to(DEVICE, dtype) if residual else None
 
 
 @backends
@@ -85,7 +70,7 @@ def test_half_types(backend, dtype, shape, affine):
 @cases
 def test_normalize(backend, shape, affine, residual, activation):
     x, weight, bias, added = arguments(shape, torch.float32, affine, residual)
-    mean, var = torch.randn(5), torch.rand(5) + 0.1
+    mean, var = torch.randn(5, device=DEVICE), torch.rand(5, device=DEVICE) + 0.1
     y = backend.normalize(x, mean, var, weight, bias, residual=added, activation=activation, eps=1e-3)
     x, mean, var, weight, bias, added = exactly((x, mean, var, weight, bias, added))
     true = REFERENCE.normalize(x, mean, var, weight, bias, residual=added, activation=activation, eps=1e-3)
@@ -108,12 +93,12 @@ def test_moments_lose_no_digits_far_from_zero(backend, offset):
 @backends
 def test_a_variance_far_below_eps_is_not_lost(backend):
     """Taken back from 1/√(v+ε) it would be noise."""
-    x = torch.randn(50, 3, dtype=torch.float64).mul(1e-7).float()
+    x = torch.randn(50, 3, dtype=torch.float64, device=DEVICE).mul(1e-7).float()
     found = backend.batch_norm(x, None, None, residual=None, activation="identity", eps=1e-5)[2]
     assert_close(found.double(), x.double().var(0, correction=0), rtol=1e-5, atol=0)
 
 
-def test_the_operations_go_to_aten_here():
+def test_the_operations_go_to_aten_on_a_cpu():
     x = torch.randn(4, 3)
     assert backend_for(x) is BACKENDS["aten"]
     assert_close(kernels.moments(x), BACKENDS["aten"].moments(x))

@@ -71,7 +71,8 @@ class BatchNorm(Function):
             def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
                 return _REFERENCE.batch_norm(x, weight, bias, residual=None, activation=activation, eps=eps)[0]
 
-            return *_differentiable(forward, dy, x, weight, bias, slope, activation), *nothing
+            gradients = _differentiable(forward, dy, x, weight, bias, slope, activation)
+            return *gradients[:3], gradients[3] if with_residual else None, *nothing
         dx, dweight, dbias, dresidual = _OPERATORS.batch_norm_backward(
             dy, x, weight, bias, mean, mean_lo, var, bits, activation, eps, with_x
         )
@@ -119,7 +120,8 @@ class Normalize(Function):
             def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
                 return _REFERENCE.normalize(x, mean, var, weight, bias, residual=None, activation=activation, eps=eps)
 
-            return *_differentiable(forward, dy, x, weight, bias, slope, activation), *nothing
+            gradients = _differentiable(forward, dy, x, weight, bias, slope, activation)
+            return *gradients[:3], gradients[3] if with_residual else None, *nothing
         masked = bits.numel() > 0
         dx, dweight, dbias, dresidual = _OPERATORS.normalize_backward(
             dy,
