@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
+from contract.backends import DEVICE, REFERENCE, TOLERANCE, backends, exactly, leaves
 from torch.testing import assert_close
 
-from contract.backends import DEVICE, REFERENCE, TOLERANCE, backends, exactly, leaves
 from truenorm import kernels
 from truenorm.kernels.registry import BACKENDS, backend_for
 

@@ -57,7 +57,8 @@ def batch_norm(
         running_mean=running_mean,
         running_var=running_var,
         num_batches_tracked=num_batches_tracked,
-        momentum=fixed_momentum if momentum is None else momentum,
+        momentum=momentum,
+        fixed_momentum=fixed_momentum,
         pooled=pooled,
     )
     y, bits = stages.applied(

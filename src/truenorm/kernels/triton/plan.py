@@ -44,7 +44,7 @@ class Plan:
         lanes: programs side by side, of columns or of channels.
         splits: programs that share a lane.
         steps: tiles that each of them walks through.
-        wide: do row numbers need 64 bits?
+        wide: do numbers of rows, or of positions in a plane, need 64 bits?
     """
 
     layout: Layout
@@ -113,7 +113,7 @@ def plan_for(samples: int, channels: int, positions: int, channels_last: bool) -
         lanes=lanes,
         splits=splits,
         steps=steps,
-        wide=(splits * steps + 1) * block_rows >= 2**31,
+        wide=max((splits * steps + 1) * block_rows, length) >= 2**31,
     )
 
 

@@ -71,7 +71,8 @@ def combined(
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     num_batches_tracked: Tensor | None = None,
-    momentum: Tensor | float | None = None,
+    momentum: Tensor | None = None,
+    fixed_momentum: float | None = None,
     pooled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, the digits that it lacks, and biased variance; and the running statistics take them in.
@@ -92,6 +93,7 @@ def combined(
         running_var,
         num_batches_tracked,
         momentum,
+        fixed_momentum,
         len(counts),
         channels,
         partials.shape[2] // channels,

@@ -15,6 +15,7 @@ def finalize(
     running_var,
     num_batches_tracked,
     momentum,
+    fixed_momentum,
     parts,
     channels,
     length,
@@ -26,7 +27,7 @@ def finalize(
     """Chan's combination in float64, relative to the first part, in an order that only the shape decides.
 
     partials is (parts, 3, channels · length): `length` entries belong to a channel. Running statistics as
-    `nn.tracking.track` has them: t counts this batch already; momentum None averages; on the device, a
+    `nn.tracking.track` has them: t counts this batch already; no momentum at all averages. On the device a
     schedule may set it between replays of a graph.
     """
     c = tl.program_id(0) * BC + tl.arange(0, BC)
@@ -66,15 +67,18 @@ def finalize(
     if running_mean is not None:
         old_mean = tl.load(running_mean + c, mask=there, other=0.0).to(tl.float64)
         old_var = tl.load(running_var + c, mask=there, other=0.0).to(tl.float64)
-        if momentum is None:
-            gain = 1.0 / tl.load(num_batches_tracked).to(tl.float64)
-        else:
-            gain = (tl.load(momentum) if momentum.dtype.is_ptr() else momentum).to(tl.float64)
-            if POOLED:
-                if num_batches_tracked is not None:
-                    # 0 keeps the statistics, also where a schedule sets it
-                    average = tl.maximum(gain, 1.0 / tl.load(num_batches_tracked).to(tl.float64))
-                    gain = tl.where(gain == 0, gain, average)
+        gain = tl.full([], 0.0, tl.float64)
+        if momentum is not None:
+            gain += tl.load(momentum).to(tl.float64)
+        elif fixed_momentum is not None:
+            gain += fixed_momentum
+        if num_batches_tracked is not None:
+            average = 1.0 / tl.load(num_batches_tracked).to(tl.float64)
+            if momentum is None and fixed_momentum is None:
+                gain = average
+            elif POOLED:
+                # A momentum of 0 keeps the statistics, also where a schedule sets it.
+                gain = tl.where(gain == 0, gain, tl.maximum(gain, average))
         delta = m - old_mean
         if POOLED:
             new_var = (1 - gain) * old_var + gain * v + gain * (1 - gain) * delta * delta

@@ -25,11 +25,11 @@ def place(tile, rows, width, length, ALIGN: tl.constexpr, LAYOUT: tl.constexpr, 
     row = tile * BM + tl.arange(0, BM)
     neighbour = tl.arange(0, BC)
     if LAYOUT == PLANES:
-        size = length * ALIGN
+        size = tl.cast(length, tile.dtype) * ALIGN
         chunks = tl.cdiv(size, BC)
         sample = row // chunks
         start = (row - sample * chunks) * BC
-        base = sample.to(tl.int64) * (width * ALIGN) + tl.program_id(0).to(tl.int64) * size + start
+        base = sample.to(tl.int64) * (tl.cast(width, tl.int64) * ALIGN) + tl.program_id(0).to(tl.int64) * size + start
         inside = (sample < rows)[:, None] & (start[:, None] + neighbour[None, :] < size)
         return base[:, None] + neighbour[None, :], inside
     else:
@@ -42,7 +42,7 @@ def place(tile, rows, width, length, ALIGN: tl.constexpr, LAYOUT: tl.constexpr, 
 def positions(tile, tiles, rows, length, ALIGN: tl.constexpr, LAYOUT: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     """How many elements each channel (each column, when FLAT) has in the tiles from `tile` on, `tiles` of them."""
     if LAYOUT == PLANES:
-        size = length * ALIGN
+        size = tl.cast(length, tile.dtype) * ALIGN
         chunks = tl.cdiv(size, BC)
         end = tl.cast(rows, tl.int64) * chunks
         first = tl.minimum(tl.cast(tile, tl.int64) * BM, end)
