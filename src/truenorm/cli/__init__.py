@@ -56,6 +56,12 @@ app.command(
     help="Walk through one batch-norm layer by hand: eight numbers in training, what is stored, and inference.\n\n"
     "Every number is computed when it is printed.",
 )
+app.command(
+    "truenorm.cli.env:env",
+    name="env",
+    help="Versions, devices, and which backend normalises on each of them, with the reasons of those that do not.\n\n"
+    "What to put into a report of a bug.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

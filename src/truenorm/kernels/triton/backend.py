@@ -20,7 +20,7 @@ class Triton:
 
     def refusal(self, x: Tensor) -> str | None:
         if not x.is_cuda:
-            return f"the input is on the {x.device.type}, and the kernels are for NVIDIA GPUs"
+            return "the kernels are for NVIDIA GPUs"  # no words about x: on a CPU this is asked at each step
         return _machine(x.device) or _input(x)
 
     def batch_norm(

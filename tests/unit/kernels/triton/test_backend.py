@@ -12,7 +12,7 @@ TRITON = BACKENDS["triton"]
 
 
 def test_on_a_cpu_it_refuses_and_aten_serves():
-    assert "the input is on the cpu" in TRITON.refusal(torch.randn(4, 3))
+    assert "the kernels are for NVIDIA GPUs" in TRITON.refusal(torch.randn(4, 3))
     assert backend_for(torch.randn(4, 3)) is BACKENDS["aten"] and tracker_for(torch.randn(4, 3)) is None
 
 

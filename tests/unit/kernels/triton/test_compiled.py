@@ -13,13 +13,13 @@ pytestmark = [needs_triton, pytest.mark.skipif(sys.platform != "linux", reason="
 
 REGISTERS = {
     "stats": 64,
-    "finalize": 140,
+    "finalize": 168,
     "apply": 100,
     "bwd_reduce": 120,
     "bwd_finalize": 80,
     "bwd_apply": 104,
 }
-"""A tenth above what was found; where nothing is wide, addresses take more."""
+"""About a tenth above what the compilers of Triton 3.6 and 3.7 give; where nothing is wide, addresses take more."""
 
 NARROW = "channels-last, C = 19"
 
@@ -29,7 +29,7 @@ def kernels():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("compiling.py")
     done = subprocess.run(
-        [sys.executable, script], env=environment, check=True, timeout=280, capture_output=True, text=True
+        [sys.executable, script], env=environment, check=True, timeout=290, capture_output=True, text=True
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
