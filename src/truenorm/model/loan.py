@@ -17,12 +17,18 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput
 from truenorm.model.layers import buffers_of
-from truenorm.nn.act import TrackedBatchNormAct
+from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 # Forwards that hand their buffers to torch's batch norm, with the momentum of the attribute, and do nothing
 # else with them. timm's are named, not imported.
-_LENDABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward, TrackedBatchNorm.forward, TrackedBatchNormAct.forward)
+_LENDABLE = (
+    _BatchNorm.forward,
+    nn.SyncBatchNorm.forward,
+    TrackedBatchNorm.forward,
+    TrackedBatchNormAct.forward,
+    BatchNormAct.forward,
+)
 _LENDABLE_NAMES = (
     ("timm.layers.norm_act", "BatchNormAct2d.forward"),
     ("timm.layers.norm_act", "SyncBatchNormAct.forward"),

@@ -59,9 +59,9 @@ class BatchNorm(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, mean_lo, var, bits = ctx.saved_tensors
-        with_x, with_weight, with_bias, with_residual, *others = ctx.needs_input_grad
+        with_x, with_weight, with_bias, with_residual, *rest = ctx.needs_input_grad
         dy, activation, eps = gradients[0], ctx.activation, ctx.eps
-        nothing = (None,) * len(others)
+        nothing = (None,) * len(rest)
         if dy is None:
             return None, None, None, None, *nothing
         dy = stages.like(x, dy)
@@ -71,8 +71,8 @@ class BatchNorm(Function):
             def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
                 return _REFERENCE.batch_norm(x, weight, bias, residual=None, activation=activation, eps=eps)[0]
 
-            gradients = _differentiable(forward, dy, x, weight, bias, slope, activation)
-            return *gradients[:3], gradients[3] if with_residual else None, *nothing
+            *others, before = _differentiable(forward, dy, x, weight, bias, slope, activation)
+            return *others, before if with_residual else None, *nothing
         dx, dweight, dbias, dresidual = _OPERATORS.batch_norm_backward(
             dy, x, weight, bias, mean, mean_lo, var, bits, activation, eps, with_x
         )
@@ -110,9 +110,9 @@ class Normalize(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, var, bits = ctx.saved_tensors
-        with_x, with_weight, with_bias, with_residual, *others = ctx.needs_input_grad
+        with_x, with_weight, with_bias, with_residual, *rest = ctx.needs_input_grad
         activation, eps = ctx.activation, ctx.eps
-        nothing = (None,) * len(others)
+        nothing = (None,) * len(rest)
         dy = stages.like(x, gradients[0])
         if torch.is_grad_enabled():
             slope = _slope(x, bits, mean, None, var, weight, bias, activation, eps)
@@ -120,8 +120,8 @@ class Normalize(Function):
             def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
                 return _REFERENCE.normalize(x, mean, var, weight, bias, residual=None, activation=activation, eps=eps)
 
-            gradients = _differentiable(forward, dy, x, weight, bias, slope, activation)
-            return *gradients[:3], gradients[3] if with_residual else None, *nothing
+            *others, before = _differentiable(forward, dy, x, weight, bias, slope, activation)
+            return *others, before if with_residual else None, *nothing
         masked = bits.numel() > 0
         dx, dweight, dbias, dresidual = _OPERATORS.normalize_backward(
             dy,

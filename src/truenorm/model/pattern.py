@@ -1,0 +1,220 @@
+"""Batch norm → (addition) → activation in the graph of a forward: what is it, what is in the way, and its rewriting."""
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+from torch.nn import functional as F
+
+from truenorm.kernels import Activation
+from truenorm.model.loan import Hook
+from truenorm.nn.act import TrackedBatchNormAct, activation_of, is_hooked
+from truenorm.nn.batchnorm import TrackedBatchNorm
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_IN_PLACE = (operator.iadd, "add_")
+
+_ACTIVATIONS: dict[Any, tuple[Activation, tuple[str, ...]]] = {
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), ("relu", ("inplace",))),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), ("leaky_relu", ("negative_slope", "inplace"))),
+    F.silu: ("silu", ("inplace",)),
+    F.gelu: ("gelu", ("approximate",)),
+    F.hardswish: ("hardswish", ("inplace",)),
+}
+"""Functions and methods: what they are, and their parameters after the input."""
+
+_DEFAULTS = {"negative_slope": 0.01, "approximate": "none"}
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Does the layer give batch norm and nothing more, by a forward that takes a residual and an activation?
+
+    Example:
+        >>> from truenorm.nn import BatchNorm1d, BatchNormAct1d
+        >>> is_plain(BatchNorm1d(2)), is_plain(BatchNormAct1d(2)), is_plain(nn.BatchNorm1d(2))
+        (True, False, False)
+    """
+    if "forward" in layer.__dict__:
+        return False
+    if isinstance(layer, TrackedBatchNormAct):
+        return type(layer).forward is TrackedBatchNormAct.forward and layer.in_one_call() == "identity"
+    return type(layer).forward is TrackedBatchNorm.forward
+
+
+def rewritten(graph: Graph, owner: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
+    """Make each batch norm and what it can take along one call, in the graph.
+
+    Args:
+        graph: of the owner's forward, its children leaves; changed.
+        owner: the module that the calls are of.
+
+    Returns:
+        what was found and what was left and why, by name of the layer.
+
+    Example:
+        >>> from truenorm.model.trace import trace
+        >>> from truenorm.nn import BatchNorm1d
+        >>> net = nn.Sequential(BatchNorm1d(2), nn.ReLU())
+        >>> graph = trace(net, nn.Sequential).graph
+        >>> rewritten(graph, net), [str(node.target) for node in graph.nodes]
+        (({'0': 'relu'}, {}), ['input', '0', 'output'])
+    """
+    modules = dict(owner.named_modules(remove_duplicate=False))
+    calls = [node for node in graph.nodes if node.op == "call_module" and is_plain(modules[str(node.target)])]
+    found: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for call in calls:
+        place = _Search(call, calls, modules).place()
+        if isinstance(place, str):
+            left[str(call.target)] = place
+        elif place is not None:
+            place.rewrite(graph)
+            found[str(call.target)] = place.what
+    graph.lint()
+    return found, left
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A batch norm and what it takes along: what is added to its output, what is applied."""
+
+    call: Node
+    behind: list[Node]
+    addition: Node | None
+    residual: Node | None
+    activation: Activation
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return ", ".join(["add"] * (self.addition is not None) + [self.activation] * (self.activation != "identity"))
+
+    def rewrite(self, graph: Graph) -> None:
+        """One call, where the residual is known: nothing in between can tell that the batch norm came later."""
+        values, residual = self.call.args[0], self.residual
+        named: dict[str, Any] = {}
+        with graph.inserting_before(self.addition or self.behind[0]):
+            if residual is not None and self.addition is not None:
+                # In place the sum is of the type of what is on the left.
+                in_place = self.addition.target in _IN_PLACE
+                named["residual"] = graph.call_method("type_as", (residual, values)) if in_place else residual
+            if self.activation != "identity":
+                named["activation"] = self.activation
+            fused = graph.create_node("call_module", self.call.target, (values,), named)
+        self.behind[-1].replace_all_uses_with(fused)
+        for node in (*reversed(self.behind), self.call):
+            graph.erase_node(node)
+
+
+class _Search:
+    """What follows one call of a batch norm in a graph."""
+
+    def __init__(self, call: Node, calls: list[Node], modules: Mapping[str, nn.Module]) -> None:
+        self._call = call
+        self._calls = calls
+        self._modules = modules
+        self._behind: list[Node] = []
+        self._end = call
+
+    def place(self) -> _Place | str | None:
+        """What it can take along; or why it cannot; None: there is nothing."""
+        user, addition, residual = self._next(), None, None
+        if user is not None and _is_addition(user):
+            left, right = user.args
+            if self._end is right and self._is_batch_norm(left):
+                return None  # that one takes the addition
+            if self._end is right and user.target in _IN_PLACE:
+                return "it is added into another tensor in place"
+            addition, residual = user, right if self._end is left else left
+            self._take(user)
+            user = self._next()
+        activation = None if user is None else self._activation(user)
+        if user is not None and activation is not None:
+            if addition is None and self._is_hooked(user):
+                return "its activation has hooks"
+            if self._is_hooked(user):
+                activation = None  # it goes on being called
+            else:
+                self._take(user)
+        if addition is None and activation is None:
+            users = self._end.users
+            wanted = len(users) > 1 and any(_is_addition(one) or self._activation(one) for one in users)
+            return "its output is used more than once" if wanted else None
+        return self._obstacle(addition) or _Place(
+            call=self._call,
+            behind=self._behind,
+            addition=addition,
+            residual=cast("Node | None", residual),
+            activation=activation or "identity",
+        )
+
+    def _obstacle(self, addition: Node | None) -> str | None:
+        call, layer = self._call, self._module(self._call)
+        if sum(self._module(one) is layer for one in self._calls) > 1:
+            return "it is called more than once"
+        if len(call.args) != 1 or call.kwargs or not isinstance(call.args[0], Node):
+            return "it is called with more than its input"
+        if any(_is_seen(layer)):
+            return "a hook sees its output"
+        node = call.next
+        while addition is not None and node is not addition:
+            # It may change it in place, and the batch norm now comes after it.
+            if node not in self._behind and call.args[0] in node.all_input_nodes:
+                return "its input is used again before the addition"
+            node = node.next
+        return None
+
+    def _module(self, node: Node) -> nn.Module:
+        return self._modules[str(node.target)]
+
+    def _next(self) -> Node | None:
+        """The only user of what there is so far, behind modules that do nothing."""
+        while len(self._end.users) == 1:
+            (user,) = self._end.users
+            if self._is_nothing(user):
+                self._take(user)
+            else:
+                return user
+        return None
+
+    def _take(self, node: Node) -> None:
+        self._behind.append(node)
+        self._end = node
+
+    def _is_nothing(self, node: Node) -> bool:
+        known = node.op == "call_module" and activation_of(self._module(node)) == "identity"
+        return known and not self._is_hooked(node) and len(node.args) == 1 and not node.kwargs
+
+    def _is_hooked(self, node: Node) -> bool:
+        return node.op == "call_module" and is_hooked(self._module(node))
+
+    def _is_batch_norm(self, node: Any) -> bool:
+        while isinstance(node, Node) and self._is_nothing(node):
+            node = node.args[0]
+        return node in self._calls
+
+    def _activation(self, node: Node) -> Activation | None:
+        if node.op == "call_module":
+            plain = node.args == (self._end,) and not node.kwargs
+            return activation_of(self._module(node)) if plain else None
+        name, parameters = _ACTIVATIONS.get(node.target, (None, ()))
+        if name is None or not node.args or node.args[0] is not self._end:
+            return None
+        given = {**dict(zip(parameters, node.args[1:], strict=False)), **node.kwargs}
+        given.pop("inplace", None)
+        return name if all(_DEFAULTS.get(key) == value for key, value in given.items()) else None
+
+
+def _is_addition(node: Node) -> bool:
+    two = len(node.args) == 2 and all(isinstance(one, Node) for one in node.args) and node.args[0] is not node.args[1]
+    return two and node.op != "call_module" and node.target in _ADDITIONS and node.kwargs in ({}, {"alpha": 1})
+
+
+def _is_seen(layer: nn.Module) -> Iterator[bool]:
+    """Hooks that are given the output or its gradient, those aside that a watch left on a copy."""
+    for kind in ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        yield from (not isinstance(hook, Hook) for hook in layer.__dict__[kind].values())
