@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv study test test-page screenshots check format bench clean
+.PHONY: venv study test test-page screenshots check format bench bench-gpu clean
 
 venv: .venv/installed
 
@@ -46,6 +46,10 @@ bench: venv
 	$(BIN)/python benchmarks/doctor.py --pairs 8 --out benchmarks/results/doctor.json
 	$(BIN)/python benchmarks/arms.py --pairs 4 --out benchmarks/results/arms.json
 	$(BIN)/python benchmarks/study.py --pairs 4 --out benchmarks/results/study.json
+
+# On a machine with an NVIDIA GPU, under eight minutes.
+bench-gpu: venv
+	$(BIN)/python benchmarks/gpu.py --e2e --out benchmarks/results/gpu
 
 clean:
 	rm -rf .venv results .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,12 @@ from truenorm.report.shown import shown
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "docs" / "results"
 RESULTS = sorted(str(path.parent.relative_to(PLACE)) for path in PLACE.glob("**/record.json"))
-EXPERIMENTS = {"broken-models": "doctor.py", "small-batches": "small_batches.py", "verdicts": "verdicts.py"}
+EXPERIMENTS = {
+    "accuracy": "accuracy.py",
+    "broken-models": "doctor.py",
+    "small-batches": "small_batches.py",
+    "verdicts": "verdicts.py",
+}
 CLAIMS = [name for name in RESULTS if name.startswith("claims/")]
 
 
