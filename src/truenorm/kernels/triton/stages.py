@@ -25,7 +25,7 @@ from truenorm.kernels.triton.plan import Plan, plan_for
 SIGN_DECIDES = ("relu", "leaky_relu")
 """Activations whose gradient needs one bit of what went in."""
 
-_LAYOUTS = {"rows": tile.ROWS, "flat": tile.FLAT, "planes": tile.PLANES}
+_LAYOUTS = {"rows": tile.ROWS.value, "flat": tile.FLAT.value, "planes": tile.PLANES.value}
 _FINAL_ENTRIES, _FINAL_CHANNELS = 256, 8
 """A tile of the finalizing kernels: few channels, so that many programs share them."""
 

@@ -144,7 +144,7 @@ def main():
                 used, counts = disassembled(compile_it().asm["cubin"])
                 row = {
                     "case": case,
-                    "layout": layouts[options["LAYOUT"].value] if "LAYOUT" in options else "",
+                    "layout": layouts[options["LAYOUT"]] if "LAYOUT" in options else "",
                     "dtype": str(dtype).removeprefix("torch."),
                     "kernel": kernel.__name__,
                     "tensors": tensors(kernel, given),

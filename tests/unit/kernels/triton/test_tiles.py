@@ -13,7 +13,7 @@ from truenorm.kernels.triton.device import tile as device  # noqa: E402
 from truenorm.kernels.triton.device.tile import channel, place, positions  # noqa: E402
 from truenorm.kernels.triton.plan import plan_for  # noqa: E402
 
-LAYOUTS = {"rows": device.ROWS, "flat": device.FLAT, "planes": device.PLANES}
+LAYOUTS = {"rows": device.ROWS.value, "flat": device.FLAT.value, "planes": device.PLANES.value}
 
 
 @triton.jit
