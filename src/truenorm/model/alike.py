@@ -61,7 +61,8 @@ def _first_off(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> t
         if other is None or other.shape != value.shape or other.dtype != value.dtype:
             return name, 100.0
         bound = 2 * torch.finfo(value.dtype).eps ** 0.5 if value.is_floating_point() else 0.0
-        off = _norm(other.double() - value.double())
+        same = other == value  # infinities have no difference
+        off = _norm((other.double() - value.double()).masked_fill(same, 0))
         if not off <= bound * (norms[name] + floor):  # NaN is off, too
             return name, 100 * off / (norms[name] + floor or 1.0)
     return None

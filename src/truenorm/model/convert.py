@@ -82,6 +82,7 @@ def convert(
 
 def _fused(model: nn.Module, examples: Tensor | tuple[Any, ...] | None) -> tuple[nn.Module, dict[str, str]]:
     """A fused copy that does the same on the examples; what was left, and why."""
+    batch_norms(model, tracking=False)  # there are some, and none is lazy, which cannot be copied
     copied = copy.deepcopy(model)
     left = _exchange(copied, "fused") | fuse.fuse(copied)
     if not fuse.places(copied):

@@ -3,7 +3,7 @@
 The module that owns such layers gets a class made at run time, a subclass of its own, whose forward is generated:
 `self.relu(self.bn3(x) + r)` becomes `self.bn3(x, residual=r, activation="relu")`. The batch norm is still called as
 a module, so hooks, watches and passes find it; the activation stays where it is, unused. Calls that the
-generated forward was not made for go to the class's own, which is right as ever.
+generated forward was not made for, and those after something was exchanged, go to the class's own.
 """
 
 import linecache
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph
 
+from truenorm.kernels import Activation
 from truenorm.model.pattern import is_plain, rewritten
 from truenorm.model.trace import Untraceable, trace
-from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct
+from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct, activation_of
 
 
 def fuse(model: nn.Module) -> dict[str, str]:
@@ -51,8 +52,11 @@ def unfuse(owner: nn.Module) -> None:
         >>> type(net) is nn.Sequential, places(net)
         (True, {})
     """
+    origin = _origin(owner)
     owner.__dict__.pop(_PLAN, None)
-    owner.__class__ = _origin(owner)
+    if type(owner) is _fused(origin):  # a parametrization may have put a class of its own on it
+        module: Any = owner  # the checker knows it as what it no longer is
+        module.__class__ = origin
 
 
 def places(model: nn.Module) -> dict[str, str]:
@@ -102,6 +106,16 @@ class Fused(nn.Module):
             why = left.get("", left.get(name, "nothing follows any more that it could take along"))
             warnings.warn(f"{name} of a {type(self).__name__} is no longer fused: {why}", UserWarning, stacklevel=3)
 
+    def _replicate_for_data_parallel(self) -> Any:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__.pop(_PLAN, None)  # replicas are made anew, attribute by attribute, for each call
+        return replica
+
+    def extra_repr(self) -> str:
+        plan = self.__dict__.get(_PLAN)
+        fused = "fused: " + ", ".join(plan.places) if plan is not None else ""
+        return ", ".join(filter(None, (super().extra_repr(), fused)))
+
 
 _PLAN = "truenorm_plan"
 """Where an owner keeps its plan."""
@@ -113,18 +127,28 @@ class _Plan:
 
     forward: Callable[..., Any]
     num_arguments: int
-    children: Mapping[str, nn.Module | None]
     reads: frozenset[str]
     places: Mapping[str, str]
+    children: tuple[tuple[nn.Module, dict[str, nn.Module | None]], ...] = ()
+    """The owner, and what holds the modules that are called: whose children are these?"""
+    taken: tuple[tuple[nn.Module, Activation | None], ...] = ()
+    """Modules that are not called any more, and what they were."""
+    batch_norms: tuple[nn.Module, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Of a plan only what was found goes along: functions that were generated have no address.
-        return _Plan, (_no_forward, -1, {}, frozenset[str](), self.places)
+        return _Plan, (_no_forward, -1, frozenset[str](), self.places)
 
-    def holds(self, owner: nn.Module, arguments: tuple[Any, ...]) -> bool:
-        """Was it made for this call: the arguments that must be given, and the children as they were?"""
-        given = len(arguments) == self.num_arguments and all(one is not None for one in arguments)
-        return given and owner._modules == self.children  # pyright: ignore[reportPrivateUsage]  # as above
+    def holds(self, arguments: tuple[Any, ...]) -> bool:
+        """Was it made for this call: tensors, none of them twice, for the arguments that must be given; and for what
+        the owner now consists of?"""
+        return (
+            len(arguments) == self.num_arguments == len(set(map(id, arguments)))
+            and all(isinstance(one, Tensor) for one in arguments)
+            and all(one._modules == children for one, children in self.children)  # pyright: ignore[reportPrivateUsage]
+            and all(activation_of(one) == activation for one, activation in self.taken)
+            and all(map(is_plain, self.batch_norms))
+        )
 
 
 def _no_forward(*args: Any) -> None:
@@ -136,7 +160,7 @@ def _fused(origin: type[nn.Module]) -> type[Fused]:
     @wraps(origin.forward)
     def forward(self: Any, *args: Any, **named: Any) -> Any:
         plan = self.__dict__.get(_PLAN)
-        if plan is not None and not named and plan.holds(self, args):
+        if plan is not None and not named and plan.holds(args):
             return plan.forward(self, *args)
         return origin.forward(self, *args, **named)
 
@@ -167,11 +191,32 @@ def _fuse_one(owner: nn.Module) -> dict[str, str]:
         return {"": str(error)}
     found, left = rewritten(traced.graph, owner)
     if found:
-        forward = _function(traced.graph, origin)
-        children = dict(owner._modules)  # pyright: ignore[reportPrivateUsage]  # None among them, unlike named_children
-        owner.__dict__[_PLAN] = _Plan(forward, traced.num_arguments, children, traced.reads, found)
+        modules = dict(owner.named_modules(remove_duplicate=False))
+        called = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+        gone = [name for taken in found.values() for name in taken.modules]
+        holders = {path: modules[path] for name in (*called, *gone) for path in _above(name)}
+        owner.__dict__[_PLAN] = _Plan(
+            _function(traced.graph, origin),
+            traced.num_arguments,
+            traced.reads,
+            {name: taken.what for name, taken in found.items()},
+            tuple((one, dict(one._modules)) for one in holders.values()),  # pyright: ignore[reportPrivateUsage]  # None, too
+            tuple((modules[name], activation_of(modules[name])) for name in gone),
+            tuple(modules[name] for name in found),
+        )
         owner.__class__ = _fused(origin)
     return left
+
+
+def _above(name: str) -> list[str]:
+    """The paths of what holds a module, down from the owner, which is "".
+
+    Example:
+        >>> _above("blocks.0.bn")
+        ['', 'blocks', 'blocks.0']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:number]) for number in range(len(parts))]
 
 
 def _is_copied_plainly(origin: type[nn.Module]) -> bool:

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.nn import functional as F
 
 from truenorm.kernels import Activation
 from truenorm.model.loan import Hook
+from truenorm.model.trace import IN_PLACE
 from truenorm.nn.act import TrackedBatchNormAct, activation_of, is_hooked
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = (operator.iadd, "add_")
+_CHANGES = {getattr(operator, name) for name in IN_PLACE} | {operator.setitem, operator.delitem}
 
 _ACTIVATIONS: dict[Any, tuple[Activation, tuple[str, ...]]] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), ("relu", ("inplace",))),
@@ -45,7 +47,7 @@ def is_plain(layer: nn.Module) -> bool:
     return type(layer).forward is TrackedBatchNorm.forward
 
 
-def rewritten(graph: Graph, owner: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
+def rewritten(graph: Graph, owner: nn.Module) -> "tuple[dict[str, Taken], dict[str, str]]":
     """Make each batch norm and what it can take along one call, in the graph.
 
     Args:
@@ -61,21 +63,30 @@ def rewritten(graph: Graph, owner: nn.Module) -> tuple[dict[str, str], dict[str,
         >>> net = nn.Sequential(BatchNorm1d(2), nn.ReLU())
         >>> graph = trace(net, nn.Sequential).graph
         >>> rewritten(graph, net), [str(node.target) for node in graph.nodes]
-        (({'0': 'relu'}, {}), ['input', '0', 'output'])
+        (({'0': Taken(what='relu', modules=('1',))}, {}), ['input', '0', 'output'])
     """
     modules = dict(owner.named_modules(remove_duplicate=False))
     calls = [node for node in graph.nodes if node.op == "call_module" and is_plain(modules[str(node.target)])]
-    found: dict[str, str] = {}
+    found: dict[str, Taken] = {}
     left: dict[str, str] = {}
     for call in calls:
         place = _Search(call, calls, modules).place()
         if isinstance(place, str):
             left[str(call.target)] = place
         elif place is not None:
+            taken = [str(node.target) for node in place.behind if node.op == "call_module"]
+            found[str(call.target)] = Taken(place.what, tuple(taken))
             place.rewrite(graph)
-            found[str(call.target)] = place.what
     graph.lint()
     return found, left
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a batch norm takes along, in words, and the modules that are not called any more."""
+
+    what: str
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +105,34 @@ class _Place:
         return ", ".join(["add"] * (self.addition is not None) + [self.activation] * (self.activation != "identity"))
 
     def rewrite(self, graph: Graph) -> None:
-        """One call, where the residual is known: nothing in between can tell that the batch norm came later."""
+        """One call, where batch norm was; with an addition where the residual is known."""
         values, residual = self.call.args[0], self.residual
         named: dict[str, Any] = {}
-        with graph.inserting_before(self.addition or self.behind[0]):
+        with graph.inserting_before(self.addition or self.call.next):
             if residual is not None and self.addition is not None:
-                # In place the sum is of the type of what is on the left.
                 in_place = self.addition.target in _IN_PLACE
-                named["residual"] = graph.call_method("type_as", (residual, values)) if in_place else residual
+                named["residual"] = graph.call_function(summand, (residual, values, in_place))
             if self.activation != "identity":
                 named["activation"] = self.activation
             fused = graph.create_node("call_module", self.call.target, (values,), named)
         self.behind[-1].replace_all_uses_with(fused)
         for node in (*reversed(self.behind), self.call):
             graph.erase_node(node)
+
+
+def summand(residual: Any, values: Tensor, in_place: bool) -> Tensor:
+    """What is added to the output of batch norm of `values`, as a tensor: no residual is none, and none is an error.
+
+    Example:
+        >>> summand(2, torch.zeros(1), True)
+        tensor(2.)
+    """
+    if residual is None:
+        raise TypeError("unsupported operand type(s) for +: 'Tensor' and 'NoneType'")
+    if not isinstance(residual, Tensor):
+        return values.new_tensor(residual)
+    # In place the sum is of the type of what is on the left.
+    return residual.type_as(values) if in_place else residual
 
 
 class _Search:
@@ -160,13 +185,24 @@ class _Search:
             return "it is called with more than its input"
         if any(_is_seen(layer)):
             return "a hook sees its output"
+        if layer.__dict__["_forward_pre_hooks_with_kwargs"]:
+            return "a hook sees its named arguments"
         node = call.next
         while addition is not None and node is not addition:
             # It may change it in place, and the batch norm now comes after it.
             if node not in self._behind and call.args[0] in node.all_input_nodes:
                 return "its input is used again before the addition"
+            if node not in self._behind and self._is_in_place(node):
+                return "something is changed in place before the addition"
             node = node.next
         return None
+
+    def _is_in_place(self, node: Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self._module(node), "inplace", False))
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        by_name = name.endswith("_") and not name.endswith("__")
+        return node.target in _CHANGES or by_name or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
     def _module(self, node: Node) -> nn.Module:
         return self._modules[str(node.target)]

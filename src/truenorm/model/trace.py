@@ -1,7 +1,8 @@
 """The forward of one module as a graph whose nodes are calls of its children, if it is the same whenever it is called.
 
-What a graph cannot hold is refused, not lost: branches on values, what depends on the mode, state, random
-numbers, contexts such as `no_grad`. Tracing runs on a stand-in, so that the module itself cannot change.
+What a graph cannot hold is refused where it can be seen: branches on values, what depends on the mode, state, random
+numbers, `no_grad` and autocast, anything of a child but a call of it. Globals, class attributes, other contexts and
+what is printed cannot be. Tracing runs on stand-ins, so that the module itself cannot change.
 """
 
 import copy
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ def trace(module: nn.Module, origin: type[nn.Module]) -> Traced:
 
     Raises:
         Untraceable: there is none that holds in training and evaluation, with gradients and without, under
-            autocast and not.
+            autocast and not, in all combinations.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
@@ -56,23 +58,25 @@ def trace(module: nn.Module, origin: type[nn.Module]) -> Traced:
     """
     if "forward" in module.__dict__:
         raise Untraceable("its forward was replaced on the instance")
+    traces: list[Traced] = []
     with random_states_kept(module):
-        with _in_training():
-            traced = _traced(module, origin, training=True)
-        with _in_inference():
-            again = _traced(module, origin, training=False)
-    if _code(traced.graph) != _code(again.graph):
+        for training, gradients, autocast in product((True, False), repeat=3):
+            with torch.inference_mode(False), torch.set_grad_enabled(gradients), _autocast(autocast):
+                traces.append(_traced(module, origin, training=training))
+    first, *others = traces
+    code = _code(first.graph)
+    if any(_code(other.graph) != code for other in others):
         raise Untraceable("its forward depends on training, gradients or autocast")
-    return Traced(traced.graph, traced.num_arguments, traced.reads | again.reads)
+    return Traced(first.graph, first.num_arguments, frozenset[str]().union(*(one.reads for one in traces)))
 
 
 def _traced(module: nn.Module, origin: type[nn.Module], *, training: bool) -> Traced:
     reads: set[str] = set()
-    stand_in = _stand_in(module, origin, reads)
-    stand_in.training = training
     tracer = _Tracer()
-    state, draws = _state(stand_in), _draws()
     try:
+        stand_in = _stand_in(module, origin, reads)
+        stand_in.training = training
+        state, draws = _state(stand_in), _draws()
         graph = tracer.trace(stand_in)
     except Untraceable:
         raise
@@ -103,8 +107,14 @@ def _in_place(name: str) -> Callable[[Any, Any], Any]:
     return call
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"):
+IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul")
+"""Python's operators that change what is on their left, as `operator` names them."""
+
+for _name in IN_PLACE:
     setattr(_Value, f"__{_name}__", _in_place(_name))  # a Proxy by itself would take `a += b` for `a = a + b`
+
+
+_CONTAINERS = (tuple, list, dict)
 
 
 class _Tracer(Tracer):
@@ -116,6 +126,12 @@ class _Tracer(Tracer):
 
     def proxy(self, node: Node) -> Proxy:
         return _Value(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        kind = type(a)  # isinstance would ask a value what it is
+        if issubclass(kind, _CONTAINERS) and kind not in (*_CONTAINERS, torch.Size) and not hasattr(kind, "_fields"):
+            raise Untraceable(f"its forward makes a {kind.__name__}, which a graph cannot")
+        return super().create_arg(a)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -144,18 +160,73 @@ def _asking() -> str:
 
 
 def _stand_in(module: nn.Module, origin: type[nn.Module], reads: set[str]) -> nn.Module:
-    """The same children and tensors in a module of its own, which notes what is looked up on it."""
+    """The same tensors and values in a module of its own, which notes what is looked up on it; children likewise."""
 
-    def note(self: Any, name: str) -> Any:
-        if name != "training" and not name.startswith("__"):
-            reads.add(name)
+    def look(self: Any, name: str) -> Any:
+        if name == "training" or name.startswith("__"):
+            return origin.__getattribute__(self, name)
+        reads.add(name)
+        value = origin.__getattribute__(self, name)
+        own = name in module.__dict__ and not name.startswith("_")
+        if (name in _LISTS and not _is_torch()) or (own and not _is_plain(value)):
+            raise Untraceable(f"its forward reads {name!r}, which may change unseen")
+        return value
+
+    made = _lookalike(module, origin, look)
+    made.__dict__["_modules"] = _children(module, {})
+    return made
+
+
+def _child(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A child can be called, and gives parameters and children: what else it has may change unseen."""
+    if module in twins:
+        return twins[module]
+    origin = type(module)
+    is_container = origin.__module__ == "torch.nn.modules.container"
+
+    def look(self: Any, name: str) -> Any:
+        own = name in module.__dict__ or not hasattr(nn.Module, name)
+        if own and not name.startswith("_") and not is_container and not _is_torch():
+            raise Untraceable(f"its forward reads {name!r} of a {origin.__name__} below it, which may change unseen")
         return origin.__getattribute__(self, name)
 
+    made = twins[module] = _lookalike(module, origin, look)
+    made.__dict__["_modules"] = _children(module, twins)
+    return made
+
+
+def _children(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> dict[str, nn.Module | None]:
+    children: dict[str, nn.Module | None] = module.__dict__["_modules"]  # None among them, unlike named_children
+    return {key: None if one is None else _child(one, twins) for key, one in children.items()}
+
+
+def _lookalike(module: nn.Module, origin: type[nn.Module], look: Callable[[Any, str], Any]) -> nn.Module:
+    if any("__init_subclass__" in vars(base) for base in origin.__mro__[:-1]):
+        raise Untraceable("subclasses of its class have effects")
+    namespace = {"__getattribute__": look, "__setattr__": nn.Module.__setattr__, "__module__": origin.__module__}
     make: Any = type(origin)
-    cls = make(origin.__name__, (origin,), {"__getattribute__": note, "__module__": origin.__module__})
+    cls = make(origin.__name__, (origin,), namespace)
     stand_in = cls.__new__(cls)
     object.__getattribute__(stand_in, "__dict__").update({key: _copied(one) for key, one in module.__dict__.items()})
     return stand_in
+
+
+_LISTS = ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict")
+
+
+def _is_torch() -> bool:
+    """Is it torch that looks, while it traces?"""
+    return str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.")  # pyright: ignore[reportPrivateUsage]
+
+
+def _is_plain(value: Any) -> bool:
+    """A value that only setting the attribute changes, or a container of such."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    simple = bool | int | float | str | torch.dtype | torch.device | Tensor | nn.Module
+    return value is None or callable(value) or isinstance(value, simple)
 
 
 def _copied(value: Any) -> Any:
@@ -193,18 +264,6 @@ def _contexts() -> Any:
 
 
 _DEVICES = ("cpu", "cuda")
-
-
-@contextmanager
-def _in_training() -> Generator[None]:
-    with torch.inference_mode(False), torch.enable_grad(), _autocast(False):
-        yield
-
-
-@contextmanager
-def _in_inference() -> Generator[None]:
-    with torch.inference_mode(False), torch.no_grad(), _autocast(True):
-        yield
 
 
 @contextmanager

@@ -128,11 +128,14 @@ def _training(
     activation: Activation = "identity",
 ) -> Tensor:
     """Normalise by the batch, and let the buffers that are given take it in."""
+    tracker = kernels.tracker_for(input)
     if running_mean is None or running_var is None:
-        return kernels.batch_norm(input, weight, bias, residual=residual, activation=activation, eps=eps)[0]
+        if tracker is None:
+            y = F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
+            return kernels.activated(y, residual, activation)
+        return tracker.batch_norm(input, weight, bias, residual=residual, activation=activation, eps=eps)[0]
     if input.shape[1] != running_mean.numel():
         return F.batch_norm(input, running_mean, running_var, weight, bias, True, 0.0, eps)  # torch's error
-    tracker = kernels.tracker_for(input)
     if tracker is not None:
         return tracker.tracked_batch_norm(
             input,

@@ -646,3 +646,181 @@ def test_a_bare_owner_class_is_named_as_its_origin():
     assert isinstance(twin, Fused) and isinstance(twin, Block)
     assert (type(twin).__name__, type(twin).__module__, type(twin).__qualname__) == ("Block", __name__, "Block")
     assert repr(twin).startswith("Block(")
+
+
+class Surroundings(nn.Module):
+    """A forward given as a function of the module and its inputs, with what such functions use."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()
+        self.side = nn.Conv2d(3, 3, 1)
+        self.melt = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout()
+        self.none = Nothing()
+        self.scale = Scale()
+        self.layers = nn.ModuleList([nn.BatchNorm2d(3), nn.ReLU()])
+        self.rng = random.Random(0)
+        self.k = 1
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return None
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.alpha = 2.0
+
+    def forward(self, x):
+        return self.alpha * x
+
+    def helper(self, x):
+        return x if self.training else 2 * x
+
+
+HISTORY = []
+
+
+def kept(y):
+    HISTORY.append(y)
+    return y
+
+
+UNSEEN = {
+    "the mode of a child": lambda s, x: F.dropout(F.relu(s.bn(s.conv(x))), 0.5, s.drop.training),
+    "a method of a child": lambda s, x: s.scale.helper(F.relu(s.bn(x))),
+    "a value of a child": lambda s, x: s.scale.alpha * F.relu(s.bn(x)),
+    "a generator": lambda s, x: F.relu(s.bn(x)) * (1 if s.rng.random() < 0.5 else 2),
+    "its parameters": lambda s, x: F.relu(s.bn(x.to(next(s.parameters()).dtype))),
+    "gradients and mode": lambda s, x: F.relu(s.bn(x)) * (1 + (torch.is_grad_enabled() and not s.training)),
+    "autocast and mode": lambda s, x: F.relu(s.bn(x)) * (1 + (s.training and torch.is_autocast_enabled("cpu"))),
+    "alpha": lambda s, x: F.relu(torch.add(s.bn(x), x, alpha=2)) + s.k - 1,
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_a_graph_would_freeze_is_not_fused(what):
+    with pytest.raises(InvalidInput, match="can be fused"):
+        tn.convert(Surroundings(UNSEEN[what]), to="fused")
+
+
+SEEN = {
+    "in place on the input": lambda s, x: [s.side(x), F.relu(s.bn(x))][1] + s.conv(s.melt(x + 0)),
+    "in place in between": lambda s, x: between(s, s.conv(x)),
+    "statistics in between": lambda s, x: statistics(s, x),
+    "tuple of two": lambda s, x: F.relu(s.bn(x[0]) + x[1]),
+    "a number": lambda s, x: F.relu(s.bn(x) + x.size(1)),
+    "a number in place": lambda s, x: add_number(s, x),
+    "gelu by tanh": lambda s, x: F.gelu(s.bn(x), approximate="tanh") + F.relu(s.layers[0](x)),
+}
+
+
+def between(s, h):
+    view = h.view(-1)
+    y = s.bn(h)
+    with_side = s.side(h.detach() * 1)
+    view.mul_(2)
+    return F.relu(y + with_side)
+
+
+def statistics(s, x):
+    y = s.bn(x)
+    return F.relu(y) + s.side(x)
+
+
+def add_number(s, x):
+    y = s.bn(x)
+    y += x.size(1)
+    return F.relu(y)
+
+
+@pytest.mark.parametrize("what", SEEN)
+def test_a_fused_copy_is_right_where_much_happens_around(what):
+    net = Surroundings(SEEN[what])
+    twin = copy.deepcopy(net)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            twin = tn.convert(net, to="fused")
+    except InvalidInput:
+        return  # left as it is: right
+    x = torch.randn(4, 3, 5, 5)
+    given = (x, torch.randn_like(x)) if what == "tuple of two" else x
+    for mode in (True, False):
+        net.train(mode), twin.train(mode)
+        with torch.no_grad():
+            assert_close(twin(given), net(given), rtol=0, atol=0)
+
+
+def test_arguments_that_are_no_tensors_go_to_the_own_forward():
+    net = Surroundings(lambda s, x: F.relu(s.bn(x[0]) + (x[0] if x[1] is None else x[1])))
+    twin = fused(net)
+    x = torch.randn(4, 3, 5, 5)
+    assert_close(twin((x, None)), net((x, None)), rtol=0, atol=0)
+
+
+def test_a_child_that_gives_nothing_is_no_missing_residual():
+    net = Surroundings(lambda s, x: F.relu(s.bn(s.conv(x)) + s.none(x)))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        fused(net)(torch.randn(4, 3, 5, 5))
+
+
+def test_what_holds_the_layers_may_change():
+    def loop(s, x):
+        for layer in s.layers:
+            x = layer(x)
+        return x
+
+    net = Surroundings(loop)
+    twin = fused(net)
+    x = torch.randn(4, 3, 5, 5)
+    for change in (
+        lambda one: one.layers.append(nn.Tanh()),
+        lambda one: one.layers.__setitem__(1, nn.Sigmoid()),
+        lambda one: one.layers.__setitem__(0, nn.Identity()),
+    ):
+        change(net), change(twin)
+        assert_close(twin(x), net(x), rtol=0, atol=0)
+
+
+def test_an_activation_may_change_its_parameter():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.LeakyReLU(0.01))
+    twin = fused(net)
+    for one in (net, twin):
+        one[1].negative_slope = 0.5
+    x = torch.randn(5, 3)
+    assert_close(twin(x), net(x), rtol=0, atol=0)
+
+
+def test_a_hook_that_sees_named_arguments_is_in_the_way():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    net[0].register_forward_pre_hook(lambda module, args, named: (args, {}), with_kwargs=True)
+    with pytest.raises(InvalidInput, match="a hook sees its named arguments"):
+        tn.convert(net, to="fused")
+
+
+def test_replicas_of_data_parallelism_run_their_own_forward():
+    twin = fused(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()))
+    replica = twin._replicate_for_data_parallel()
+    assert "truenorm_plan" in twin.__dict__ and "truenorm_plan" not in replica.__dict__
+
+
+def test_what_is_fused_is_shown():
+    assert "fused: 0" in repr(fused(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())))
+
+
+def test_infinite_outputs_are_compared():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), Masked())
+    fused(net, examples=torch.randn(5, 3))
+
+
+class Masked(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, torch.full_like(x[:, :1], -torch.inf)], 1)
