@@ -86,3 +86,27 @@ def test_a_penalty_on_the_gradient(backend):
         results.append([x.grad, weight.grad, bias.grad, residual.grad])
     for got, expected in zip(*results, strict=True):
         assert_close(got, expected)
+
+
+@backends
+@pytest.mark.parametrize("which", [0, 1], ids=["batch", "given"])
+@pytest.mark.parametrize("layout", [lambda x: x, channels_last], ids=["contiguous", "channels last"])
+def test_saved_tensors_may_come_back_with_other_strides(backend, which, layout):
+    """As from `save_on_cpu(pin_memory=True)`, which keeps sizes alone."""
+    results = []
+    for hooks in (False, True):
+        torch.manual_seed(0)
+        x, weight, bias, residual = given((40, 2, 3, 3))
+        x = layout(x).detach().requires_grad_()
+        other = (
+            lambda saved: saved,
+            lambda saved: (
+                channels_last(saved) if saved.ndim > 2 and layout is not channels_last else saved.contiguous()
+            ),
+        )
+        with torch.autograd.graph.saved_tensors_hooks(*other if hooks else (lambda saved: saved,) * 2):
+            y = functions(backend, "relu")[which](x, weight, bias, residual)
+        y.square().sum().backward()
+        results.append([value.grad for value in (x, weight, bias, residual)])
+    for got, expected in zip(*results, strict=True):
+        assert_close(got, expected)

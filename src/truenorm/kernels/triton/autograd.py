@@ -53,12 +53,13 @@ class BatchNorm(Function):
         ctx.save_for_backward(x, weight, bias, mean, mean_lo, var, bits)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
-        ctx.activation, ctx.eps = activation, eps
+        ctx.activation, ctx.eps, ctx.channels_last = activation, eps, stages.is_channels_last(x)
         return y, mean, var
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, mean_lo, var, bits = ctx.saved_tensors
+        x = stages.laid_out(x, channels_last=ctx.channels_last)
         with_x, with_weight, with_bias, with_residual, *rest = ctx.needs_input_grad
         dy, activation, eps = gradients[0], ctx.activation, ctx.eps
         nothing = (None,) * len(rest)
@@ -104,12 +105,13 @@ class Normalize(Function):
             x, mean, var, weight, bias, residual, activation, eps, keep_bits(residual, activation)
         )
         ctx.save_for_backward(x, weight, bias, mean, var, bits)
-        ctx.activation, ctx.eps = activation, eps
+        ctx.activation, ctx.eps, ctx.channels_last = activation, eps, stages.is_channels_last(x)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, var, bits = ctx.saved_tensors
+        x = stages.laid_out(x, channels_last=ctx.channels_last)
         with_x, with_weight, with_bias, with_residual, *rest = ctx.needs_input_grad
         activation, eps = ctx.activation, ctx.eps
         nothing = (None,) * len(rest)

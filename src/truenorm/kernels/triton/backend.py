@@ -21,7 +21,7 @@ class Triton:
     def refusal(self, x: Tensor) -> str | None:
         if not x.is_cuda:
             return "the kernels are for NVIDIA GPUs"  # no words about x: on a CPU this is asked at each step
-        return _machine(x.device) or _input(x)
+        return _input(x) or _machine(x.device)
 
     def batch_norm(
         self,
@@ -114,6 +114,7 @@ def _batch_norm(
     kernels = _kernels()
     x = kernels.stages.dense(x)
     weight, bias = _of_channels(weight, x), _of_channels(bias, x)
+    buffers = [_of_channels(value, x) for value in running or (None, None)]
     added, applied = _fused(x, residual, activation)
     scheduled = momentum if isinstance(momentum, Tensor) else None
     fixed = None if isinstance(momentum, Tensor) else momentum
@@ -122,7 +123,7 @@ def _batch_norm(
         weight,
         bias,
         added,
-        *(running or (None, None)),
+        *buffers,
         num_batches_tracked,
         scheduled,
         fixed,
@@ -134,6 +135,9 @@ def _batch_norm(
         y, mean, var = kernels.BatchNorm.apply(*given)
     else:
         y, mean, _, var, _ = kernels.operators.registered.batch_norm(*given, False)
+    for value, given_value in zip(running or (), buffers, strict=False):
+        if given_value is not value and given_value is not None:  # a contiguous copy
+            value.data.copy_(given_value)
     return _rest(y, residual, activation, added, applied), mean, var
 
 

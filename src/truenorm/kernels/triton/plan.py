@@ -16,17 +16,23 @@ _TILE = 2048
 _NEIGHBOURS = 64
 """Elements of a tile's row: one line of the cache, 128 bytes, in half precision."""
 
-_PROGRAMS = 132 * 8
-"""Programs to aim at: eight on each multiprocessor of an H100 or H200."""
+_MULTIPROCESSORS = 132
+"""Of an H100 or H200."""
+
+_PROGRAMS = 16 * _MULTIPROCESSORS
+"""Programs to aim at: of the largest kernels four fit on a multiprocessor at once; the last round should be short."""
 
 _TILES_A_PROGRAM = 4
-"""At least: below that, the sums that programs leave behind are no longer small beside what they read."""
+"""At least, once every multiprocessor has two programs: the sums that programs leave behind stay small."""
 
 _FLAT_SAMPLES = 32
 """FLAT leaves sums for each position, which pays with so many samples."""
 
 _SHORT = 64
 """Planes below this fill no tile's row."""
+
+_LONG = 1024
+"""Beyond this sums for each position are too many to be combined by the few programs of `finalize`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +89,23 @@ def plan_for(samples: int, channels: int, positions: int, channels_last: bool) -
     Example:
         >>> plan = plan_for(256, 64, 56 * 56, channels_last=True)
         >>> plan.layout, plan.lanes, plan.splits, plan.steps
-        ('rows', 1, 1046, 24)
+        ('rows', 1, 2091, 12)
         >>> plan_for(256, 64, 7 * 7, channels_last=False).layout, plan_for(2, 64, 7 * 7, channels_last=False).layout
         ('flat', 'planes')
     """
     if channels_last or positions == 1:
         layout, rows, width, length = "rows", samples * positions, channels, 1
     else:
-        short = positions < _SHORT or positions % 8 != 0
+        short = positions < _SHORT or (positions % 8 != 0 and positions <= _LONG)
         layout = "flat" if short and samples >= _FLAT_SAMPLES else "planes"
         rows, width, length = samples, channels * positions, positions
     block_columns = min(_NEIGHBOURS, max(8, _power_of_two(length if layout == "planes" else width)))
-    block_rows = _TILE // block_columns
     all_rows = rows * -(-length // block_columns) if layout == "planes" else rows
+    block_rows = min(_TILE // block_columns, _power_of_two(all_rows))
     lanes = channels if layout == "planes" else -(-width // block_columns)
     tiles = -(-all_rows // block_rows)
-    splits = max(1, min(-(-_PROGRAMS // lanes), tiles // _TILES_A_PROGRAM))
+    few = min(tiles, 2 * _MULTIPROCESSORS // lanes)
+    splits = max(1, few, min(_PROGRAMS // lanes, tiles // _TILES_A_PROGRAM))
     steps = -(-tiles // splits)
     splits = -(-tiles // steps)
     return Plan(
@@ -113,7 +120,7 @@ def plan_for(samples: int, channels: int, positions: int, channels_last: bool) -
         lanes=lanes,
         splits=splits,
         steps=steps,
-        wide=max((splits * steps + 1) * block_rows, length) >= 2**31,
+        wide=max((splits * steps + 1) * block_rows, length + block_columns) >= 2**31,
     )
 
 

@@ -39,6 +39,13 @@ def dense(x: Tensor) -> Tensor:
     return x if is_channels_last(x) else x.contiguous()
 
 
+def laid_out(x: Tensor, *, channels_last: bool) -> Tensor:
+    """x as it lay in the forward, whose tiles the bits are in: what saves tensors elsewhere may drop their strides."""
+    if is_channels_last(x) == channels_last:
+        return x
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else x.contiguous()
+
+
 def like(x: Tensor, other: Tensor) -> Tensor:
     """`other` in the layout of x: a gradient comes expanded, or in whatever layout its maker had."""
     same = is_channels_last(other) if is_channels_last(x) else other.is_contiguous()
@@ -97,6 +104,7 @@ def combined(
         len(counts),
         channels,
         partials.shape[2] // channels,
+        SINGLE=partials.shape[2] == channels,
         POOLED=pooled,
         BE=_FINAL_ENTRIES,
         BC=_FINAL_CHANNELS,
@@ -123,7 +131,7 @@ def applied(
     plan = planned(x)
     y = torch.empty_like(x)
     bits = x.new_empty(plan.bits, dtype=torch.uint8) if keep_bits else None
-    _sweep(apply, plan, x, x, residual, y, bits, mean, mean_lo, var, weight, bias, eps, ACTIVATION=activation)
+    _sweep(apply, plan, x, x, residual, y, bits, mean, mean_lo, var, weight, bias, EPS=eps, ACTIVATION=activation)
     return y, bits
 
 
@@ -145,6 +153,8 @@ def reduced(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Sums (parts, 2, columns), the gradient before the activation, and that of x by given statistics."""
     plan = planned(x)
+    if bits is not None and bits.numel() != plan.bits:
+        raise RuntimeError(f"{bits.numel()} bytes of signs for an input whose tiles have {plan.bits}: not its own")
     sums = x.new_empty((plan.splits, 2, plan.columns), dtype=exact(x)) if with_sums else None
     dresidual = torch.empty_like(x) if with_residual else None
     dx = torch.empty_like(x) if with_dx else None
@@ -164,7 +174,7 @@ def reduced(
         var,
         weight,
         bias,
-        eps,
+        EPS=eps,
         ACTIVATION=activation,
     )
     return sums, dresidual, dx
@@ -192,11 +202,12 @@ def parameter_gradients(
         dbias,
         means,
         var,
-        eps,
         count,
         len(sums),
         channels,
         sums.shape[2] // channels,
+        SINGLE=sums.shape[2] == channels,
+        EPS=eps,
         BE=_FINAL_ENTRIES,
         BC=_FINAL_CHANNELS,
         ACC=_accumulator(means),
@@ -220,7 +231,7 @@ def input_gradient(
 ) -> Tensor:
     """dx where the batch's own moments normalised it."""
     dx = torch.empty_like(x)
-    _sweep(bwd_apply, planned(x), x, dy, x, dx, mean, mean_lo, var, weight, bias, means, eps, ACTIVATION=activation)
+    _sweep(bwd_apply, planned(x), x, dy, x, dx, mean, mean_lo, var, weight, bias, means, EPS=eps, ACTIVATION=activation)
     return dx
 
 

@@ -128,12 +128,24 @@ def test_offsets_beyond_31_bits(shape, last):
 
 
 def test_programs_are_as_many_as_a_gpu_likes_and_none_is_idle():
-    for shape in [(256, 64, 3136), (256, 2048, 49), (64, 512, 1), (2, 3, 50_000), (1, 1, 2), (8, 19, 49)]:
+    for shape in [
+        (256, 64, 3136),
+        (256, 2048, 49),
+        (64, 512, 1),
+        (2, 3, 50_000),
+        (1, 1, 2),
+        (8, 19, 49),
+        (64, 64, 16001),
+        (256, 3, 50625),
+    ]:
         for last in (False, True):
             plan = plan_for(*shape, last)
             tiles = -(-plan.rows // plan.block_rows)
             if plan.layout == "planes":
                 tiles = -(-plan.rows * -(-plan.length // plan.block_columns) // plan.block_rows)
             assert (plan.splits - 1) * plan.steps < tiles <= plan.splits * plan.steps
-            assert plan.splits == 1 or plan.steps >= 4
-            assert plan.splits * plan.lanes <= max(2 * 132 * 8, plan.lanes)
+            programs = plan.splits * plan.lanes
+            assert plan.splits == 1 or plan.steps >= 4 or programs <= 2 * 132
+            assert programs <= max(132 * 16, plan.lanes)
+            assert programs >= min(132, tiles * plan.lanes)
+            assert plan.entries * plan.splits <= 256 * 16  # rounds of `finalize`

@@ -25,12 +25,8 @@ def activate(pre, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def slope(pre, ACTIVATION: tl.constexpr):
-    """d act / d pre."""
-    if ACTIVATION == "relu":
-        return tl.where(pre > 0, 1.0, 0.0)
-    elif ACTIVATION == "leaky_relu":
-        return tl.where(pre > 0, 1.0, 0.01)
-    elif ACTIVATION == "silu":
+    """d act / d pre, of those that are smooth."""
+    if ACTIVATION == "silu":
         gate = 1.0 / (1.0 + tl.exp(-pre))
         return gate * (1.0 + pre * (1.0 - gate))
     elif ACTIVATION == "gelu":
@@ -79,5 +75,7 @@ def through_activation(
             pre = tl.fma(centred(value, m, m_lo), scale, shift)
             if ACTIVATION == "relu":
                 return tl.where(pre > 0, g, 0.0)
+            elif ACTIVATION == "leaky_relu":
+                return tl.where(pre > 0, g, g * 0.01)
             else:
                 return g * slope(pre, ACTIVATION)

@@ -18,11 +18,11 @@ def bwd_apply(
     weight,
     bias,
     means,
-    eps,
     rows,
     steps,
     width,
     length,
+    EPS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ALIGN: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -38,7 +38,7 @@ def bwd_apply(
     c = channel(width, length, ALIGN, LAYOUT, BC)
     m = per_channel(mean, c, ACC, 0.0)
     m_lo = per_channel(mean_lo, c, ACC, 0.0)
-    scale = per_channel(weight, c, ACC, 1.0) * inverse_std(per_channel(var, c, ACC, 1.0), eps)
+    scale = per_channel(weight, c, ACC, 1.0) * inverse_std(per_channel(var, c, ACC, 1.0), EPS)
     shift = per_channel(bias, c, ACC, 0.0)
     mean_g = per_channel(means, c * 2, ACC, 0.0)
     mean_p = per_channel(means, c * 2 + 1, ACC, 0.0)

@@ -13,11 +13,12 @@ def bwd_finalize(
     dbias,
     means,
     var,
-    eps,
     count,
     parts,
     channels,
     length,
+    SINGLE: tl.constexpr,
+    EPS: tl.constexpr,
     BE: tl.constexpr,
     BC: tl.constexpr,
     ACC: tl.constexpr,
@@ -35,14 +36,17 @@ def bwd_finalize(
     entries = parts * length
     for start in range(0, entries, BE):
         entry = start + tl.arange(0, BE)
-        part = entry // length
-        at = (part * 2 * width + (entry - part * length))[:, None] + at_channel[None, :]
+        if SINGLE:  # said when compiling, or the loads would not be coalesced
+            at = (entry * 2 * width)[:, None] + c.to(tl.int64)[None, :]
+        else:
+            part = entry // length
+            at = (part * 2 * width + (entry - part * length))[:, None] + at_channel[None, :]
         inside = (entry < entries)[:, None] & there[None, :]
         total += tl.load(sums + at, mask=inside, other=0.0).to(tl.float64)
         product += tl.load(sums + at + width, mask=inside, other=0.0).to(tl.float64)
     g = tl.sum(total, axis=0)
     p = tl.sum(product, axis=0)
-    rstd = inverse_std(tl.load(var + c, mask=there, other=1.0).to(ACC), eps).to(tl.float64)
+    rstd = inverse_std(tl.load(var + c, mask=there, other=1.0).to(ACC), EPS).to(tl.float64)
     if dweight is not None:
         tl.store(dweight + c, (p * rstd).to(dweight.dtype.element_ty), mask=there)
     if dbias is not None:

@@ -20,11 +20,11 @@ def bwd_reduce(
     var,
     weight,
     bias,
-    eps,
     rows,
     steps,
     width,
     length,
+    EPS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ALIGN: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -41,7 +41,7 @@ def bwd_reduce(
     c = channel(width, length, ALIGN, LAYOUT, BC)
     m = per_channel(mean, c, ACC, 0.0)
     m_lo = per_channel(mean_lo, c, ACC, 0.0)
-    scale = per_channel(weight, c, ACC, 1.0) * inverse_std(per_channel(var, c, ACC, 1.0), eps)
+    scale = per_channel(weight, c, ACC, 1.0) * inverse_std(per_channel(var, c, ACC, 1.0), EPS)
     shift = per_channel(bias, c, ACC, 0.0)
     split = tl.program_id(1)
     total = tl.zeros([BM, BC], ACC)

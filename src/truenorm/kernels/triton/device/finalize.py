@@ -19,6 +19,7 @@ def finalize(
     parts,
     channels,
     length,
+    SINGLE: tl.constexpr,
     POOLED: tl.constexpr,
     BE: tl.constexpr,
     BC: tl.constexpr,
@@ -26,7 +27,7 @@ def finalize(
 ):
     """Chan's combination in float64, relative to the first part, in an order that only the shape decides.
 
-    partials is (parts, 3, channels · length): `length` entries belong to a channel. Running statistics as
+    partials is (parts, 3, channels · length): `length` entries belong to a channel (SINGLE: one). Running statistics as
     `nn.tracking.track` has them: t counts this batch already; no momentum at all averages. On the device a
     schedule may set it between replays of a graph.
     """
@@ -34,18 +35,23 @@ def finalize(
     there = c < channels
     width = channels.to(tl.int64) * length
     at_channel = c.to(tl.int64) * length
+    # A process without samples has no mean: what stands there must not count, not even as NaN times 0.
     base = tl.load(partials + at_channel, mask=there, other=0.0).to(tl.float64)
+    base = tl.where(tl.load(counts) > 0, base, 0.0)
     n = tl.zeros([BE, BC], tl.float64)
     shifts = tl.zeros([BE, BC], tl.float64)
     spreads = tl.zeros([BE, BC], tl.float64)
     entries = parts * length
     for start in range(0, entries, BE):
         entry = start + tl.arange(0, BE)
-        part = entry // length
-        at = (part * 3 * width + (entry - part * length))[:, None] + at_channel[None, :]
+        if SINGLE:  # said when compiling, or the loads would not be coalesced
+            part = entry
+            at = (part * 3 * width)[:, None] + c.to(tl.int64)[None, :]
+        else:
+            part = entry // length
+            at = (part * 3 * width + (entry - part * length))[:, None] + at_channel[None, :]
         inside = (entry < entries)[:, None] & there[None, :]
         count = tl.load(counts + part, mask=entry < entries, other=0.0)[:, None]
-        # A process without samples has no mean: what stands there must not count, not even as NaN times 0.
         inside = inside & (count > 0)
         hi = tl.load(partials + at, mask=inside, other=0.0).to(tl.float64)
         lo = tl.load(partials + at + width, mask=inside, other=0.0).to(tl.float64)
