@@ -14,12 +14,17 @@ def env() -> None:
     from truenorm.record import installed_versions, this_machine
     from truenorm.show import Table
 
-    versions = {"truenorm": __version__, **installed_versions("torch", "triton", "numpy")}
-    devices = {"cpu": str(this_machine()["processor"])}
+    machine = this_machine()
+    libraries = ("torch", "triton", "numpy", "torchvision", "timm", "lightning", "transformers")
+    versions = {"truenorm": __version__, **installed_versions(*libraries)}
+    versions |= {"system": f"{machine['system']} {machine['architecture']}", "cuda": str(torch.version.cuda or "none")}
+    devices = {"cpu": f"{machine['processor']}, {machine['cores']} cores, {torch.get_num_threads()} threads of torch"}
     for number in range(torch.cuda.device_count()):
-        devices[f"cuda:{number}"] = torch.cuda.get_device_name(number)
+        about = torch.cuda.get_device_properties(number)
+        devices[f"cuda:{number}"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, {about.major}.{about.minor}"
     if len(devices) == 1:
-        versions["gpu"] = "none that torch sees" if torch.version.cuda else "none: this torch was built without CUDA"
+        built = torch.version.cuda or torch.version.hip
+        versions["gpu"] = "none that torch sees" if built else "none: this torch was built for CPUs"
     rows: list[tuple[str, ...]] = []
     for device in devices:
         x = torch.zeros(2, 3, 4, 4, device=device)
@@ -45,7 +50,8 @@ def env() -> None:
             columns=("device", "backend", "used", "why not"),
             rows=tuple(rows),
             notes=(
-                "While compiling, exporting or tracing it is aten everywhere: what is made then needs no truenorm.",
+                "Of layers truenorm's ask this; torch's do after truenorm.convert(model).",
+                "While compiling, exporting or tracing, under torch.func and in forward mode it is aten everywhere.",
             ),
             text=("why not",),
         )

@@ -41,8 +41,9 @@ def convert(
     - `bn-bfn`: every second norm, in the order of registration, becomes batch-free (`layer`).
     - `fused`: a copy, equal in training and evaluation, in which batch norm → addition → activation is one call
       (either of the two may be missing), and so one sweep over memory where kernels can. The model given stays as it
-      is. The batch norms of the copy are ours, with torch's statistics where they were torch's. The state dict keeps
-      its keys; copies and pickles are fused too; the other targets undo it. See `docs/layers.md`.
+      is, and so does an optimizer made for it. The batch norms of the copy are ours, with torch's statistics where they
+      were torch's. The state dict keeps its keys; copies and pickles are fused too; the other targets undo it. See
+      `docs/layers.md`.
 
     Only classes whose forward is known are exchanged: torch's, subclasses that keep torch's forward, timm's
     `BatchNormAct2d`. Others are left as they are, and a warning names them, as it does places that cannot be
