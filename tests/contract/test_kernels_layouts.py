@@ -81,11 +81,17 @@ def by_what_is_given(backend, x, weight, bias, residual, activation):
     )
 
 
+DENSE = ("contiguous", "channels last")
+FEW = ("three channels", "signals", "vectors")
+
+
 @backends
-@pytest.mark.parametrize("shape", ODD.values(), ids=ODD)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "layout"), [(shape, layout) for shape in ODD for layout in LAYOUTS if layout in DENSE or shape in FEW]
+)
 @pytest.mark.parametrize("function", [by_the_batch, by_what_is_given])
-def test_odd_shapes_in_every_layout(backend, function, shape, layout):
+def test_odd_shapes_in_odd_layouts(backend, function, shape, layout):
+    shape = ODD[shape]
     x, residual, dy = LAYOUTS[layout](random(*shape)), random(*shape), random(*shape)
     assert_agrees(function, x, residual, "relu", dy)(backend)
 
