@@ -56,7 +56,7 @@ def main() -> int:
     record = Record(options.out / "gpu.jsonl")
     try:
         record.add(environment(device))
-    except Exception as error:
+    except Exception as error:  # what cannot be read off the machine stops no measuring
         record.add({"kind": "environment", "name": f"unknown machine ({first_line(error)})"})
     command = [sys.executable, str(HERE), "--out", str(options.out), *(["--rehearse"] if options.rehearse else [])]
     only = options.only.split(",") if options.only else None

@@ -66,7 +66,7 @@ def check(case: Case, backend: Backend, device: str) -> Row:
                 with torch.backends.cudnn.flags(enabled=cudnn):
                     theirs[name] = errors(run(case, BACKENDS["aten"], inputs), true, scales)[0]
         norms, worst = errors(run(case, backend, inputs), true, scales)
-    except Exception as error:
+    except Exception as error:  # a failure is a row, not the end of the run
         return about | {"ok": False, "error": first_line(error)}
     found: dict[str, Any] = {}
     for name in true:

@@ -141,7 +141,7 @@ def measure(backend: Backend | None, device: str, record: Record, deadline: Dead
                 training.step(batches)
             _wait(device)
             running[mode.name] = training
-        except Exception as error:
+        except Exception as error:  # a mode that fails is a row, and the others go on
             _failed(record, mode.name, error)
 
     def parts(*names: str) -> None:
@@ -189,7 +189,7 @@ def _timed(
             try:
                 with _peak(setting.device, peaks, name):
                     times[name] += _milliseconds(lambda t=running[name]: t.step(batches), setting.device)
-            except Exception as error:
+            except Exception as error:  # a mode that fails is a row, and the others go on
                 times.pop(name)
                 _failed(record, name, error)
     for name, taken in times.items():
@@ -260,7 +260,7 @@ def _parts(
         for kernel, taken in events:
             longest[kernel[:120]] += taken
         record.add(row | {"us": dict(parts), "kernels": dict(longest.most_common(25)), "ok": True})
-    except Exception as error:
+    except Exception as error:  # a mode that fails is a row, and the others go on
         record.add(row | {"ok": False, "error": first_line(error)})
 
 
@@ -278,7 +278,7 @@ def _losses(setting: Setting, record: Record, deadline: Deadline) -> None:
             for _ in range(STEPS):
                 training.step(batches)
             record.add({"kind": "losses", "impl": name, "losses": training.first_losses(), "ok": True})
-        except Exception as error:
+        except Exception as error:  # a mode that fails is a row, and the others go on
             record.add({"kind": "losses", "impl": name, "ok": False, "error": first_line(error)})
 
 

@@ -74,7 +74,7 @@ def work(jobs: Iterable[Job], bench: Bench, section: str, *, least: float = 3.0)
                 bench.record.add(row)
         except DeviceLost:
             raise
-        except Exception as error:
+        except Exception as error:  # a failure is a row, not the end of the run
             bench.record.add({"kind": "error", "section": section, "case": job.name, "error": first_line(error)})
             check_device(bench.stopwatch, error)
         finally:

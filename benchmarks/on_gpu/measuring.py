@@ -100,7 +100,7 @@ def measured(case: Case, bench: Bench, rows: list[Row], compiling: _Share) -> It
     if compiling.left > 0:
         try:
             compiling.spend(lambda: buffers.call(found["compile"])(0))
-        except Exception as error:
+        except Exception as error:  # a failure is a row, not the end of the run
             failed["compile"] = first_line(error)
             check_device(bench.stopwatch, error)
     else:

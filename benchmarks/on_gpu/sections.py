@@ -182,5 +182,5 @@ def _told(tell: Callable[[], str]) -> str:
     """A table that cannot be made of the rows is no reason to lose the next ones: `--tables` makes it later."""
     try:
         return tell()
-    except Exception as error:
+    except Exception as error:  # `--tables` makes them later
         return f"no tables: {first_line(error)}\n"

@@ -22,7 +22,7 @@ def special(name: str, backend: Backend, device: str) -> Row:
         wrong = CHECKS[name](backend, device)
     except NotHere as error:
         return row | {"ok": None, "error": str(error)}
-    except Exception as error:
+    except Exception as error:  # a failure is a row, not the end of the run
         wrong = first_line(error)
     return row | {"ok": wrong is None, "error": wrong}
 

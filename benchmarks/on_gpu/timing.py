@@ -70,7 +70,7 @@ def compare(calls: Mapping[str, Call], *, sets: int, stopwatch: Stopwatch) -> di
     for name, call in calls.items():
         try:
             samplers[name] = stopwatch.prepare(call, sets)
-        except Exception as error:
+        except Exception as error:  # an implementation that fails is no time, and the others are timed
             found[name] = first_line(error)  # not the error, whose frames hold tensors
             check_device(stopwatch, error)
     samples: dict[str, list[Callable[[], float]]] = {name: [] for name in samplers}
@@ -89,7 +89,7 @@ def check_device(stopwatch: Stopwatch, error: Exception) -> None:
     """An error that is the device's stays: then there is no use in going on."""
     try:
         stopwatch.wait()
-    except Exception as lost:
+    except Exception as lost:  # an implementation that fails is no time, and the others are timed
         raise DeviceLost(str(error)) from lost
 
 
@@ -123,7 +123,7 @@ class CudaStopwatch:
         iterations = sets * max(1, round(wanted / sets))
         try:
             return _Graph(call, sets, iterations)
-        except Exception as error:
+        except Exception as error:  # an implementation that fails is no time, and the others are timed
             check_device(self, error)
         return _Loop(call, sets, iterations)
 

@@ -128,7 +128,7 @@ def pooled_batch_norm(
 
 def _moments_on_cpu(x: Tensor) -> tuple[Tensor, Tensor]:
     """Two passes of plain sums, of which torch's are exact: several times as fast as its variance over many dims."""
-    if x.ndim == 2 or _is_channels_last(x):
+    if x.ndim == 2 or is_channels_last(x):
         rows_MC = x.movedim(1, -1).reshape(-1, x.shape[1])
         mean = rows_MC.mean(0)
         return mean, (rows_MC - mean).square_().mean(0)
@@ -138,7 +138,8 @@ def _moments_on_cpu(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (values_NCL - mean[:, None]).square_().sum(2).sum(0) / n
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
+    """Do the channels of a position lie side by side, for any number of dimensions? Not what is also contiguous."""
     return x.ndim > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 

@@ -145,7 +145,7 @@ class _Plan:
         return (
             len(arguments) == self.num_arguments == len(set(map(id, arguments)))
             and all(isinstance(one, Tensor) for one in arguments)
-            and all(one._modules == children for one, children in self.children)  # pyright: ignore[reportPrivateUsage]
+            and all(one._modules == children for one, children in self.children)  # pyright: ignore[reportPrivateUsage]  # None, too
             and all(activation_of(one) == activation for one, activation in self.taken)
             and all(map(is_plain, self.batch_norms))
         )

@@ -216,7 +216,7 @@ _LISTS = ("parameters", "named_parameters", "buffers", "named_buffers", "state_d
 
 def _is_torch() -> bool:
     """Is it torch that looks, while it traces?"""
-    return str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.")  # pyright: ignore[reportPrivateUsage]
+    return str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.")  # pyright: ignore[reportPrivateUsage]  # as above
 
 
 def _is_plain(value: Any) -> bool:

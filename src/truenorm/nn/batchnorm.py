@@ -17,9 +17,9 @@ from truenorm.nn.tracking import LONG_TRAINED, Tracking, counted, track
 class TrackedBatchNorm(_BatchNorm):
     r"""torch's batch norm with a choice of running statistics; the base of `BatchNorm1d`, `2d` and `3d`.
 
-    In training the output is torch's to the bit; only what is stored differs (`tracking`). The parameters,
-    the buffers and the keys of the state dict are torch's, and load strictly both ways. A state dict
-    without counts, or with counts of 0 beside buffers that are not (0, 1), is taken as long trained: its
+    On a CPU the output in training is torch's to the bit, on a GPU to rounding; only what is stored differs
+    (`tracking`). The parameters, the buffers and the keys of the state dict are torch's, and load strictly both ways. A
+    state dict without counts, or with counts of 0 beside buffers that are not (0, 1), is taken as long trained: its
     statistics are not wiped by the first batch.
 
     Args:
@@ -201,7 +201,7 @@ class BatchNorm1d(TrackedBatchNorm, nn.BatchNorm1d):
 class BatchNorm2d(TrackedBatchNorm, nn.BatchNorm2d):
     r"""Batch norm over (N, C, H, W), as torch's, whose statistics are the population's.
 
-    Trains as `torch.nn.BatchNorm2d` does, to the bit. What it stores is pooled: with t batches seen,
+    Trains as `torch.nn.BatchNorm2d` does, on a CPU to the bit. What it stores is pooled: with t batches seen,
 
     $$ a = \max(\mathrm{momentum}, 1/t), \quad \delta = m - M, \quad M \leftarrow M + a\delta, \quad
        V \leftarrow (1-a)V + a v + a(1-a)\delta^2 $$

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from truenorm.kernels.activation import Activation
+from truenorm.kernels.aten import is_channels_last
 from truenorm.kernels.reference import Reference
 from truenorm.kernels.triton import operators, stages
 
@@ -53,7 +54,7 @@ class BatchNorm(Function):
         ctx.save_for_backward(x, weight, bias, mean, mean_lo, var, bits)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
-        ctx.activation, ctx.eps, ctx.channels_last = activation, eps, stages.is_channels_last(x)
+        ctx.activation, ctx.eps, ctx.channels_last = activation, eps, is_channels_last(x)
         return y, mean, var
 
     @staticmethod
@@ -105,7 +106,7 @@ class Normalize(Function):
             x, mean, var, weight, bias, residual, activation, eps, keep_bits(residual, activation)
         )
         ctx.save_for_backward(x, weight, bias, mean, var, bits)
-        ctx.activation, ctx.eps, ctx.channels_last = activation, eps, stages.is_channels_last(x)
+        ctx.activation, ctx.eps, ctx.channels_last = activation, eps, is_channels_last(x)
         return y
 
     @staticmethod

@@ -162,12 +162,13 @@ def _machine(device: torch.device) -> str | None:
 
 
 def _input(x: Tensor) -> str | None:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # public, and not marked so
         return "a graph is being made, which must not need truenorm"
     if x.dtype not in _TYPES:
         return f"{x.dtype} is none of the floating-point types of the kernels"
     if x.ndim < 2 or not x.numel():
         return f"there is nothing to normalise in shape {tuple(x.shape)}"
+    # torch has no public way to ask either.
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
         return "torch.func transforms what runs, and knows torch's own operators only"
     if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]

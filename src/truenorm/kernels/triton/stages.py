@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from truenorm.kernels.activation import Activation
+from truenorm.kernels.aten import is_channels_last
 from truenorm.kernels.triton.device import tile
 from truenorm.kernels.triton.device.apply import apply
 from truenorm.kernels.triton.device.bwd_apply import bwd_apply
@@ -28,10 +29,6 @@ SIGN_DECIDES = ("relu", "leaky_relu")
 _LAYOUTS = {"rows": tile.ROWS.value, "flat": tile.FLAT.value, "planes": tile.PLANES.value}
 _FINAL_ENTRIES, _FINAL_CHANNELS = 256, 8
 """A tile of the finalizing kernels: few channels, so that many programs share them."""
-
-
-def is_channels_last(x: Tensor) -> bool:
-    return x.ndim > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 def dense(x: Tensor) -> Tensor:
