@@ -34,6 +34,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parsed()
     device = "cpu" if options.rehearse else "cuda"
+    os.environ["TRUENORM_KERNELS"] = "triton"  # layers take the kernels only where they are asked for
     if options.worker:
         return worker(options, device)
     until = time.time() + options.deadline  # what follows takes seconds by itself

@@ -38,7 +38,7 @@ def torchs() -> Norms:
 
 
 def truenorms() -> Norms:
-    """Our layers, which take the kernels by themselves where they can."""
+    """Our layers, which take the kernels where they can, since `gpu.py` asks for them."""
     from truenorm.nn import BatchNorm2d, BatchNormAct2d  # here, so that a missing layer costs one row
 
     return Norms(lambda channels: BatchNormAct2d(channels, activation="relu"), BatchNorm2d)

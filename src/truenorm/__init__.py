@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from truenorm import nn, rules, stats
+    from truenorm import kernels, nn, rules, stats
     from truenorm.doctor.diagnose import diagnose
     from truenorm.doctor.diagnosis import Diagnosis
     from truenorm.doctor.repair import Repair, repair
@@ -39,6 +39,7 @@ __all__ = [
     "diagnose",
     "estimation_shift",
     "freeze",
+    "kernels",
     "measure",
     "nn",
     "repair",
@@ -72,7 +73,7 @@ _HOME = {
     "using": "truenorm.model.statistics",
     "watch": "truenorm.model.watch",
 }
-_MODULES = {"nn": "truenorm.nn", "rules": "truenorm.rules", "stats": "truenorm.stats"}
+_MODULES = {"kernels": "truenorm.kernels", "nn": "truenorm.nn", "rules": "truenorm.rules", "stats": "truenorm.stats"}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,7 @@ def calls(monkeypatch):
     for name in ("tracked_batch_norm", "batch_norm", "normalize"):
         count(name)
     monkeypatch.setattr(kernels, "refusal", lambda self, x: backend._input(x))
+    monkeypatch.setattr(registry, "_preferred", "triton")
     return seen
 
 
@@ -42,7 +43,7 @@ def on_aten(monkeypatch):
 
     def compute(function):
         with monkeypatch.context() as context:
-            context.setattr(registry, "_PREFERRED", ())
+            context.setattr(registry, "_preferred", "aten")
             return function()
 
     return compute

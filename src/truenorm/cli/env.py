@@ -10,7 +10,7 @@ def env() -> None:
 
     from truenorm import __version__
     from truenorm.cli.terminal import console
-    from truenorm.kernels.registry import BACKENDS, backend_for
+    from truenorm.kernels.registry import BACKENDS, VARIABLE, backend_for, preferred
     from truenorm.record import installed_versions, this_machine
     from truenorm.show import Table
 
@@ -32,9 +32,9 @@ def env() -> None:
             if name == "reference":
                 continue
             chosen = backend is backend_for(x)
-            rows.append(
-                (device, name, "yes" if chosen else "no", "" if chosen else backend.refusal(x) or "after others")
-            )
+            unasked = f"serves where it is asked for: {VARIABLE}=triton" if preferred() != name else "after others"
+            reason = "" if chosen else backend.refusal(x) or (unasked if name != "aten" else "after others")
+            rows.append((device, name, "yes" if chosen else "no", reason))
     console().print(
         Table(
             title="Environment",
@@ -51,6 +51,8 @@ def env() -> None:
             rows=tuple(rows),
             notes=(
                 "Of layers truenorm's ask this; torch's do after truenorm.convert(model).",
+                f"Preferred: {preferred()}. The Triton kernels have never run on a GPU, and serve only where they are "
+                f"asked for: {VARIABLE}=triton, or truenorm.kernels.prefer('triton').",
                 "While compiling, exporting or tracing, under torch.func and in forward mode it is aten everywhere.",
             ),
             text=("why not",),

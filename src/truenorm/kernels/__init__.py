@@ -3,7 +3,7 @@
 from truenorm.kernels.activation import Activation, activated
 from truenorm.kernels.aten import deliver_moments, pooled_batch_norm
 from truenorm.kernels.ops import batch_norm, moments, normalize
-from truenorm.kernels.registry import BACKENDS, Backend, tracker_for
+from truenorm.kernels.registry import BACKENDS, Backend, prefer, preferred, tracker_for
 
 __all__ = [
     "BACKENDS",
@@ -15,5 +15,7 @@ __all__ = [
     "moments",
     "normalize",
     "pooled_batch_norm",
+    "prefer",
+    "preferred",
     "tracker_for",
 ]
