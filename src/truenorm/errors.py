@@ -8,6 +8,7 @@
     ├── NotMeasurable        statistics that cannot be had this way
     │   └── NotFinite        for what they are of is not finite
     ├── Diverged             training left the finite numbers
+    ├── FileChanged          a file was written to while it was looked at
     └── InvalidRecord        a record that is damaged or of another format
 
 Each message names the thing, the place and what to do next.
@@ -79,6 +80,10 @@ class NotFinite(NotMeasurable):
 
 class Diverged(TruenormError, ArithmeticError):
     """Training left the finite numbers."""
+
+
+class FileChanged(TruenormError, RuntimeError):
+    """A file was written to while what had been read of it was looked at."""
 
 
 class InvalidRecord(TruenormError, ValueError):

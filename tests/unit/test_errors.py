@@ -27,6 +27,7 @@ def test_the_tree_and_its_exit_codes():
             "NotMeasurable": ("TruenormError", 1),
             "NotFinite": ("NotMeasurable", 1),
             "Diverged": ("TruenormError", 1),
+            "FileChanged": ("TruenormError", 1),
             "InvalidRecord": ("TruenormError", 1),
         }
     )

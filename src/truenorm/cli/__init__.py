@@ -19,7 +19,8 @@ app.command(
     "truenorm.cli.diagnose:diagnose",
     name="diagnose",
     help="Why is a network good in train() and bad in eval()? Which layer, what cause, and what mending gives.\n\n"
-    "Nothing is changed. Exit code 0: healthy; 3: something is wrong; 2: wrong use.",
+    "The checkpoint is read first and nothing is changed; then the Python files that you name are run. "
+    "Exit code 0: healthy; 3: something is wrong; 2: wrong use.",
 )
 app.command(
     "truenorm.cli.repair:repair",

@@ -25,7 +25,8 @@ def diagnose(
 ) -> None:
     """Why is a network good in train() and bad in eval()? Which layer, what cause, and what mending gives.
 
-    Nothing is changed. Exit code 0: healthy; 3: something is wrong; 2: wrong use.
+    The checkpoint is read first and nothing is changed; then the Python files that you name are run.
+    Exit code 0: healthy; 3: something is wrong; 2: wrong use.
 
     Args:
         model: file.py:factory or package.module:factory, called without arguments; or timm:NAME.
@@ -48,21 +49,25 @@ def diagnose(
     from truenorm.cli.terminal import console
     from truenorm.doctor.diagnose import DIAGNOSE, REPAIR
     from truenorm.doctor.diagnose import diagnose as examine
-    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, users_code
+    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.files import write_whole
     from truenorm.report.diagnosis import diagnosis_page
     from truenorm.report.page import needed
 
     if html is not None:
         needed()  # said now, not after minutes of looking
-    network, _ = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
-    functions = open_functions(score=score, forward=forward)
+    network, weights = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
+    with unchanged(weights, score, forward):
+        functions = open_functions(score=score, forward=forward)
     batches = None
     if data is not None:
-        batches = open_batches(data, "test", root=data_root, batch_size=batch_size, image_size=image_size)
+        with unchanged(weights, data):
+            batches = open_batches(data, "test", root=data_root, batch_size=batch_size, image_size=image_size)
         if forward is None:
-            try_batch(network, batches)
-    with console(stderr=True).status("looking at the network"), users_code("looking at the network"):
+            with unchanged(weights, model, data):
+                try_batch(network, batches)
+    looking = console(stderr=True).status("looking at the network")
+    with looking, users_code("looking at the network"), unchanged(weights, model, data, score, forward):
         found = examine(network, batches, limit=limit, **functions)
     named: dict[str, object] = {"--model": model, "--checkpoint": checkpoint or "CHECKPOINT", "--key": key}
     named |= {"--data-root": data_root, "--image-size": image_size, "--score": score, "--forward": forward}

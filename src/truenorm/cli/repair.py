@@ -49,30 +49,39 @@ def repair(
     from truenorm.cli.terminal import console
     from truenorm.data.checkpoint import ensure_new, write_checkpoint
     from truenorm.doctor.repair import repair as mend
-    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, users_code
+    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.files import ensure_writable
 
     ensure_new(out, source=checkpoint)
     ensure_writable(out.parent)
     network, weights = open_network(model, checkpoint, key=key, trust=trust_checkpoint, device=device)
     assert weights is not None
-    functions = open_functions(score=score, forward=forward)
+    with unchanged(weights, score, forward):
+        functions = open_functions(score=score, forward=forward)
     reading: dict[str, Any] = {"root": data_root, "batch_size": batch_size, "image_size": image_size}
-    batches = open_batches(data, "train", **reading)
+    with unchanged(weights, data, held_out):
+        batches = open_batches(data, "train", **reading)
+        judged = None if held_out is None else open_batches(held_out, "test", **reading)
     if forward is None:
-        try_batch(network, batches)
-    judged = None if held_out is None else open_batches(held_out, "test", **reading)
-    with console(stderr=True).status("measuring the statistics anew"), users_code("measuring the statistics"):
+        with unchanged(weights, model, data):
+            try_batch(network, batches)
+    measuring = console(stderr=True).status("measuring the statistics anew")
+    code = (model, data, held_out, score, forward)
+    with measuring, users_code("measuring the statistics"), unchanged(weights, *code):
         done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit, **functions)
-    if done.chosen:
-        state = {name: value for name, value in network.state_dict().items() if _is_statistic(name)}
-        write_checkpoint(out, weights.with_state(state), source=checkpoint)
     output = console()
-    output.print(done)
-    said = f"written: {out}" if done.chosen else f"{out} was not written: {checkpoint} is as good"
-    output.print(said, markup=False, soft_wrap=True)
     if not done.chosen:
+        output.print(done)
+        output.print(f"{out} was not written: {checkpoint} is as good", markup=False, soft_wrap=True)
         sys.exit(3)
+    state = {name: value for name, value in network.state_dict().items() if _is_statistic(name)}
+    rewritten = weights.with_state(state)
+    write_checkpoint(out, rewritten.data, source=checkpoint)
+    output.print(done)
+    output.print(f"written: {out}", markup=False, soft_wrap=True)
+    for name, kind in rewritten.widened.items():
+        what = f"note: {name} is float32 there: {str(kind).removeprefix('torch.')}, its type so far, cannot hold it"
+        output.print(what, markup=False, soft_wrap=True)
 
 
 def _is_statistic(name: str) -> bool:

@@ -6,7 +6,8 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from truenorm.errors import InvalidInput, UnknownName
+from truenorm.errors import FileChanged, InvalidInput, UnknownName
 from truenorm.files import write_whole
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
@@ -33,9 +34,37 @@ _PLAIN: list[Any] = [
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
 
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A checkpoint with other statistics.
+
+    Args:
+        data: the bytes of the file.
+        widened: the tensors that are written as float32, and the type that they had: it could not hold the values.
+    """
+
+    data: bytes
+    widened: Mapping[str, torch.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What tells that a file was written to: its inode, size and time of change; None for a file that is gone."""
+
+    identity: tuple[int, int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(None)
+        return cls((found.st_ino, found.st_size, found.st_mtime_ns))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A state dict and the file it came in.
+    """A state dict and the file it came in, read into memory: what becomes of the file changes nothing here.
 
     Args:
         path: the file.
@@ -44,6 +73,7 @@ class Checkpoint:
         key: under which key of the file the state lies; "" where it is the file itself.
         prefix: what the names begin with beside the network's own.
         metadata: safetensors' own.
+        file_state: of the file, just before it was read.
     """
 
     path: Path
@@ -52,6 +82,28 @@ class Checkpoint:
     key: str = ""
     prefix: str = ""
     metadata: Mapping[str, str] | None = None
+    file_state: FileState = FileState(None)
+
+    @contextmanager
+    def unchanged_by(self, code: str) -> Generator[None]:
+        """Run the user's code in the block, and refuse to go on if the file is then no longer the one that was read.
+
+        Args:
+            code: what runs in the block, as the command line names it.
+
+        Raises:
+            FileChanged: the file was written to, replaced or deleted, also where the code itself failed.
+        """
+        try:
+            yield
+        finally:
+            now = FileState.of(self.path)
+            if now != self.file_state:
+                raise FileChanged(
+                    f"{self.path} was {'deleted' if now.identity is None else 'written to'} while {code} ran, so the "
+                    "command stops here; that code seems to train or to save when it is run: put this under "
+                    "if __name__ == '__main__', restore the checkpoint, and run the command again"
+                )
 
     def load_into(self, network: nn.Module) -> "Checkpoint":
         """Load the state strictly; counts of batches may be missing, as in old files and ports.
@@ -79,6 +131,11 @@ class Checkpoint:
                     f"{self.path} does not fit the network: {name} has shape {tuple(value.shape)} there and "
                     f"{tuple(wanted[name].shape)} here"
                 )
+            if name in wanted and value.is_complex() and not wanted[name].is_complex():
+                raise InvalidInput(
+                    f"{self.path} does not fit the network: {name} is {value.dtype} there and {wanted[name].dtype} "
+                    "here, which would drop its imaginary part"
+                )
         fitting: Any = OrderedDict((name, value) for name, value in state.items() if name in wanted)
         # What each module noted of its own version, under names without the prefix.
         noted: Mapping[str, Any] = getattr(self.state, "_metadata", {})
@@ -86,30 +143,38 @@ class Checkpoint:
         network.load_state_dict(fitting, strict=False)
         return replace(self, prefix=prefix)
 
-    def with_state(self, changed: Mapping[str, Tensor]) -> bytes:
-        """The file's bytes with some tensors replaced, by the network's names; all else as it was."""
+    def with_state(self, changed: Mapping[str, Tensor]) -> Rewritten:
+        """The file with some tensors replaced, by the network's names; all else as it was.
+
+        A tensor keeps the type that it has in the file. Where that cannot hold the values (an integer type, a variance
+        that half precision takes for 0 or inf), it is written as float32.
+        """
         state = copy.copy(cast(dict[str, Tensor], self.state))  # an OrderedDict of torch's has attributes
+        widened: dict[str, torch.dtype] = {}
         for name, value in changed.items():
             there = f"{self.prefix}{name}"
             if there in state:
-                state[there] = value.detach().to("cpu", state[there].dtype).clone()
-                if value.isfinite().all() and not state[there].isfinite().all():
-                    raise InvalidInput(
-                        f"{name} does not fit {state[there].dtype}, which {self.path} has; nothing was written"
-                    )
+                given, kind = value.detach().cpu(), state[there].dtype
+                if not _holds(kind, given):
+                    widened[there], kind = kind, torch.float32
+                state[there] = given.to(kind, copy=True)
         if self.metadata is not None:
             from safetensors.torch import save
 
-            return save({name: value.contiguous() for name, value in state.items()}, metadata=dict(self.metadata))
+            data = save({name: value.contiguous() for name, value in state.items()}, metadata=dict(self.metadata))
+            return Rewritten(data, widened)
         if isinstance(self.whole, nn.Module):
             whole: Any = copy.deepcopy(self.whole)
+            for name in widened:  # load_state_dict copies into the buffer that is there
+                module, _, buffer = name.rpartition(".")
+                whole.get_submodule(module).register_buffer(buffer, state[name])
             whole.load_state_dict(state)
         else:
             literal = not self.key or self.key in self.whole
             whole = _replaced(self.whole, ([self.key] if literal else self.key.split(".")) if self.key else [], state)
         buffer = io.BytesIO()
         torch.save(whole, buffer)
-        return buffer.getvalue()
+        return Rewritten(buffer.getvalue(), widened)
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, trust: bool = False) -> Checkpoint:
@@ -134,8 +199,12 @@ def read_checkpoint(path: str | os.PathLike[str], *, key: str | None = None, tru
     file = Path(path).expanduser()
     if not file.is_file():
         raise InvalidInput(f"there is no checkpoint {file}")
-    if file.suffix == ".safetensors":
-        return _safetensors(file)
+    before = FileState.of(file)
+    read = _safetensors(file) if file.suffix == ".safetensors" else _torch_file(file, key, trust)
+    return replace(read, file_state=before)
+
+
+def _torch_file(file: Path, key: str | None, trust: bool) -> Checkpoint:
     try:
         with torch.serialization.safe_globals(_PLAIN):
             whole: Any = torch.load(file, map_location="cpu", weights_only=not trust)
@@ -183,7 +252,8 @@ def _safetensors(file: Path) -> Checkpoint:
         with safe_open(file, framework="pt") as opened:  # pyright: ignore[reportUnknownVariableType]  # untyped
             metadata = dict(cast(Mapping[str, str], opened.metadata() or {}))
             names = cast(Iterable[str], opened.keys())
-            state = {name: cast(Tensor, opened.get_tensor(name)) for name in names}
+            # What is given may be mapped from the file, which the user's code may write to.
+            state = {name: cast(Tensor, opened.get_tensor(name)).clone() for name in names}
     except (OSError, SafetensorError) as error:
         raise InvalidInput(f"{file} is not a safetensors file: {error}") from error
     return Checkpoint(path=file, state=state, whole=None, metadata=metadata)
@@ -214,6 +284,16 @@ def _places(whole: Any) -> list[str]:
     if not isinstance(whole, Mapping):
         return []
     return [key for key, value in cast(Mapping[Any, Any], whole).items() if isinstance(key, str) and _is_state(value)]
+
+
+def _holds(kind: torch.dtype, values: Tensor) -> bool:
+    """Can the type hold the values, each to one part in 128? bfloat16 rounds to one in 512."""
+    rounded = values.to(kind).to(values.dtype)
+    if not kind.is_floating_point:
+        return torch.equal(rounded, values)
+    return not bool(((rounded - values).abs() > values.abs() / 128).any()) and bool(
+        (rounded.isfinite() | ~values.isfinite()).all()
+    )
 
 
 def _is_state(value: Any) -> bool:

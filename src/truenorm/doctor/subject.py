@@ -1,7 +1,7 @@
 """What a command line names: a network with its weights, and batches of images."""
 
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -22,7 +22,7 @@ from truenorm.model.measure import Forward, random_states_kept
 def open_network(
     spec: str, checkpoint: Path | None = None, *, key: str | None = None, trust: bool = False, device: str = "cpu"
 ) -> tuple[nn.Module, Checkpoint | None]:
-    """Build a network and load its weights.
+    """Build a network and load its weights, which are read before any code of the user's runs.
 
     Args:
         spec: `file.py:factory` or `package.module:factory`, called without arguments; `timm:NAME`.
@@ -33,13 +33,15 @@ def open_network(
     Raises:
         InvalidInput: there is no such thing, it fails, gives no network, or the weights do not fit.
         MissingExtra: timm is not installed.
+        FileChanged: the code that builds the network wrote to the checkpoint.
 
     Example:
         >>> open_network("torch.nn:Flatten")[0]
         Flatten(start_dim=1, end_dim=-1)
     """
     weights = None if checkpoint is None else read_checkpoint(checkpoint, key=key, trust=trust)
-    network = _timm(spec.removeprefix("timm:"), weights) if spec.startswith("timm:") else _made(spec)
+    with nullcontext() if weights is None else weights.unchanged_by(spec):
+        network = _timm(spec.removeprefix("timm:"), weights) if spec.startswith("timm:") else _made(spec)
     if weights is not None:
         weights = weights.load_into(network)
     try:
@@ -144,6 +146,18 @@ def users_code(what: str) -> Generator[None]:
             f"{what} ended in {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was changed "
             "(in Python, truenorm shows where)"
         ) from error
+
+
+@contextmanager
+def unchanged(weights: Checkpoint | None, *specs: str | None) -> Generator[None]:
+    """The code that the specs name runs in the block; the checkpoint may not change under it.
+
+    Raises:
+        FileChanged: it did.
+    """
+    code = ", ".join(dict.fromkeys(spec for spec in specs if spec is not None and ":" in spec))
+    with nullcontext() if weights is None else weights.unchanged_by(code or "the command"):
+        yield
 
 
 def _made(spec: str) -> nn.Module:

@@ -424,6 +424,48 @@ def test_a_data_set_that_is_unknown(refused):
     )
 
 
+TRAINS = """
+import torch
+from net import make
+
+torch.save({"model": make().state_dict()}, "last.pt")  # a training script, its main part not guarded
+"""
+
+
+@pytest.mark.parametrize("which", ["model", "data", "score", "loader"])
+def test_a_file_that_writes_the_checkpoint_is_named_and_nothing_is_said(truenorm, trained, tmp_path, which):
+    for name, content in trained.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "train.py").write_text(
+        TRAINS + DATA + "def score(output, batch):\n    return 1.0\n" if which != "loader" else
+        DATA + f"def late():\n    yield from batches(2, 3)\n    exec({TRAINS!r})\n    yield from batches(3, 3)\n"
+    )  # fmt: skip
+    named = {"model": "net.py:make", "data": "data.py:val", "score": None}
+    named |= {"data": "train.py:late"} if which == "loader" else {which: f"train.py:{WORDS[which]}"}
+    words = [word for name, value in named.items() if value for word in (f"--{name}", value)]
+    ended = truenorm("diagnose", *words, "--checkpoint", "last.pt", "--json", "out.json")
+    assert ended.code == 1
+    code = "net.py:make, train.py:late" if which == "loader" else f"train.py:{WORDS[which]}"
+    assert ended.sentence.startswith(f"truenorm: last.pt was written to while {code} ran, so the command stops here")
+    assert not (tmp_path / "out.json").exists()
+
+
+WORDS = {"model": "make", "data": "val", "score": "score"}
+
+
+def test_what_is_diagnosed_is_what_was_read(truenorm, trained, tmp_path):
+    """The weights are read before any file runs: a script that trained would otherwise be diagnosed itself."""
+    for name, content in trained.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "late.py").write_text(
+        f"{NET}\nimport os\nfrom pathlib import Path\nfile = Path('last.pt')\nfound = file.stat()\n"
+        "file.write_bytes(bytes(found.st_size))\nos.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))\n"
+    )
+    plain = truenorm("diagnose", "--model", "net.py:make", "--checkpoint", "last.pt", "--data", "data.py:val")
+    late = truenorm("diagnose", "--model", "late.py:make", "--checkpoint", "last.pt", "--data", "data.py:val")
+    assert late.out.replace("late.py", "net.py") == plain.out
+
+
 def test_interrupted(diagnose):
     ended = diagnose(data="data.py:stopped")
     assert ended.code == 130

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import truenorm as tn
 from truenorm.data.checkpoint import STATE_KEYS, ensure_new, read_checkpoint, write_checkpoint
-from truenorm.errors import InvalidInput, UnknownName
+from truenorm.errors import FileChanged, InvalidInput, UnknownName
 from truenorm.nn.tracking import LONG_TRAINED
 
 
@@ -39,12 +39,19 @@ def trained():
 
 
 def put(path: Path, whole, **how):
-    torch.save(whole, path, **how)
+    if path.suffix == ".safetensors":
+        path.write_bytes(save_safetensors(dict(whole)))
+    else:
+        torch.save(whole, path, **how)
     return path
 
 
-def again(data: bytes, **how):
-    return torch.load(io.BytesIO(data), **({"weights_only": True} | how))
+def again(data: bytes, suffix=".pt", **how):
+    return (
+        load_safetensors(data)
+        if suffix == ".safetensors"
+        else torch.load(io.BytesIO(data), **({"weights_only": True} | how))
+    )
 
 
 def assert_same(found, expected, where="it"):
@@ -167,7 +174,7 @@ def test_what_wrappers_put_before_the_names_is_found(tmp_path, prefix, counts):
     expected = {**net.state_dict()} | ({} if counts else {"bn.num_batches_tracked": torch.tensor(0)})
     assert_same(dict(fresh.state_dict()), expected)
     new = torch.full((3,), 7.0)
-    written = again(file.with_state({"bn.running_mean": new}))["model"]
+    written = again(file.with_state({"bn.running_mean": new}).data)["model"]
     assert_same(written, OrderedDict({**state, f"{prefix}bn.running_mean": new}))
 
 
@@ -201,7 +208,7 @@ def test_an_averaged_model(tmp_path):
     file = read_checkpoint(path).load_into(fresh)
     assert file.prefix == "module."
     assert_same(fresh.state_dict(), net.state_dict())
-    written = again(file.with_state(fresh.state_dict()))
+    written = again(file.with_state(fresh.state_dict()).data)
     assert_same(written, average.state_dict())
     assert int(written["n_averaged"]) == 1
 
@@ -334,7 +341,7 @@ def test_a_whole_module_is_read_if_trusted(tmp_path):
     fresh = network()
     file = file.load_into(fresh)
     assert_same(fresh.state_dict(), net.state_dict())
-    written = again(file.with_state({"bn.running_var": torch.full((3,), 9.0)}), weights_only=False)
+    written = again(file.with_state({"bn.running_var": torch.full((3,), 9.0)}).data, weights_only=False)
     assert type(written) is nn.Sequential
     assert_same(dict(written.state_dict()), {**net.state_dict(), "bn.running_var": torch.full((3,), 9.0)})
     assert torch.equal(file.whole.bn.running_var, net.bn.running_var)
@@ -397,7 +404,7 @@ def test_everything_else_is_written_as_it_was(tmp_path, key):
     net = network()
     file = file.load_into(net)
     tn.assign(net, tn.measure(net, [torch.randn(8, 4) + 5 for _ in range(3)]))
-    written = again(file.with_state(net.state_dict()))
+    written = again(file.with_state(net.state_dict()).data)
     changed = written[file.key]
     assert {name for name in changed if not torch.equal(changed[name], whole[file.key][name])} == {
         "bn.running_mean",
@@ -409,7 +416,7 @@ def test_everything_else_is_written_as_it_was(tmp_path, key):
         changed[name] = whole[file.key][name]
     assert_same(written, whole)
     assert_same(file.whole, whole)  # what was read is as it was
-    assert_same(again(file.with_state({})), whole)
+    assert_same(again(file.with_state({}).data), whole)
     optimizer = torch.optim.Adam(net.parameters())
     optimizer.load_state_dict(written["optimizer"])
 
@@ -418,7 +425,7 @@ def test_a_state_dict_deep_down_is_written_where_it_was(tmp_path):
     whole = {"a": {"b": network().state_dict(), "c": 1}, "d": [2]}
     file = read_checkpoint(put(tmp_path / "last.pt", whole), key="a.b")
     new = torch.full((3,), 3.0)
-    written = again(file.with_state({"bn.running_mean": new}))
+    written = again(file.with_state({"bn.running_mean": new}).data)
     whole["a"]["b"]["bn.running_mean"] = new
     assert_same(written, whole)
 
@@ -426,13 +433,13 @@ def test_a_state_dict_deep_down_is_written_where_it_was(tmp_path):
 def test_a_state_dict_under_a_key_with_a_dot_is_written_where_it_was(tmp_path):
     whole = {"ema.model": network().state_dict(), "epoch": 1}
     file = read_checkpoint(put(tmp_path / "last.pt", whole))
-    assert_same(again(file.with_state({})), whole)
+    assert_same(again(file.with_state({}).data), whole)
 
 
 def test_what_lies_around_the_state_dict_keeps_its_type(tmp_path):
     whole = OrderedDict(model=network().state_dict(), epoch=1)
     file = read_checkpoint(put(tmp_path / "last.pt", whole))
-    assert_same(again(file.with_state({})), whole)
+    assert_same(again(file.with_state({}).data), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
@@ -448,7 +455,7 @@ def test_buffers_keep_their_type(tmp_path, dtype, suffix):
     file = read_checkpoint(path).load_into(net)
     assert net.bn.running_mean.dtype == torch.float32
     new = torch.tensor([0.1, 0.2, 0.3])
-    data = file.with_state({"bn.running_mean": new, "bn.num_batches_tracked": torch.tensor(5)})
+    data = file.with_state({"bn.running_mean": new, "bn.num_batches_tracked": torch.tensor(5)}).data
     written = again(data) if suffix == "pt" else load_safetensors(data)
     expected = {**state, "bn.running_mean": new.to(dtype), "bn.num_batches_tracked": torch.tensor(5)}
     for name, value in expected.items():
@@ -456,17 +463,99 @@ def test_buffers_keep_their_type(tmp_path, dtype, suffix):
     assert written.keys() == expected.keys()
 
 
-def test_what_the_files_type_cannot_hold_is_refused(tmp_path):
-    file = read_checkpoint(put(tmp_path / "net.pt", network().half().state_dict())).load_into(network())
-    with pytest.raises(InvalidInput, match=r"bn\.running_var"):
-        file.with_state({"bn.running_var": torch.full((3,), 1e6)})
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(torch.float16, 1e6), (torch.float16, 1e-8), (torch.float16, 1e-7), (torch.int32, 0.52), (torch.int64, 1000.4),
+     (torch.uint8, -3.0), (torch.bool, 0.3)],
+    ids=str,
+)  # fmt: skip
+def test_what_the_files_type_cannot_hold_is_written_as_float32(tmp_path, kind, value, suffix):
+    state = network().state_dict()
+    state["bn.running_var"] = state["bn.running_var"].to(kind)
+    file = read_checkpoint(put(tmp_path / f"net{suffix}", state)).load_into(network())
+    rewritten = file.with_state({"bn.running_var": torch.full((3,), value), "bn.running_mean": torch.ones(3)})
+    assert rewritten.widened == {"bn.running_var": kind}
+    written = again(rewritten.data, suffix=suffix)
+    assert torch.equal(written["bn.running_var"], torch.full((3,), value))
+    assert written["bn.running_mean"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(torch.float16, 0.3), (torch.bfloat16, 1e-8), (torch.bfloat16, 1e6), (torch.int32, 7.0)],
+    ids=str,
+)
+def test_what_the_files_type_can_hold_keeps_it(tmp_path, kind, value):
+    state = network().state_dict()
+    state["bn.running_var"] = state["bn.running_var"].to(kind)
+    file = read_checkpoint(put(tmp_path / "net.pt", state)).load_into(network())
+    rewritten = file.with_state({"bn.running_var": torch.full((3,), value)})
+    assert rewritten.widened == {}
+    assert again(rewritten.data)["bn.running_var"].dtype == kind
+
+
+def test_a_whole_module_gets_a_float32_buffer_too(tmp_path):
+    whole = network()
+    whole.bn.running_var = whole.bn.running_var.to(torch.int32)
+    file = read_checkpoint(put(tmp_path / "net.pt", whole), trust=True).load_into(network())
+    written = again(file.with_state({"bn.running_var": torch.full((3,), 0.5)}).data, weights_only=False)
+    assert torch.equal(written.bn.running_var, torch.full((3,), 0.5))
+    assert whole.bn.running_var.dtype == torch.int32
+
+
+def test_complex_statistics_are_refused(tmp_path):
+    state = network().state_dict()
+    state["bn.running_mean"] = state["bn.running_mean"] + 1j
+    file = read_checkpoint(put(tmp_path / "net.pt", state))
+    with pytest.raises(InvalidInput, match=r"bn\.running_mean is torch.complex64 there and torch.float32 here"):
+        file.load_into(network())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_was_read_stays_what_it_was(tmp_path, suffix):
+    """A file may be mapped; what is written to it later must not show."""
+    path = put(tmp_path / f"net{suffix}", network().state_dict())
+    file = read_checkpoint(path)
+    before = {name: value.clone() for name, value in file.state.items()}
+    with path.open("r+b") as opened:
+        opened.write(bytes(len(path.read_bytes())))
+    for name, value in file.state.items():
+        assert torch.equal(value, before[name])
+
+
+def rewrite(path):
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def replace(path):
+    (path.parent / "new").write_bytes(path.read_bytes())
+    (path.parent / "new").rename(path)
+
+
+@pytest.mark.parametrize("change", [rewrite, replace, Path.unlink])
+@pytest.mark.parametrize("fails", [False, True])
+def test_code_that_changes_the_file_is_named(tmp_path, change, fails):
+    path = put(tmp_path / "net.pt", network().state_dict())
+    file = read_checkpoint(path)
+    with file.unchanged_by("net.py:make"):
+        path.read_bytes()
+
+    def run():
+        with file.unchanged_by("net.py:make"):
+            change(path)
+            if fails:
+                raise ValueError("another error that must not hide this one")
+
+    with pytest.raises(FileChanged, match=r"net\.pt was (written to|deleted) while net\.py:make ran"):
+        run()
 
 
 def test_a_file_without_counts_gets_none(tmp_path):
     state = OrderedDict((name, value) for name, value in trained()[0].state_dict().items() if "num_batches" not in name)
     net = network()
     file = read_checkpoint(put(tmp_path / "net.pt", state)).load_into(net)
-    assert_same(again(file.with_state(net.state_dict())), state)
+    assert_same(again(file.with_state(net.state_dict()).data), state)
 
 
 @pytest.mark.parametrize("metadata", [{"format": "pt", "author": "somebody"}, None])
@@ -479,7 +568,7 @@ def test_safetensors_come_back_with_their_metadata(tmp_path, metadata):
     file = read_checkpoint(path).load_into(fresh)
     assert_same(dict(fresh.state_dict()), dict(net.state_dict()))
     new = torch.stack([torch.ones(3), torch.zeros(3)], 1)[:, 0]  # not contiguous
-    write_checkpoint(tmp_path / "new.safetensors", file.with_state({"bn.running_mean": new}), source=path)
+    write_checkpoint(tmp_path / "new.safetensors", file.with_state({"bn.running_mean": new}).data, source=path)
     with safe_open(tmp_path / "new.safetensors", framework="pt") as written:
         assert (written.metadata() or None) == metadata
         found = {name: written.get_tensor(name) for name in written.keys()}  # noqa: SIM118  # not a dict
