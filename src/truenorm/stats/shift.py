@@ -125,12 +125,14 @@ def estimation_shift(stats: Statistics, reference: Statistics) -> ShiftReport:
         reference: what is taken as the truth, such as `measure(model, loader)`.
 
     Returns:
-        a report over the layers of the reference. Dead channels (variance below 0.001) are left out and
+        a report over the layers of the reference. Statistics that are none (NaN, inf, a negative variance) are off
+        by inf. Dead channels (variance below 0.001) are left out and
         counted; in a layer of dead channels only, those that are not constant are compared, with ε added to
         their variances.
 
     Raises:
-        InvalidInput: a layer of the reference is missing, or has another number of channels.
+        InvalidInput: a layer of the reference is missing, has another number of channels, or holds no
+            statistics (a mean that is not finite, a variance that is not finite or negative).
 
     Source: Gaussian relative entropy; ESM as the plain norms, after Huang et al. 2022 (whose exact
     normaliser could not be checked).
@@ -167,15 +169,20 @@ def layer_shift(layer: str, stats: Moments, reference: Moments) -> LayerShift:
             f"layer {layer!r} has {stats.num_channels} channels in the statistics and "
             f"{reference.num_channels} in the reference; compare the same network"
         )
+    if not _are_statistics(reference):
+        raise InvalidInput(
+            f"layer {layer!r} of the reference holds no statistics (a mean or variance that is not finite, or a "
+            "negative variance), so nothing can be compared with it; measure it again on data without NaN or inf"
+        )
     stats = Moments(stats.mean.to(reference.mean.device), stats.var.to(reference.var.device))
     live = _live(reference)
     d_C, log_C = errors(stats, reference)
-    divergence_C = log_C + (torch.exp(-2 * log_C) * (1 + d_C.square()) - 1) / 2
+    divergence_C = log_C + (torch.expm1(-2 * log_C) + torch.exp(-2 * log_C) * d_C.square()) / 2
     return LayerShift(
         layer=layer,
-        shift=_root(2 * _mean(divergence_C, live)),
-        mean_error=math.sqrt(_mean(d_C.square(), live)),
-        log_std_error=math.sqrt(_mean(log_C.square(), live)),
+        shift=_root(2 * _mean(divergence_C, live)) if _are_statistics(stats) else math.inf,
+        mean_error=_root(_mean(d_C.square(), live)),
+        log_std_error=_root(_mean(log_C.square(), live)),
         esm_mean=(stats.mean.double() - reference.mean.double()).norm().item(),
         esm_var=(stats.var.double() - reference.var.double()).norm().item(),
         noise_floor=noise_floor(reference),
@@ -223,6 +230,11 @@ def noise_floor(reference: Moments) -> float | None:
         return None
     effect = reference.design_effect
     return math.sqrt((effect + max(effect, 1.0)) / reference.count)
+
+
+def _are_statistics(moments: Moments) -> bool:
+    """Are all means and variances finite, and no variance negative?"""
+    return bool((moments.mean.isfinite() & moments.var.isfinite() & (moments.var >= 0)).all())
 
 
 def _live(reference: Moments) -> Tensor:

@@ -286,3 +286,27 @@ def test_a_layer_of_small_channels_only_is_compared_with_epsilon():
     )
     same = estimation_shift(Statistics({"bn": truth}), Statistics({"bn": truth}))
     assert same["bn"].shift == 0
+
+
+def test_a_reference_that_is_no_statistics_is_refused():
+    """NaN is not a variance below which a channel is dead: a shift of 0 would call anything exact."""
+    fine = of([0.0, 0.0], [1.0, 1.0])
+    for mean, var in (([0.0, 0.0], [math.nan] * 2), ([0.0, 0.0], [1.0, math.nan]), ([math.inf, 0.0], [1.0, 1.0]),
+                      ([math.nan, 0.0], [1.0, 1.0]), ([0.0, 0.0], [1.0, -1.0])):  # fmt: skip
+        with pytest.raises(InvalidInput, match="layer 'bn' of the reference holds no statistics"):
+            estimation_shift(one(fine), one(of(mean, var)))
+
+
+@pytest.mark.parametrize("reference", [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1e-6, 1e-6]], ids=str)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_statistics_that_are_none_are_infinitely_far_off(reference, wrong):
+    """Also in channels that are dead or constant in the reference: evaluation gives NaN there."""
+    truth = one(of([0.0, 0.0], reference))
+    for mean, var in (([0.0, wrong], reference), ([0.0, 0.0], [reference[0], wrong]), ([0.0, 0.0], [reference[0], -1])):
+        assert estimation_shift(one(of(mean, var)), truth)["bn"].shift == math.inf
+
+
+def test_a_small_shift_keeps_its_digits():
+    for size in (1e-5, 1e-7, 1e-9):
+        moved = estimation_shift(one(of([size], [1.0])), one(of([0.0], [1.0])))["bn"].shift
+        assert moved == pytest.approx(size, rel=1e-6)
