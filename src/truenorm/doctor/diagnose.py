@@ -15,6 +15,7 @@ from truenorm.doctor.examine import ESTIMATORS, Case, effects, examine, harm, ow
 from truenorm.doctor.finding import Finding, some
 from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
 from truenorm.metrics.intervals import Interval
+from truenorm.model.layers import is_program
 from truenorm.model.measure import Forward, random_states_kept
 
 DIAGNOSE = "truenorm.diagnose(model, val_loader)"
@@ -84,16 +85,9 @@ def diagnose(
     """
     with random_states_kept(model):
         # Programs have no modes to choose and no hooks: they are looked at without running them.
-        sample = None if data is None or _is_program(model) else take_sample(data, limit=limit)
+        sample = None if data is None or is_program(model) else take_sample(data, limit=limit)
         case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
         return _concluded(case)
-
-
-def _is_program(model: nn.Module) -> bool:
-    """Was the model scripted, or exported?"""
-    return isinstance(model, torch.jit.ScriptModule) or (
-        isinstance(model, torch.fx.GraphModule) and "eval" in vars(model)
-    )
 
 
 def _concluded(case: Case) -> Diagnosis:

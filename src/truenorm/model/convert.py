@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model import alike, fuse
-from truenorm.model.layers import batch_norms, unwrap
+from truenorm.model.layers import batch_norms, refuse_programs, unwrap
 from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct, tracked
 from truenorm.nn.batchfree import BatchFreeNorm, groups_of_16
 from truenorm.nn.batchnorm import TrackedBatchNorm
@@ -75,6 +75,7 @@ def convert(
         raise UnknownName("target", to, get_args(Target))
     if examples is not None and to != "fused":
         raise InvalidInput(f"examples are for to='fused', which tries the copy on them; to={to!r} takes none")
+    refuse_programs(model)
     model, left = _fused(unwrap(model), examples) if to == "fused" else (model, _exchange(model, to))
     if left:
         warnings.warn(f"left as they are: {_in_words(left, model)}", UserWarning, stacklevel=2)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.model.layers import batch_norms
+from truenorm.model.layers import batch_norms, refuse_programs
 
 _AFFINE = "affine_before_freeze"
 """Where a layer remembers which of its parameters were trained."""
@@ -39,7 +39,8 @@ def freeze(
     Raises:
         UnknownName: a pattern that fits no layer.
         InvalidInput: neither of the two is to be frozen; a layer has no running statistics to hold
-            (`track_running_stats=False`). Nothing is changed then.
+            (`track_running_stats=False`); the model is a program (TorchScript, `torch.export`). Nothing is changed
+            then.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
@@ -144,6 +145,7 @@ class StaysFrozen:
 
 def _matching(model: nn.Module, names: str | Sequence[str]) -> dict[str, Any]:
     layers = batch_norms(model, tracking=False)
+    refuse_programs(model)
     patterns = (names,) if isinstance(names, str) else tuple(names)
     if not patterns:
         raise InvalidInput("no names were given; '*' is all layers")

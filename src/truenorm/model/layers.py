@@ -62,6 +62,43 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_program(module: nn.Module) -> bool:
+    """Is the module TorchScript, or the program that `torch.export` gives? Its forward is fixed, with its modes.
+
+    Example:
+        >>> is_program(nn.ReLU()), is_program(torch.jit.script(nn.ReLU()))
+        (False, True)
+    """
+    return isinstance(module, torch.jit.ScriptModule) or _is_exported(module)
+
+
+def refuse_programs(model: nn.Module) -> None:
+    """Refuse a model whose batch norm lies in a program: no mode, hook or buffer of it can be changed for a while.
+
+    Raises:
+        InvalidInput: the model or a part of it is such a program. Nothing was touched.
+
+    Example:
+        >>> refuse_programs(torch.jit.script(nn.Sequential(nn.BatchNorm1d(2))))
+        Traceback (most recent call last):
+        truenorm.errors.InvalidInput: the model is a TorchScript program, whose batch norm can only be read; use the \
+module that it was made from, and script or export that afterwards; nothing was changed
+    """
+    for name, module in unwrap(model).named_modules():
+        if _is_exported(module) or (is_program(module) and any(map(_looks_like_batch_norm, module.modules()))):
+            where = f"module {name!r}" if name else "the model"
+            raise InvalidInput(
+                f"{where} is {'an exported' if _is_exported(module) else 'a TorchScript'} program, whose batch norm "
+                "can only be read; use the module that it was made from, and script or export that afterwards; "
+                "nothing was changed"
+            )
+
+
+def _is_exported(module: nn.Module) -> bool:
+    # torch.export covers eval() and train() on the object, by functions that raise.
+    return isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
+
+
 def buffers_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """running_mean and running_var of a layer that `batch_norms` listed."""
     mean, var = layer.running_mean, layer.running_var

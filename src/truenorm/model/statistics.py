@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model.freeze import StaysFrozen
-from truenorm.model.layers import batch_norms, buffers_of, unwrap
+from truenorm.model.layers import batch_norms, buffers_of, refuse_programs, unwrap
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -90,6 +90,7 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
         the model.
 
     Raises:
+        InvalidInput: the model is a program (TorchScript, `torch.export`), or part of it is.
         what `assign` raises, before the block runs.
 
     Example:
@@ -103,6 +104,7 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
         [0.0, 0.0]
     """
     layers = batch_norms(model, tracking=False)
+    refuse_programs(model)
     saved = [(layer, _saved(layer)) for layer in layers.values()]
     modes = [(module, module.training) for module in unwrap(model).modules()]
     held = [one for layer in layers.values() if isinstance(one := layer.__dict__.get("train"), StaysFrozen)]
@@ -149,6 +151,11 @@ def _fitting(name: str, what: str, buffer: Tensor, values: Tensor) -> Tensor:
         raise InvalidInput(
             f"layer {name!r} has {len(buffer)} channels, the {what} given has shape {tuple(values.shape)}; "
             "were the statistics taken from the same network?"
+        )
+    if not buffer.is_floating_point():
+        raise InvalidInput(
+            f"the running {what} of layer {name!r} has type {buffer.dtype}, which cannot hold it; "
+            "convert the buffer to float32 first; nothing was assigned"
         )
     converted = values.detach().to(buffer)
     if not bool(converted.isfinite().all()):

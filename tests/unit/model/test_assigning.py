@@ -129,6 +129,16 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(bad, error, said):
     assert_same_bits(net.state_dict(), before)
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool], ids=str)
+def test_buffers_that_would_truncate_are_refused(kind):
+    net = nn.Sequential(nn.BatchNorm1d(2))
+    net[0].running_var = net[0].running_var.to(kind)
+    before = tn.statistics(net)
+    with pytest.raises(InvalidInput, match="running variance of layer '0' has type torch"):
+        tn.assign(net, {"0": tn.Moments(torch.zeros(2), torch.full((2,), 0.5))})
+    assert tn.statistics(net) == before
+
+
 def test_what_overflows_half_buffers_is_refused():
     net = plain().half()
     before = bits(net)

@@ -131,3 +131,76 @@ def test_a_planted_bug_is_found(monkeypatch):
 def test_copies_have_the_same_names():
     net = plain()
     assert list(batch_norms(copy.deepcopy(net))) == list(batch_norms(net))
+
+
+class Around(nn.Module):
+    """A program inside a module."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.norm = inner, nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        return self.norm(self.inner(x))
+
+
+def small():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+
+
+def score(output, batch):
+    return -output.square().mean(1)
+
+
+X = torch.arange(64.0).reshape(16, 4)
+PROGRAMS = {
+    "scripted": lambda: torch.jit.script(small()),
+    "traced": lambda: torch.jit.trace(small(), X, check_trace=False),
+    "a scripted part": lambda: Around(torch.jit.script(small())),
+    "exported": lambda: torch.export.export(small(), (X,)).module(),
+    "an exported part": lambda: Around(torch.export.export(small(), (X,)).module()),
+    "an exported part without batch norm": lambda: Around(torch.export.export(nn.Linear(4, 8), (X,)).module()),
+}
+CALLS = {
+    "measure": lambda model: tn.measure(model, [X, X]),
+    "measure, eval": lambda model: tn.measure(model, [X, X], flow="eval"),
+    "measure, sequential": lambda model: tn.measure(model, [X, X], flow="sequential"),
+    "repair": lambda model: tn.repair(model, [X] * 4, score=score),
+    "watch": tn.watch,
+    "using": lambda model: tn.using(model).__enter__(),
+    "freeze": tn.freeze,
+    "unfreeze": tn.unfreeze,
+    "convert": tn.convert,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_are_refused_before_anything_is_touched(name, call):
+    model = PROGRAMS[name]()
+    before = [(module, module.training) for module in model.modules()]
+    buffers = {key: value.clone() for key, value in model.named_buffers()}
+    with pytest.raises(InvalidInput, match=r"is an? (TorchScript|exported) program, .*; nothing was changed"):
+        CALLS[call](model)
+    assert [(module, module.training) for module in model.modules()] == before
+    for key, value in model.named_buffers():
+        assert torch.equal(value, buffers[key])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_statistics_of_a_program_can_be_read_and_written():
+    model = torch.jit.script(small())
+    other = tn.measure(small(), [X])
+    tn.assign(model, other)
+    assert [list(found) for found in (tn.statistics(model), other)] == [["1"], ["1"]]
+    torch.testing.assert_close(tn.statistics(model)["1"].mean, other["1"].mean.float())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_part_without_batch_norm_is_no_obstacle():
+    model = Around(torch.jit.script(nn.Linear(4, 8)))
+    for flow in ("joint", "eval", "sequential"):
+        assert list(tn.measure(model, [X, X], flow=flow)) == ["norm"]
+    assert tn.repair(model, [X] * 4, score=score).previous == tn.statistics(Around(nn.Linear(4, 8)))
+    tn.diagnose(model, [X] * 4, score=score)
