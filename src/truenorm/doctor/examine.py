@@ -16,6 +16,7 @@ from truenorm.metrics.intervals import Interval
 from truenorm.model.layers import batch_norms, unwrap
 from truenorm.model.measure import REPEATED, Forward, bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
+from truenorm.model.watch import training_suspended
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import ShiftReport, errors, estimation_shift
 from truenorm.stats.statistics import Statistics
@@ -239,7 +240,12 @@ def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, fl
 def _output(case: Case, part: Sample, mended: dict[str, Moments]) -> Tensor | None:
     device = next((value.device for value in case.model.parameters()), torch.device("cpu"))
     parts: list[Tensor] = []
-    with using(case.model, mended), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with (
+        training_suspended(case.model),
+        using(case.model, mended),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
         case.model.eval()
         for batch in part.batches[:8]:
             here = to_device(batch, device)

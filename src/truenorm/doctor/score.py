@@ -15,6 +15,7 @@ from truenorm.metrics.intervals import Interval, paired
 from truenorm.model.layers import unwrap
 from truenorm.model.measure import Forward
 from truenorm.model.statistics import using
+from truenorm.model.watch import training_suspended
 from truenorm.stats.moments import Moments
 
 Score = Callable[[Any, Any], Any]
@@ -81,7 +82,13 @@ def scored(
     """
     found: dict[str, list[Tensor]] = {}
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    with using(model, statistics), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    # In a watched block this is no batch of the training, whatever mode `prepare` chooses.
+    with (
+        training_suspended(model),
+        using(model, statistics),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
         model.eval()
         prepare(model)
         for batch in sample.batches:

@@ -78,7 +78,8 @@ class Loan:
         self._before: Tensor | None = None
         self._handles: list[RemovableHandle] = [
             layer.register_forward_pre_hook(Hook(self.lend)),  # pyright: ignore[reportArgumentType]  # disable() hides the signature
-            layer.register_forward_hook(Hook(self.take_back), always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
+            # First of all hooks: those of the user find the layer's own buffers, as without a watch.
+            layer.register_forward_hook(Hook(self.take_back), prepend=True, always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
         ]
 
     def close(self) -> None:
@@ -107,13 +108,11 @@ class Loan:
         if not self._lendable:
             self._observe(layer, inputs)
             return
-        if (
-            inputs
-            and isinstance(inputs[0], Tensor)
-            and inputs[0].numel() == self._num_channels
-            and self._num_ranks == 1
-        ):
-            raise too_small(self._name, inputs[0])
+        values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        if values is not None and not values.numel():
+            return  # no batch: torch counts it and leaves the statistics alone
+        if values is not None and values.numel() == self._num_channels and self._num_ranks == 1:
+            raise too_small(self._name, values)
         self._slot = self._borrower.slot(self._index)
         if self._slot is None:
             return

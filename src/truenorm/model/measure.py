@@ -15,7 +15,7 @@ from truenorm import kernels
 from truenorm.data.batches import batches_of, has_images, images_in, num_samples, to_device
 from truenorm.errors import InvalidInput, NotFinite, NotMeasurable, UnknownName
 from truenorm.model.freeze import is_frozen
-from truenorm.model.layers import batch_norms, buffers_of, unwrap
+from truenorm.model.layers import batch_norms, buffers_of, is_program, refuse_programs, unwrap
 from truenorm.model.loan import Loan, channel_dim, is_lendable, too_small
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
@@ -224,6 +224,7 @@ def _pooled(
 ) -> list[Statistics]:
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
+    refuse_programs(model)
     device = buffers_of(next(iter(layers.values())))[0].device
     frozen = frozen_layers(model) if frozen is None else frozen
     taking = _Taking(layers, rules, ends_early=forward is None and not (flow != "eval" and frozen))
@@ -332,6 +333,8 @@ class _Taking:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
                 raise NotMeasurable(f"layer {name!r} of {num_channels} channels was given {shape}")
             count = values.numel() // num_channels
+            if not count:
+                return  # a layer that got no rows, as an expert or a detection head may: nothing to take
             if normalises and count < 2:
                 raise too_small(name, values)
             values = values if dim == 1 else values.movedim(dim, 1)
@@ -428,9 +431,11 @@ def bytes_per_sample(model: nn.Module, images: Tensor) -> float:
         if isinstance(output, Tensor):
             largest = max(largest, output.nbytes / min(2, len(images)))
 
-    handles = [module.register_forward_hook(widen) for module in model.modules()]
+    refuse_programs(model)
+    modules = [module for module in model.modules() if not is_program(module)]  # a program takes no hooks
+    handles = [module.register_forward_hook(widen) for module in modules]
     try:
-        with using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             model.eval()
             unwrap(model)(to_device(images[:2], buffers_of(next(iter(batch_norms(model).values())))[0].device))
     finally:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
-from truenorm.model.layers import batch_norms
+from truenorm.model.layers import batch_norms, refuse_programs
 from truenorm.model.loan import Hook, Loan, is_lendable
 from truenorm.model.stream import streams_of
 from truenorm.nn.batchnorm import TrackedBatchNorm
@@ -46,7 +46,8 @@ def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
         a context manager and mapping: name of the rule → `Statistics`.
 
     Raises:
-        InvalidInput: no batch-norm layer, no rule, two readings of one name, or watched already.
+        InvalidInput: no batch-norm layer, no rule, two readings of one name, watched already, or a program
+            (TorchScript, `torch.export`).
         NotMeasurable: the first training forward reached no watched layer (it was compiled before).
 
     Example:
@@ -82,6 +83,7 @@ class Watch(Mapping[str, Statistics]):
             raise InvalidInput("nn.DataParallel runs copies that cannot be watched; use DistributedDataParallel")
         self._model = model
         self._layers = batch_norms(model)
+        refuse_programs(model)
         self._modules = list(self._layers.values())
         self._rules = tuple(rules)
         self._where = {name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)}

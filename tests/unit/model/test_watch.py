@@ -1,5 +1,6 @@
 """The watch against torch itself: what a run of its own would have given."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -506,6 +507,114 @@ def test_measure_in_a_watched_block_is_no_batch(flow, name):
         train(undisturbed._model, data)
     for rule in watched:
         assert watched[rule] == undisturbed[rule], rule
+
+
+def diagnosed(model, data):
+    """Of samples that look like none of the training, so that a batch of them would show."""
+    tn.diagnose(model, [(x - 30, torch.zeros(len(x), dtype=torch.long)) for x in data])
+
+
+def repaired(model, data):
+    done = tn.repair(model, [x - 30 for x in data], score=lambda y, x: -y.square().mean(1))
+    tn.assign(model, done.previous)
+
+
+def examined_without_data(model, data):
+    tn.diagnose(model)
+
+
+@pytest.mark.parametrize("look", [diagnosed, repaired, examined_without_data])
+@pytest.mark.parametrize("name", ["mlp", "own", "dropout"])
+def test_looking_in_a_watched_block_is_no_batch(look, name):
+    plain, _ = made(name) if name != "dropout" else (nets.plain(), (4,))
+    if name == "dropout":
+        plain = nn.Sequential(plain, nn.Dropout(0.2))
+    model, alone, data = copy.deepcopy(plain), copy.deepcopy(plain), batches(12)
+    torch.manual_seed(3)
+    with tn.watch(model) as watched:
+        for step, batch in enumerate(data):
+            train(model, [batch])
+            if step == 6:
+                look(model, [x for x, _ in data[:4]])
+    torch.manual_seed(3)
+    with tn.watch(alone) as undisturbed:
+        for batch in data:
+            train(alone, [batch])
+    for rule in watched:
+        assert watched[rule] == undisturbed[rule], rule
+
+
+@pytest.mark.parametrize("momentum", [0.1, None, 0.0])
+@pytest.mark.parametrize("kind", ["torch", "truenorm", "biased by hand"])
+def test_a_batch_without_rows_is_counted_and_changes_nothing(momentum, kind):
+    """An expert that got no token, a detection head without a box."""
+
+    def norm():
+        if kind == "biased by hand":
+            return nets.BiasedByHand(4, momentum=momentum or 0.1)
+        return (nn.BatchNorm1d if kind == "torch" else tn.nn.BatchNorm1d)(4, momentum=momentum)
+
+    def run(layer):
+        torch.manual_seed(1)
+        for step in range(6):
+            layer(torch.randn(16, 4) + 2)
+            if step == 3 and kind != "biased by hand":  # whose own arithmetic has no mean of nothing
+                layer(torch.zeros(0, 4))
+
+    plain, watched_layer, undisturbed_layer = norm(), norm(), norm()
+    run(plain)
+    with tn.watch(watched_layer, all_rules()) as watched:
+        run(watched_layer)
+    for key, value in plain.named_buffers():
+        close(watched_layer.get_buffer(key), value, **FLOAT32)
+    with tn.watch(undisturbed_layer, all_rules()) as undisturbed:
+        torch.manual_seed(1)
+        for _ in range(6):
+            undisturbed_layer(torch.randn(16, 4) + 2)
+    for rule in watched:
+        if rule != "last-epoch":
+            assert watched[rule] == undisturbed[rule], rule
+
+
+@pytest.mark.parametrize("flow", ["joint", "eval"])
+def test_a_layer_without_rows_is_passed_over(flow):
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.usual, self.rare = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return self.usual(x[x[:, 0] < 1]), self.rare(x[x[:, 0] >= 1])
+
+    model = Routed()
+    usual = (torch.arange(8.0) / 8)[:, None].expand(8, 2)
+    mixed = (torch.arange(8.0) / 2)[:, None].expand(8, 2)
+    found = tn.measure(model, [usual, mixed, usual, mixed], flow=flow)
+    rare = torch.cat([mixed[2:], mixed[2:]])
+    assert found["rare"].count == len(rare)
+    close(found["rare"].mean, rare.mean(0).double(), **FLOAT32)
+    close(found["rare"].var, rare.var(0, correction=0).double(), **FLOAT32)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, tn.nn.BatchNorm1d])
+def test_hooks_of_the_user_see_the_layers_own_buffers(kind):
+    def run(watch):
+        layer, seen = kind(4), []
+
+        def look(*given):
+            seen.append((layer.running_mean.clone(), layer.running_var.clone(), layer.momentum))
+
+        layer.register_forward_pre_hook(look)
+        layer.register_forward_hook(look)
+        torch.manual_seed(1)
+        with tn.watch(layer) if watch else contextlib.nullcontext():
+            layer.register_forward_hook(look)
+            for _ in range(6):
+                layer(torch.randn(16, 4) * 2 + 3)
+        return seen
+
+    for found, expected in zip(run(True), run(False), strict=True):
+        close(found, expected, **FLOAT32)
 
 
 def test_suspended():
