@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except TruenormError as error:
-        print(f"truenorm: {_told(error)}", file=sys.stderr)
+        print(f"truenorm: {_sentence(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("truenorm: interrupted; nothing was changed", file=sys.stderr)
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _told(error: TruenormError) -> str:
+def _sentence(error: TruenormError) -> str:
     """The error's sentence, with the option of the command line where Python has an argument."""
     if isinstance(error, MissingFunction):
         return f"{error.why}; pass --{error.argument} FILE.py:FUNCTION"
