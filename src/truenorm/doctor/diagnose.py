@@ -270,7 +270,8 @@ def _looked(case: Case) -> tuple[str, ...]:
     if case.sample is None or case.held_out is None:
         return () if case.sample is None else ("not run: what is seen without data says enough",)
     others = "the same" if case.held_out is case.sample else f"{len(case.held_out):,} others"
-    said = [f"{len(case.sample):,} samples measured and {others} scored, in batches of {case.sample.batch_size}"]
+    scored = f"{others} scored" if case.scores else "none scored"
+    said = [f"{len(case.sample):,} samples measured and {scored}, in batches of {case.sample.batch_size}"]
     skipped = [name for name, layer in case.layers.items() if name not in case.joint and layer.stored is not None]
     said += [f"no batch reached {some(skipped)}"] if skipped else []
     said += [f"frozen, which a repair leaves as they are: {some(case.left)}"] if case.left else []

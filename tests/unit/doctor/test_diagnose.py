@@ -256,6 +256,7 @@ def test_no_labels_and_no_score(data):
     assert found.verdict.endswith(
         "what mending gives is not known: the batches hold no class for each sample to score by"
     )
+    assert found.notes[0] == "512 samples measured and none scored, in batches of 32"
     assert found.recommendation == "truenorm.repair(model, train_loader, score=...)"
 
 
