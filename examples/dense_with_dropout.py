@@ -1,49 +1,73 @@
-"""Dense → batch norm → ReLU → dropout, twice, with L2 on the weights: the tutorials' network, with our layers."""
+"""Dense, batch norm, ReLU and dropout, twice, with L2 on the weights: a network of Keras tutorials, in PyTorch."""
+
+from collections import OrderedDict
 
 import torch
+from rich import box, print
+from rich.table import Table
 from torch import nn
-from torch.nn import functional as F
 
 import truenorm as tn
 
 torch.manual_seed(0)
+# Keras's defaults are momentum 0.99 and ε 0.001; torch's momentum is the weight of the new batch, 1 − 0.99.
+keras = {"momentum": 0.01, "eps": 1e-3}
 network = nn.Sequential(
-    nn.Linear(20, 64),
-    tn.nn.BatchNorm1d(64),
-    nn.ReLU(),
-    nn.Dropout(0.3),
-    nn.Linear(64, 32),
-    tn.nn.BatchNorm1d(32),
-    nn.ReLU(),
-    nn.Dropout(0.3),
-    nn.Linear(32, 1),
+    OrderedDict(
+        dense=nn.Linear(20, 64),
+        batch_norm=tn.nn.BatchNorm1d(64, **keras),
+        relu=nn.ReLU(),
+        dropout=nn.Dropout(0.3),
+        dense_1=nn.Linear(64, 32),
+        batch_norm_1=tn.nn.BatchNorm1d(32, **keras),
+        relu_1=nn.ReLU(),
+        dropout_1=nn.Dropout(0.2),
+        dense_2=nn.Sequential(nn.Linear(32, 1), nn.Sigmoid()),
+    )
 )
+for layer in network.modules():
+    if isinstance(layer, nn.Linear):  # as Keras initialises them
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
-# What Keras calls non-trainable are the stored means and variances (torch's counts of batches aside).
-stored = [b for name, b in network.named_buffers() if not name.endswith("num_batches_tracked")]
-trainable = sum(p.numel() for p in network.parameters())
-for name, layer in network.named_children():
-    parameters = sum(p.numel() for p in layer.parameters())
-    print(f"{name}  {type(layer).__name__:12} {parameters:6,} trainable")
-not_trainable = sum(b.numel() for b in stored)
-print(f"{trainable + not_trainable:,} parameters: {trainable:,} trainable, {not_trainable:,} not")
 
-# L2 belongs on the weights alone: weight decay on γ and β is another thing.
-weights = [layer.weight for layer in network if isinstance(layer, nn.Linear)]
-others = [p for p in network.parameters() if all(p is not weight for weight in weights)]
-optimizer = torch.optim.SGD([{"params": weights, "weight_decay": 1e-3}, {"params": others}], 0.05, momentum=0.9)
+# What Keras's summary() prints. It counts running means and variances as parameters that are not trained.
+table = Table("layer", "type", "output shape", box=box.SIMPLE)
+for column in ("parameters", "trainable"):
+    table.add_column(column, justify="right")
+total = trainable = 0
+shown = torch.zeros(1, 20)
+for name, layer in network.eval().named_children():
+    shown = layer(shown)
+    learned = sum(parameter.numel() for parameter in layer.parameters())
+    stored = sum(buffer.numel() for key, buffer in layer.named_buffers() if key.startswith("running_"))
+    kind = "Linear, Sigmoid" if name == "dense_2" else type(layer).__name__
+    table.add_row(name, kind, f"(N, {shown.shape[1]})", f"{learned + stored:,}", f"{learned:,}")
+    total, trainable = total + learned + stored, trainable + learned
+print(table)
+print(f"{total:,} parameters: {trainable:,} trainable, {total - trainable:,} not trainable")
 
-x = torch.randn(1000, 20)
-y = (x[:, :2].sum(1, keepdim=True) > 0).float()  # something that can be learnt
-for _ in range(10):
-    for rows in torch.randperm(len(x)).split(32):
-        loss = F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
+x = torch.randn(2000, 20)
+y = (x[:, :2].sum(1, keepdim=True) > 0).float()  # something that can be learned
+train, test = slice(0, 1500), slice(1500, None)
+
+# kernel_regularizer=l2(0.01) adds 0.01 · Σw² of these two layers to the loss; the output layer has none.
+kernels = network.dense.weight, network.dense_1.weight
+optimizer = torch.optim.Adam(network.parameters(), 0.001, eps=1e-7)  # Keras's ε; torch's is 1e-8
+cross_entropy = nn.BCELoss()
+network.train()
+for _ in range(30):
+    for rows in torch.randperm(1500).split(32):
+        penalty = 0.01 * sum(kernel.square().sum() for kernel in kernels)
+        loss = cross_entropy(network(x[train][rows]), y[train][rows]) + penalty
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 network.eval()
 with torch.no_grad():
-    together, alone = network(x), torch.cat([network(row) for row in x.split(1)])
-print(f"accuracy {100 * ((together > 0) == (y > 0)).float().mean():.1f} %")
-print(f"a sample alone or among {len(x)}: logits differ by at most {(together - alone).abs().max():.0e}")
+    together = network(x[test])
+    alone = torch.cat([network(row) for row in x[test].split(1)])
+accuracy = ((together > 0.5) == (y[test] > 0.5)).float().mean()
+print(f"test loss {cross_entropy(together, y[test]):.3f}, test accuracy {100 * accuracy:.1f} %")
+print(f"a sample alone or among {len(together)}: outputs differ by at most {(together - alone).abs().max():.0e}")

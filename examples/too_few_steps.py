@@ -47,7 +47,7 @@ def _batches(part: slice) -> list[tuple[Tensor, Tensor]]:
 
 def main(checkpoint: str) -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the same bits on every machine
+    torch.set_num_threads(1)  # sums in the same order on each run; another kind of processor may round otherwise
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     for _ in range(8):

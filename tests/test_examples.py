@@ -35,15 +35,29 @@ def test_every_example_is_run_here():
 def test_convolution():
     said = said_by("convolution.py")
     assert "tracking='pooled'" in said
-    assert all(float(off) < 1e-5 for off in re.search(r"mean off by (\S+), variance by (\S+)", said).groups())
-    assert "a batch of 1 and of 16: True" in said
+    assert "(32, 16, 8, 8) (N, C, H, W) → (16,)" in said
+    assert all(float(off) < 1e-5 for off in re.search(r"mean is off by (\S+), the variance by (\S+)", said).groups())
+    assert float(re.search(r"test accuracy ([\d.]+) % of 397 images", said)[1]) > 95
+    assert float(re.search(r"alone or among 397: logits differ by at most (\S+)", said)[1]) < 1e-4
     assert said.rstrip().endswith("and back: torch.nn.modules.batchnorm")
 
 
 def test_dense_with_dropout():
     said = said_by("dense_with_dropout.py")
-    assert "3,841 parameters: 3,649 trainable, 192 not" in said
-    assert float(re.search(r"accuracy ([\d.]+) %", said)[1]) > 90
+    rows = re.findall(r"^ +(\w+) +([A-Z][\w, ]*?\w) +\(N, (\d+)\) +([\d,]+) +([\d,]+) *$", said, re.M)
+    assert rows == [
+        ("dense", "Linear", "64", "1,344", "1,344"),
+        ("batch_norm", "BatchNorm1d", "64", "256", "128"),
+        ("relu", "ReLU", "64", "0", "0"),
+        ("dropout", "Dropout", "64", "0", "0"),
+        ("dense_1", "Linear", "32", "2,080", "2,080"),
+        ("batch_norm_1", "BatchNorm1d", "32", "128", "64"),
+        ("relu_1", "ReLU", "32", "0", "0"),
+        ("dropout_1", "Dropout", "32", "0", "0"),
+        ("dense_2", "Linear, Sigmoid", "1", "33", "33"),
+    ]
+    assert "3,841 parameters: 3,649 trainable, 192 not trainable" in said
+    assert float(re.search(r"test accuracy ([\d.]+) %", said)[1]) > 90
     assert float(re.search(r"differ by at most (\S+)", said)[1]) < 1e-4
 
 

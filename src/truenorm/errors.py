@@ -3,6 +3,7 @@
     TruenormError            something failed                      exit code 1
     ├── InvalidInput         what was asked for cannot be done     exit code 2
     │   ├── UnknownName      a name that is not in a closed set
+    │   ├── MissingFunction  only a function of the caller's can say it
     │   └── MissingExtra     an optional dependency is not installed
     ├── DataUnavailable      a data set cannot be had or read
     ├── NotMeasurable        statistics that cannot be had this way
@@ -17,7 +18,9 @@ Each message names the thing, the place and what to do next.
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from truenorm.install import install_line
 
 _PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "vl_convert": "vl-convert-python"}
 """What a module is called where it is installed from, if not by its own name."""
@@ -57,13 +60,32 @@ class UnknownName(InvalidInput, KeyError):
     __str__ = Exception.__str__  # KeyError would quote the sentence
 
 
+class MissingFunction(InvalidInput):
+    """An argument is needed that is a function of the caller's: `score` or `forward`.
+
+    The message names the argument of Python; the command line names its option.
+
+    Example:
+        >>> print(MissingFunction("the batches hold no classes", "score"))
+        the batches hold no classes; pass score=lambda output, batch: ...
+    """
+
+    def __init__(self, why: str, argument: Literal["score", "forward"]) -> None:
+        self.why, self.argument = why, argument
+        super().__init__(why, argument)  # all that pickle needs
+
+    def __str__(self) -> str:
+        takes = {"score": "output, batch", "forward": "model, batch"}[self.argument]
+        return f"{self.why}; pass {self.argument}=lambda {takes}: ..."
+
+
 class MissingExtra(InvalidInput, ImportError):
     """A module that only an extra brings is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
         self.module, self.extra = module, extra
         package = _PACKAGES.get(module.partition(".")[0], module)
-        super().__init__(f"{package} is not installed; run: pip install 'truenorm[{extra}]'")
+        super().__init__(f"{package} is not installed; run: {install_line(extra, package)}")
 
 
 class DataUnavailable(TruenormError, OSError):
@@ -98,7 +120,7 @@ def extra(name: str) -> Generator[None]:
         >>> with extra("study"):
         ...     import no_such_module
         Traceback (most recent call last):
-        truenorm.errors.MissingExtra: no_such_module is not installed; run: pip install 'truenorm[study]'
+        truenorm.errors.MissingExtra: no_such_module is not installed; run: pip install 'datasets...
     """
     try:
         yield

@@ -1,12 +1,17 @@
 import importlib
 import inspect
+import pickle
+import shlex
 import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 from inline_snapshot import snapshot
 
-from truenorm import errors
-from truenorm.errors import InvalidInput, MissingExtra, TruenormError, UnknownName, extra
+from truenorm import errors, install
+from truenorm.errors import InvalidInput, MissingExtra, MissingFunction, TruenormError, UnknownName, extra
 
 OURS = {
     name: found
@@ -22,6 +27,7 @@ def test_the_tree_and_its_exit_codes():
             "TruenormError": ("Exception", 1),
             "InvalidInput": ("TruenormError", 2),
             "UnknownName": ("InvalidInput", 2),
+            "MissingFunction": ("InvalidInput", 2),
             "MissingExtra": ("InvalidInput", 2),
             "DataUnavailable": ("TruenormError", 1),
             "NotMeasurable": ("TruenormError", 1),
@@ -68,21 +74,68 @@ def test_two_near_names_and_none():
     assert str(UnknownName("arm", "xyz", ["dmbn", "gn"])) == snapshot("unknown arm 'xyz'. Known: dmbn, gn")
 
 
-def test_a_missing_module_is_said_with_its_install_line():
+def test_a_missing_function_names_the_argument_and_pickles():
+    error = MissingFunction("the batches hold no classes", "score")
+    assert str(error) == snapshot("the batches hold no classes; pass score=lambda output, batch: ...")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.why, again.argument) == (str(error), error.why, "score")
+
+
+METADATA = [
+    "torch>=2.11",
+    "datasets>=4.4; extra == 'study'",
+    'scikit-learn>=1.7; extra == "study"',
+    "triton>=3.6; extra == 'gpu'",
+    "triton==3.7.1; (sys_platform == 'linux') and extra == 'dev'",
+]
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """As pip notes it, whether from a clone, a wheel or an index."""
+    monkeypatch.setattr(install, "requires", lambda name: METADATA)
+
+
+def test_a_missing_module_is_said_with_its_install_line(installed):
     with pytest.raises(MissingExtra) as caught, extra("study"):
         importlib.import_module("a_module_that_is_not_there")
     assert str(caught.value) == snapshot(
-        "a_module_that_is_not_there is not installed; run: pip install 'truenorm[study]'"
+        "a_module_that_is_not_there is not installed; run: pip install 'datasets>=4.4' 'scikit-learn>=1.7'"
     )
     assert (caught.value.module, caught.value.extra) == ("a_module_that_is_not_there", "study")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-def test_a_module_put_out_of_use_counts_as_missing(monkeypatch):
+def test_a_module_put_out_of_use_counts_as_missing(monkeypatch, installed):
     monkeypatch.setitem(sys.modules, "colorsys", None)
     with pytest.raises(MissingExtra) as caught, extra("gpu"):
         importlib.import_module("colorsys")
-    assert str(caught.value) == snapshot("colorsys is not installed; run: pip install 'truenorm[gpu]'")
+    assert str(caught.value) == snapshot("colorsys is not installed; run: pip install 'triton>=3.6'")
+
+
+@pytest.mark.parametrize(
+    "noted", [[], None, PackageNotFoundError("truenorm")], ids=["no extra", "nothing", "not installed"]
+)
+def test_without_metadata_the_package_alone_is_named(monkeypatch, noted):
+    def requires(name):
+        if isinstance(noted, Exception):
+            raise noted
+        return noted
+
+    monkeypatch.setattr(install, "requires", requires)
+    assert str(MissingExtra("sklearn.metrics", "study")) == snapshot(
+        "scikit-learn is not installed; run: pip install scikit-learn"
+    )
+
+
+def test_the_line_names_what_the_extra_brings_here():
+    """Of the metadata of this very installation; a marker beside the extra's would be lost."""
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for name in extras.keys() - {"dev"}:
+        assert not any(";" in requirement for requirement in extras[name])
+        assert set(shlex.split(install.install_line(name, "none"))[2:]) == set(extras[name])
 
 
 def test_other_errors_in_an_extra_pass():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from truenorm import __version__
-from truenorm.errors import TruenormError
+from truenorm.errors import MissingFunction, TruenormError
 
 app = App(
     name="truenorm",
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except TruenormError as error:
-        print(f"truenorm: {error}", file=sys.stderr)
+        print(f"truenorm: {_sentence(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("truenorm: interrupted; nothing was changed", file=sys.stderr)
@@ -78,3 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stderr.close()
         sys.exit(1)
+
+
+def _sentence(error: TruenormError) -> str:
+    """The error's sentence, with the option of the command line where Python has an argument."""
+    if isinstance(error, MissingFunction):
+        return f"{error.why}; pass --{error.argument} FILE.py:FUNCTION"
+    return str(error)

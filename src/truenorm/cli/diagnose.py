@@ -5,6 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from truenorm.doctor.step import Step
+
 
 def diagnose(
     *,
@@ -47,7 +49,6 @@ def diagnose(
         html: write a page there.
     """
     from truenorm.cli.terminal import console
-    from truenorm.doctor.diagnose import DIAGNOSE, REPAIR
     from truenorm.doctor.diagnose import diagnose as examine
     from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.files import write_whole
@@ -74,10 +75,18 @@ def diagnose(
     named |= {"--device": device if device != "cpu" else None}
     line = [str(part) for name, value in named.items() if value is not None for part in (name, value)]
     line += ["--trust-checkpoint"] if trust_checkpoint else []
-    mend = ["--data", "TRAINING_DATA" if data is None or ":" in data else data, "--out", _mended(checkpoint)]
-    said = found.recommendation.replace(REPAIR, shlex.join(["truenorm", "repair", *line, *mend]))
-    said = said.replace(DIAGNOSE, shlex.join(["truenorm", "diagnose", *line, "--data", "HELD_OUT_DATA"]))
-    found = replace(found, recommendation=said)
+    ends = {
+        "repair": ["--data", "TRAINING_DATA" if data is None or ":" in data else data, "--out", _mended(checkpoint)],
+        "diagnose": ["--data", data or "HELD_OUT_DATA"],
+    }
+
+    def on_the_command_line(step: Step) -> Step:
+        if step.call is None:
+            return step
+        scored = ["--score", "FILE.py:FUNCTION"] if step.needs_score else []
+        return replace(step, text=shlex.join(["truenorm", step.call, *line, *scored, *ends[step.call]]))
+
+    found = replace(found, steps=tuple(map(on_the_command_line, found.steps)))
     command = shlex.join(["truenorm", *sys.argv[1:]])
     record = found.record(command=command)
     if json is not None:
@@ -86,9 +95,11 @@ def diagnose(
         page = diagnosis_page(f"diagnosis of {model}", record, found.tables(), found.lines())
         write_whole(html, page.encode())
     output = console()
-    output.print(replace(found, recommendation=""))
+    output.print(replace(found, steps=()))
     # A line to run is one line, however narrow the terminal is.
-    output.print(f"do       {found.recommendation}", markup=False, soft_wrap=True)
+    margin = max(len(what) for what, _ in found.lines()) + 2
+    for step in found.steps:
+        output.print(f"{step.when:{margin}}{step.text}", markup=False, soft_wrap=True)
     if not found.healthy:
         sys.exit(3)
 

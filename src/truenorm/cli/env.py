@@ -10,6 +10,7 @@ def env() -> None:
 
     from truenorm import __version__
     from truenorm.cli.terminal import console
+    from truenorm.install import install_line
     from truenorm.kernels.registry import BACKENDS, VARIABLE, backend_for, preferred
     from truenorm.record import installed_versions, this_machine
     from truenorm.show import Table
@@ -40,7 +41,7 @@ def env() -> None:
             title="Environment",
             columns=("what", "which"),
             rows=(*versions.items(), *devices.items()),
-            notes=() if "triton" in versions else ("triton is not installed: pip install 'truenorm[gpu]'",),
+            notes=() if "triton" in versions else (f"triton is not installed; run: {install_line('gpu', 'triton')}",),
             text=("which",),
         )
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from truenorm.errors import InvalidInput
+from truenorm.errors import InvalidInput, MissingFunction
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x", "data")
 """Keys under which a mapping's images are looked for, in this order."""
@@ -40,9 +40,9 @@ def images_in(batch: object) -> Tensor:
     """
     found = _find(batch)
     if found is None:
-        raise InvalidInput(
-            f"a batch is {_describe(batch)}, and no tensor of images was found in it; "
-            "say how the model takes it: forward=lambda model, batch: ..."
+        raise MissingFunction(
+            f"a batch is {_describe(batch)}, and no tensor of images was found in it",
+            "forward",
         )
     return found
 
@@ -111,7 +111,7 @@ def batches_of(data: object, *, limit: int | None) -> Iterator[Any]:
         [4, 4]
     """
     if limit is not None and limit < 1:
-        raise InvalidInput(f"limit is {limit}; expected one sample or more, or None for all")
+        raise InvalidInput(f"limit is {limit}; expected one sample or more")
     if isinstance(data, Tensor | Mapping | str | bytes):
         raise InvalidInput(
             f"data is {_describe(cast(object, data))}, not batches; give an iterable of batches: [batch]"

@@ -14,13 +14,10 @@ from truenorm.doctor.diagnosis import Diagnosis, LayerState
 from truenorm.doctor.examine import ESTIMATORS, Case, effects, examine, harm, own_share
 from truenorm.doctor.finding import Finding, some
 from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
+from truenorm.doctor.step import Step, calling
 from truenorm.metrics.intervals import Interval
 from truenorm.model.layers import is_program
 from truenorm.model.measure import Forward, random_states_kept
-
-DIAGNOSE = "truenorm.diagnose(model, val_loader)"
-REPAIR = "truenorm.repair(model, train_loader)"
-"""The line that is recommended where other statistics help."""
 
 LIMIT = 2000
 """Samples that are looked at."""
@@ -117,7 +114,7 @@ def _concluded(case: Case) -> Diagnosis:
         scores=scores,
         best=best,
         ruled_out=_ruled_out(case, off, best, gains) if healthy and gains else (),
-        recommendation=_recommendation(healthy, best, gains, ranked, bool(case.estimates)),
+        steps=_steps(healthy, best, gains, ranked, bool(case.estimates)),
         notes=_looked(case),
     )
 
@@ -182,6 +179,9 @@ def _shows(state: LayerState) -> bool:
     return state.off > max(SHOWS * (state.floor or 0.0), 0.02)
 
 
+_NOT_SCORED = "what mending gives is not known: the batches hold no class for each sample to score by"
+
+
 def _verdict(
     case: Case,
     healthy: bool,
@@ -195,14 +195,9 @@ def _verdict(
         without = "without data: " if case.sample is None else ""
         return f"{with_data}{without}{'nothing wrong is seen' if healthy else 'something is wrong in any case'}"
     if not gains and _damaged(case):
-        return (
-            "what is stored is no statistics; what mending gives is not known (no class for each sample: give score=)"
-        )
+        return f"what is stored is no statistics; {_NOT_SCORED}"
     if not gains:
-        return (
-            f"{len(off)} of {len(case.stored)} layers are off; what mending gives is not known (no class "
-            "for each sample in the batches: give score=)"
-        )
+        return f"{len(off)} of {len(case.stored)} layers are off; {_NOT_SCORED}"
     if best:
         part = gains[best]
         gained = [metric for metric, interval in part.items() if (interval.low or 0.0) > 0]
@@ -243,33 +238,34 @@ def _ruled_out(
     return tuple(said)
 
 
-def _recommendation(
+def _steps(
     healthy: bool,
     best: str,
     gains: Mapping[str, Mapping[str, Interval]],
     ranked: list[Finding],
     with_data: bool,
-) -> str:
+) -> tuple[Step, ...]:
     first = ranked[0] if ranked else None
+    advice = first.advice if first is not None else ""
     if not with_data:
-        return first.advice or REPAIR if first else DIAGNOSE
-    if first is not None and first.remedy in ("data", "code") and first.advice:
-        return first.advice + (f"; then {REPAIR}" if best and first.remedy == "code" else "")
+        return (Step(text=advice) if advice else calling("repair" if first else "diagnose"),)
+    if first is not None and first.remedy in ("data", "code") and advice:
+        return (Step(text=advice), *([calling("repair", when="then")] if best and first.remedy == "code" else []))
     if best:
-        then = f"; next time: {first.advice}" if first is not None and first.advice else ""
-        return f"{REPAIR}{then}"
+        return (calling("repair"), *([Step(text=advice, when="later")] if advice else []))
     if first is not None and not healthy and not gains:
-        return first.advice or REPAIR
+        return (Step(text=advice) if advice else calling("repair", needs_score=True),)
     if first is not None and not healthy:
-        return first.advice or "leave the statistics alone: none that was tried does better on these data"
-    return "leave the statistics alone" if gains else "truenorm.diagnose(model, data, score=...)"
+        return (Step(text=advice or "leave the statistics alone: none that was tried does better on these data"),)
+    return (Step(text="leave the statistics alone") if gains else calling("diagnose", needs_score=True),)
 
 
 def _looked(case: Case) -> tuple[str, ...]:
     if case.sample is None or case.held_out is None:
         return () if case.sample is None else ("not run: what is seen without data says enough",)
     others = "the same" if case.held_out is case.sample else f"{len(case.held_out):,} others"
-    said = [f"{len(case.sample):,} samples measured and {others} scored, in batches of {case.sample.batch_size}"]
+    scored = f"{others} scored" if case.scores else "none scored"
+    said = [f"{len(case.sample):,} samples measured and {scored}, in batches of {case.sample.batch_size}"]
     skipped = [name for name, layer in case.layers.items() if name not in case.joint and layer.stored is not None]
     said += [f"no batch reached {some(skipped)}"] if skipped else []
     said += [f"frozen, which a repair leaves as they are: {some(case.left)}"] if case.left else []

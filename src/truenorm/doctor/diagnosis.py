@@ -1,4 +1,4 @@
-"""The answer: how far each layer is off, why, what mending it gives, and one line to run."""
+"""The answer: how far each layer is off, why, what mending it gives, and what to do."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.step import Step, in_one_line
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table, number, plain
@@ -56,7 +57,7 @@ class Diagnosis:
         scores: how the network scores as it is, and with the batches' own statistics (as in train()).
         best: the estimate that gains most, "" where the statistics had better be left alone.
         ruled_out: what was looked at and found innocent.
-        recommendation: a line to run, or what to do.
+        steps: what to do: a line to run or a sentence each.
         notes: what was looked at: samples, batches, what was skipped.
 
     Example:
@@ -74,13 +75,18 @@ class Diagnosis:
     scores: Mapping[str, Mapping[str, float]]
     best: str
     ruled_out: tuple[str, ...]
-    recommendation: str
+    steps: tuple[Step, ...]
     notes: tuple[str, ...]
 
     @property
     def cause(self) -> str:
         """The likeliest cause; "" where there is none."""
         return next((found.cause for found in self.findings if found.level != "note"), "")
+
+    @property
+    def recommendation(self) -> str:
+        """The steps in one line."""
+        return in_one_line(self.steps)
 
     def tables(self) -> tuple[Table, ...]:
         """Layers, and what mending them gives."""
@@ -132,7 +138,7 @@ class Diagnosis:
         notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
         ruled = [("not", "; ".join(self.ruled_out))] if self.ruled_out else []
         about = [("looked", "; ".join(self.notes))] if self.notes else []
-        do = [("do", self.recommendation)] if self.recommendation else []
+        do = [(step.when, step.text) for step in self.steps]
         return (("verdict", self.verdict), *causes, *ruled, *notes, *about, *do)
 
     def _causes(self) -> list[Finding]:

@@ -13,7 +13,7 @@ from truenorm.data.sample import Sample, take_sample
 from truenorm.doctor.diagnose import LIMIT, best_estimate
 from truenorm.doctor.examine import giant_batch
 from truenorm.doctor.score import Score, Scored, scored
-from truenorm.errors import InvalidInput
+from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
 from truenorm.model.gather import all_or_none, gathered, num_processes
 from truenorm.model.measure import Forward, joint_estimates, measure, random_states_kept
@@ -129,7 +129,8 @@ def repair(
         what was chosen and what it gave. `assign(model, repair.previous)` undoes it.
 
     Raises:
-        InvalidInput: no batches, values that are not finite, nothing to score by.
+        InvalidInput: no batches, values that are not finite, nothing to score by (`assign(model, measure(model,
+            data))` needs no score, and says nothing of whether it helps).
         NotMeasurable: no batch-norm layer is reached.
 
     Source: recalibration as in "precise" BN, Wu & Johnson 2021; the choice by held-out score is ours.
@@ -202,9 +203,9 @@ def _judged(
 ) -> Scored:
     found = scored(model, sample, statistics=estimate, score=score, forward=forward)
     if found is None:
-        raise InvalidInput(
-            "nothing says whether other statistics do better: the batches hold no classes that fit the model's output; "
-            "give score=lambda output, batch: ..., or assign(model, measure(model, data)) at your own risk"
+        raise MissingFunction(
+            "nothing says whether other statistics do better: the batches hold no classes that fit the model's output",
+            "score",
         )
     return found
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from truenorm.data.batches import images_in, labels_in, to_device
 from truenorm.data.sample import Sample
-from truenorm.errors import InvalidInput, TruenormError
+from truenorm.errors import InvalidInput, MissingFunction, TruenormError
 from truenorm.metrics.intervals import Interval, paired
 from truenorm.model.layers import unwrap
 from truenorm.model.measure import Forward
@@ -78,7 +78,7 @@ def scored(
         the scores; None where there are neither classes nor a score.
 
     Raises:
-        InvalidInput: the score gives no number.
+        InvalidInput: the score gives no number, or the classes are not the model's.
     """
     found: dict[str, list[Tensor]] = {}
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
@@ -154,9 +154,10 @@ def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
         logits = torch.cat([torch.zeros_like(logits), logits], 1)
     odd = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(odd):
-        raise InvalidInput(
-            f"the data have a class {int(odd[0])}, the model gives {logits.shape[1]} of them (0 is the first); "
-            "is it the model of these data? Other labels want score=..."
+        raise MissingFunction(
+            f"the data have a class {int(odd[0])}, the model gives {logits.shape[1]} of them (0 is the first): "
+            "either it is not the model of these data, or these labels are not classes and need a score of their own",
+            "score",
         )
     chosen = F.log_softmax(logits.double(), 1).gather(1, labels[:, None]).squeeze(1)
     right = logits.argmax(1) == labels

@@ -105,13 +105,21 @@ def test_a_missing_extra(study, no_training, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert study() == snapshot((2, "truenorm: scikit-learn is not installed; run: pip install 'truenorm[study]'"))
+    assert study() == snapshot(
+        (
+            2,
+            "truenorm: scikit-learn is not installed; run: pip install 'datasets>=4.4' 'filelock>=3.20' 'pillow>=12' 'scikit-learn>=1.7'",
+        )
+    )
 
 
 def test_a_missing_extra_of_the_data(study, no_training, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert study("--data", "mnist") == snapshot(
-        (2, "truenorm: datasets is not installed; run: pip install 'truenorm[study]'")
+        (
+            2,
+            "truenorm: datasets is not installed; run: pip install 'datasets>=4.4' 'filelock>=3.20' 'pillow>=12' 'scikit-learn>=1.7'",
+        )
     )
 
 

@@ -229,7 +229,10 @@ def test_an_unknown_data_set(refused):
 def test_without_what_measures(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     assert refused(*SMALL) == snapshot(
-        (2, "truenorm: scikit-learn is not installed; run: pip install 'truenorm[study]'")
+        (
+            2,
+            "truenorm: scikit-learn is not installed; run: pip install 'datasets>=4.4' 'filelock>=3.20' 'pillow>=12' 'scikit-learn>=1.7'",
+        )
     )
 
 
@@ -238,6 +241,6 @@ def test_without_what_draws_it_says_so(truenorm, monkeypatch, tmp_path):
     ended = truenorm("claims", *SMALL)
     assert ended.code == 0
     assert ended.out.splitlines()[-1] == snapshot(
-        "no page: altair is not installed; run: pip install 'truenorm[report]', then: truenorm report out"
+        "no page: altair is not installed; run: pip install 'altair>=6' 'jinja2>=3.1' 'vl-convert-python>=1.9', then: truenorm report out"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["record.json", "trials"]

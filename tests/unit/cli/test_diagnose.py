@@ -62,6 +62,18 @@ def fails_later():
 def empty():
     return []
 
+def no_labels():
+    return [x for x, _ in batches(2)]
+
+def audio():
+    return [{"audio": x} for x, _ in batches(2)]
+
+def odd():
+    return [(x, y + 200) for x, y in batches(2)]
+
+def larger(output, batch):
+    return -output.square().mean(1)
+
 def wide():
     return [(torch.zeros(8, 5), torch.zeros(8).long())]
 
@@ -187,6 +199,42 @@ def test_a_data_set_by_name(truenorm, tmp_path):
     assert ended.code == 3
     assert "no batch was counted" in told(ended, "cause")
     assert told(ended, "do") == "leave the statistics alone: none that was tried does better on these data"
+
+
+def test_what_cannot_be_scored_is_repaired_with_a_score(diagnose, truenorm):
+    """The advice names the option without which it would fail, and runs once the two names are filled in."""
+    ended = diagnose(data="data.py:no_labels")
+    assert ended.code == 3
+    assert told(ended, "do") == snapshot(
+        "truenorm repair --model net.py:make --checkpoint last.pt --score FILE.py:FUNCTION --data TRAINING_DATA --out last-mended.pt"
+    )
+    named = {"TRAINING_DATA": "data.py:no_labels", "FILE.py:FUNCTION": "data.py:larger"}
+    ended = truenorm(*[named.get(word, word) for word in shlex.split(told(ended, "do"))[1:]])
+    assert ended.code in (0, 3) and ended.err == ""  # whether it does better is for the score to say
+
+
+def test_what_cannot_be_scored_and_is_not_off_is_looked_at_again_with_a_score(diagnose, truenorm):
+    truenorm("repair", "--model", "net.py:make", "--checkpoint", "last.pt", "--data", "data.py:train", "--out", "ok.pt")
+    ended = diagnose(checkpoint="ok.pt", data="data.py:no_labels")
+    assert ended.code == 0
+    assert told(ended, "do") == snapshot(
+        "truenorm diagnose --model net.py:make --checkpoint ok.pt --score FILE.py:FUNCTION --data data.py:no_labels"
+    )
+
+
+def test_advice_for_the_next_training_is_a_line_of_its_own(diagnose, tmp_path):
+    """The command can be copied as it stands."""
+    net = runpy.run_path("net.py")["usual"]()
+    net.load_state_dict(torch.load("last.pt")["model"])
+    for x, y in runpy.run_path("data.py")["train"]():
+        net(x[y == 2])  # the last ones are of one class: the data were sorted
+    torch.save(net.state_dict(), "sorted.pt")
+    ended = diagnose("--json", "found.json", checkpoint="sorted.pt", data="data.py:val")
+    assert told(ended, "do").endswith("--out sorted-mended.pt")
+    assert told(ended, "later") == snapshot("shuffle what trains or recalibrates")
+    assert Record.load(tmp_path / "found.json").trials["diagnosis"]["recommendation"] == (
+        f"{told(ended, 'do')}; next time: {told(ended, 'later')}"
+    )
 
 
 def test_a_healthy_network_is_exit_code_0(diagnose, truenorm):
@@ -404,8 +452,18 @@ def test_data_that_are_none(refused):
             "truenorm: the network fails on images of shape (64, 1, 8, 8): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 4x8)",
         )
     )
-    assert refused("--limit", "0") == snapshot(
-        (2, "truenorm: limit is 0; expected one sample or more, or None for all")
+    assert refused("--limit", "0") == snapshot((2, "truenorm: limit is 0; expected one sample or more"))
+    assert refused(data="data.py:audio") == snapshot(
+        (
+            2,
+            "truenorm: a batch is a dict with the keys 'audio', and no tensor of images was found in it; pass --forward FILE.py:FUNCTION",
+        )
+    )
+    assert refused(data="data.py:odd") == snapshot(
+        (
+            2,
+            "truenorm: the data have a class 200, the model gives 3 of them (0 is the first): either it is not the model of these data, or these labels are not classes and need a score of their own; pass --score FILE.py:FUNCTION",
+        )
     )
     assert refused("--device", "gpu")[1].startswith("truenorm: the network cannot be put on 'gpu': ")
 

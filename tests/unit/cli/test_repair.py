@@ -365,7 +365,7 @@ def test_data_that_are_none(refused):
     assert refused(data="data.py:no_labels") == snapshot(
         (
             2,
-            "truenorm: nothing says whether other statistics do better: the batches hold no classes that fit the model's output; give score=lambda output, batch: ..., or assign(model, measure(model, data)) at your own risk",
+            "truenorm: nothing says whether other statistics do better: the batches hold no classes that fit the model's output; pass --score FILE.py:FUNCTION",
         )
     )
     assert refused(data="data.py:fails") == snapshot(
@@ -381,9 +381,7 @@ def test_data_that_are_none(refused):
         (2, "truenorm: data (list) gave no batches; is it empty, used up, or shorter than one batch?")
     )
     assert refused("--held-out", "data.py:vla") == snapshot((2, "truenorm: data.py has no 'vla'; did you mean 'val'?"))
-    assert refused("--limit", "0") == snapshot(
-        (2, "truenorm: limit is 0; expected one sample or more, or None for all")
-    )
+    assert refused("--limit", "0") == snapshot((2, "truenorm: limit is 0; expected one sample or more"))
 
 
 @pytest.mark.parametrize("missing", ["--model", "--checkpoint", "--data", "--out"])

@@ -51,7 +51,7 @@ def test_a_study_without_what_draws_says_so(truenorm, tiny, monkeypatch, tmp_pat
     ended = truenorm("study", *tiny, "--out", "out")
     assert ended.code == 0
     assert ended.out.splitlines()[-1] == snapshot(
-        "no page: altair is not installed; run: pip install 'truenorm[report]', then: truenorm report out"
+        "no page: altair is not installed; run: pip install 'altair>=6' 'jinja2>=3.1' 'vl-convert-python>=1.9', then: truenorm report out"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["record.json", "trials"]
 

@@ -254,12 +254,14 @@ def test_no_labels_and_no_score(data):
     assert found.gains == {} and found.scores == {} and found.best == "" and found.ruled_out == ()
     assert found.cause == "never updated" and not found.healthy
     assert found.verdict.endswith(
-        "what mending gives is not known (no class for each sample in the batches: give score=)"
+        "what mending gives is not known: the batches hold no class for each sample to score by"
     )
+    assert found.notes[0] == "512 samples measured and none scored, in batches of 32"
+    assert found.recommendation == "truenorm.repair(model, train_loader, score=...)"
 
 
 def test_where_nothing_is_scored_another_score_is_asked_for(net, data):
-    assert tn.diagnose(net, [x for x, _ in data]).recommendation == "truenorm.diagnose(model, data, score=...)"
+    assert tn.diagnose(net, [x for x, _ in data]).recommendation == "truenorm.diagnose(model, val_loader, score=...)"
 
 
 def test_what_was_not_scored_is_not_called_harmless(data):
@@ -341,7 +343,7 @@ def test_it_reads_once_and_no_more_than_the_limit(net):
         (["a", "b"], "a batch is a str, and no tensor of images was found"),
         ([["a", "b"]], "a batch is a list whose first element is a str"),
         ([None], "a batch is a NoneType"),
-        ([{"audio": torch.zeros(8, 4)}], "no tensor of images was found in it; say how the model takes it: forward="),
+        ([{"audio": torch.zeros(8, 4)}], "no tensor of images was found in it; pass forward=lambda model, batch: ..."),
         ([torch.full((8, 4), torch.nan)], "batch 0 of the data holds images that are not finite"),
         ([torch.zeros(8, 4), torch.full((8, 4), torch.inf)], "batch 1 of the data holds images that are not finite"),
         ([(torch.zeros(1, 4), torch.zeros(1).long())], "got a batch of one value per channel"),

@@ -249,7 +249,7 @@ def test_labels_that_are_no_classes_of_the_model(net, data):
         return str(error.value)
 
     assert said(lambda y: y + 1) == snapshot(
-        "the data have a class 3, the model gives 3 of them (0 is the first); is it the model of these data? Other labels want score=..."
+        "the data have a class 3, the model gives 3 of them (0 is the first): either it is not the model of these data, or these labels are not classes and need a score of their own; pass score=lambda output, batch: ..."
     )
     assert "class -1" in said(lambda y: y * 0 - 1)
 

@@ -131,7 +131,7 @@ def test_timm_that_cannot_be_imported(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "timm", None)
     assert refused(lambda: open_network("timm:resnet10t")) == snapshot(
-        "timm is not installed; run: pip install 'truenorm[timm]'"
+        "timm is not installed; run: pip install 'timm>=1'"
     )
 
 

@@ -413,4 +413,4 @@ def test_without_lightning_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "truenorm.integrations.lightning", raising=False)
     with pytest.raises(MissingExtra) as error:
         importlib.import_module("truenorm.integrations.lightning")
-    assert str(error.value) == snapshot("lightning is not installed; run: pip install 'truenorm[lightning]'")
+    assert str(error.value) == snapshot("lightning is not installed; run: pip install 'lightning>=2.5'")

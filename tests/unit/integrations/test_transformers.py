@@ -360,4 +360,4 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "truenorm.integrations.transformers", raising=False)
     with pytest.raises(MissingExtra) as error:
         importlib.import_module("truenorm.integrations.transformers")
-    assert str(error.value) == snapshot("transformers is not installed; run: pip install 'truenorm[transformers]'")
+    assert str(error.value) == snapshot("transformers is not installed; run: pip install 'transformers[torch]>=5'")

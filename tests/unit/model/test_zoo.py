@@ -126,7 +126,8 @@ def test_a_spoilt_layer_is_found_and_mended(network):
 def test_classes_of_images_are_scored_by_and_those_of_voxels_are_not(network, library):
     found = tn.diagnose(network, data_of(network), limit=LIMIT)
     if library == "here":
-        assert not found.gains and "give score=" in found.verdict
+        assert not found.gains and "to score by" in found.verdict
+        assert all(step.needs_score for step in found.steps if step.call)
     else:
         assert list(found.gains["joint"]) == ["accuracy", "log likelihood"]
     assert found.layers and found.recommendation

@@ -115,4 +115,6 @@ def test_without_the_extra_the_tables_are_there_and_the_rest_is_named(report, sa
     monkeypatch.setitem(sys.modules, "altair", None)
     code, out, err = report(saved("study"))
     assert "same weights, other statistics" in out
-    assert (code, err) == snapshot((2, "truenorm: altair is not installed; run: pip install 'truenorm[report]'\n"))
+    assert (code, err) == snapshot(
+        (2, "truenorm: altair is not installed; run: pip install 'altair>=6' 'jinja2>=3.1' 'vl-convert-python>=1.9'\n")
+    )

@@ -230,7 +230,9 @@ def test_what_is_missing_is_named(monkeypatch):
     for draw in (needed, lambda: study_page(study(seeds=1, num_layers=1))):
         with pytest.raises(MissingExtra) as caught:
             draw()
-        assert str(caught.value) == snapshot("vl-convert-python is not installed; run: pip install 'truenorm[report]'")
+        assert str(caught.value) == snapshot(
+            "vl-convert-python is not installed; run: pip install 'altair>=6' 'jinja2>=3.1' 'vl-convert-python>=1.9'"
+        )
 
 
 def test_reading_records_imports_neither_torch_nor_altair():

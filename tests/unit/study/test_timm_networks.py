@@ -186,9 +186,7 @@ def test_a_norm_that_nobody_knows_is_refused_with_its_name(timm, monkeypatch):
 
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert refused("timm:resnet18", error=MissingExtra) == snapshot(
-        "timm is not installed; run: pip install 'truenorm[timm]'"
-    )
+    assert refused("timm:resnet18", error=MissingExtra) == snapshot("timm is not installed; run: pip install 'timm>=1'")
 
 
 def test_with_a_torchvision_of_another_build(monkeypatch):
@@ -218,4 +216,4 @@ def test_the_digest_without_timm(monkeypatch):
     monkeypatch.setattr(networks, "version", fails)
     with pytest.raises(MissingExtra) as caught:
         network_digest("timm:resnet18")
-    assert str(caught.value) == "timm is not installed; run: pip install 'truenorm[timm]'"
+    assert str(caught.value) == "timm is not installed; run: pip install 'timm>=1'"

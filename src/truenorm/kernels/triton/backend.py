@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from truenorm.install import install_line
 from truenorm.kernels.activation import Activation, activated
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -154,7 +155,7 @@ def _machine(device: torch.device) -> str | None:
     if torch.version.hip is not None:
         return "this is an AMD GPU, on which the kernels were never tried"
     if find_spec("triton") is None:
-        return "triton is not installed: pip install 'truenorm[gpu]'"
+        return f"triton is not installed; run: {install_line('gpu', 'triton')}"
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST:
         return f"compute capability {capability[0]}.{capability[1]} is below {_OLDEST[0]}.{_OLDEST[1]}"

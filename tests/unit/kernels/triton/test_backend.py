@@ -61,7 +61,7 @@ def test_machines_that_it_does_not_know(monkeypatch):
     assert "AMD" in backend._machine.__wrapped__(device)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
-    assert "pip install 'truenorm[gpu]'" in backend._machine.__wrapped__(device)
+    assert "pip install 'triton>=3.6'" in backend._machine.__wrapped__(device)
 
 
 @needs_triton
