@@ -16,8 +16,8 @@ from truenorm.doctor.finding import Finding, some
 from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
 from truenorm.doctor.step import Step, calling
 from truenorm.metrics.intervals import Interval
+from truenorm.model.evaluate import Forward, random_states_kept
 from truenorm.model.layers import is_program
-from truenorm.model.measure import Forward, random_states_kept
 
 LIMIT = 2000
 """Samples that are looked at."""
@@ -266,8 +266,10 @@ def _looked(case: Case) -> tuple[str, ...]:
     others = "the same" if case.held_out is case.sample else f"{len(case.held_out):,} others"
     scored = f"{others} scored" if case.scores else "none scored"
     said = [f"{len(case.sample):,} samples measured and {scored}, in batches of {case.sample.batch_size}"]
-    skipped = [name for name, layer in case.layers.items() if name not in case.joint and layer.stored is not None]
+    reached = {*case.joint, *case.partly}
+    skipped = [name for name, layer in case.layers.items() if name not in reached and layer.stored is not None]
     said += [f"no batch reached {some(skipped)}"] if skipped else []
+    said += [f"reached in some passes only, and left out: {some(case.partly)}"] if case.partly else []
     said += [f"frozen, which a repair leaves as they are: {some(case.left)}"] if case.left else []
     said += [f"called more than once per forward: {some(case.repeated)}"] if case.repeated else []
     return tuple(said)

@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from truenorm.data.batches import images_in, num_samples, to_device
+from truenorm.data.batches import images_in, num_samples
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, layers_of, stored_statistics
 from truenorm.doctor.score import Score, Scored, logits_in, scored
 from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
-from truenorm.model.layers import batch_norms, unwrap
-from truenorm.model.measure import REPEATED, Forward, bytes_per_sample, frozen_layers, joint_estimates, measure
+from truenorm.model.evaluate import Forward, evaluating, run
+from truenorm.model.layers import batch_norms
+from truenorm.model.measure import REPEATED, bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
-from truenorm.model.watch import training_suspended
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import ShiftReport, errors, estimation_shift
 from truenorm.stats.statistics import Statistics
@@ -49,6 +49,7 @@ class Case:
         scores: as it is (""), with the batches' own statistics ("batch"), and under each estimate.
         repeated: layers that are called more than once per forward.
         left: layers that a repair would leave alone (frozen).
+        partly: layers that some of the passes did not reach.
         sizes: samples in each batch of the data, as they came.
     """
 
@@ -65,6 +66,7 @@ class Case:
     scores: dict[str, Scored]
     repeated: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
 
     @property
@@ -141,7 +143,12 @@ def examine(
         joint, within = map(on_cpu, joint_estimates(model, measured.batches, forward=forward, frozen=[]))
         giant = measured.batched(giant_batch(model, measured, forward))
         exact = on_cpu(joint_estimates(model, giant.batches, forward=forward, frozen=[])[0])
-    estimates = {"joint": joint, "within": within, "sequential": exact}
+    passes = [found for found in (joint, exact, arriving) if found is not None]
+    # A layer that the model calls for some batches only may be missing in a pass: what it should carry is not known.
+    reached = [name for name in joint if all(name in found for found in passes)]
+    arriving = None if arriving is None else _only(arriving, reached)
+    named = {"joint": joint, "within": within, "sequential": exact}
+    estimates = {name: _only(found, reached) for name, found in named.items()}
     scores: dict[str, Scored] = {}
     for name, estimate in {"": Statistics({}), **estimates}.items():
         given = {layer: moments for layer, moments in estimate.items() if layer not in left}  # as repair does
@@ -154,7 +161,7 @@ def examine(
         scores |= {"batch": found} if found is not None else {}
     return Case(
         model=model,
-        layers={name: layers[name] for name in dict.fromkeys((*joint, *layers))},
+        layers={name: layers[name] for name in dict.fromkeys((*reached, *layers))},
         optimizer=optimizer,
         sample=measured,
         held_out=held_out,
@@ -167,7 +174,12 @@ def examine(
         sizes=tuple(map(num_samples, sample.batches)),
         repeated=tuple(name for name in (arriving or joint).about.get(REPEATED, "").split(", ") if name),
         left=tuple(left),
+        partly=tuple(name for name in joint if name not in reached),
     )
+
+
+def _only(statistics: Statistics, names: list[str]) -> Statistics:
+    return Statistics({name: statistics[name] for name in names}, about=statistics.about)
 
 
 def on_cpu(found: Statistics) -> Statistics:
@@ -238,19 +250,10 @@ def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, fl
 
 
 def _output(case: Case, part: Sample, mended: dict[str, Moments]) -> Tensor | None:
-    device = next((value.device for value in case.model.parameters()), torch.device("cpu"))
     parts: list[Tensor] = []
-    with (
-        training_suspended(case.model),
-        using(case.model, mended),
-        torch.no_grad(),
-        torch.compiler.set_stance("force_eager"),
-    ):
-        case.model.eval()
+    with evaluating(case.model, mended):
         for batch in part.batches[:8]:
-            here = to_device(batch, device)
-            output = unwrap(case.model)(images_in(here)) if case.forward is None else case.forward(case.model, here)
-            tensor = logits_in(output)
+            tensor = logits_in(run(case.model, batch, case.forward))
             if tensor is None:
                 return None
             parts.append(tensor.double().flatten().cpu())

@@ -15,8 +15,9 @@ from truenorm.doctor.examine import giant_batch
 from truenorm.doctor.score import Score, Scored, scored
 from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
+from truenorm.model.evaluate import Forward, random_states_kept
 from truenorm.model.gather import all_or_none, gathered, num_processes
-from truenorm.model.measure import Forward, joint_estimates, measure, random_states_kept
+from truenorm.model.measure import joint_estimates, measure
 from truenorm.model.statistics import assign, statistics
 from truenorm.show import Table, number, plain
 from truenorm.stats.statistics import Statistics

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from truenorm.data.batches import images_in, labels_in, to_device
+from truenorm.data.batches import labels_in, to_device
 from truenorm.data.sample import Sample
 from truenorm.errors import InvalidInput, MissingFunction, TruenormError
 from truenorm.metrics.intervals import Interval, paired
-from truenorm.model.layers import unwrap
-from truenorm.model.measure import Forward
-from truenorm.model.statistics import using
-from truenorm.model.watch import training_suspended
+from truenorm.model.evaluate import Forward, device_of, evaluating, run
 from truenorm.stats.moments import Moments
 
 Score = Callable[[Any, Any], Any]
@@ -81,19 +78,11 @@ def scored(
         InvalidInput: the score gives no number, or the classes are not the model's.
     """
     found: dict[str, list[Tensor]] = {}
-    device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    # In a watched block this is no batch of the training, whatever mode `prepare` chooses.
-    with (
-        training_suspended(model),
-        using(model, statistics),
-        torch.no_grad(),
-        torch.compiler.set_stance("force_eager"),
-    ):
-        model.eval()
+    with evaluating(model, statistics):
         prepare(model)
         for batch in sample.batches:
-            here = to_device(batch, device)
-            output = unwrap(model)(images_in(here)) if forward is None else forward(model, here)
+            here = to_device(batch, device_of(model))
+            output = run(model, here, forward)
             values = _classified(output, here) if score is None else {OWN: _own(score, output, here)}
             if values is None:
                 return None

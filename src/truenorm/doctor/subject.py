@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import torch
 from torch import nn
 
 from truenorm.data.batches import batches_of, images_in
@@ -16,7 +15,7 @@ from truenorm.data.images import load
 from truenorm.data.load import factory
 from truenorm.doctor.score import Score
 from truenorm.errors import InvalidInput, TruenormError, extra
-from truenorm.model.measure import Forward, random_states_kept
+from truenorm.model.evaluate import Forward, evaluating, random_states_kept, run
 
 
 def open_network(
@@ -113,12 +112,9 @@ def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
         return
     with random_states_kept(network):
         images = images_in(next(batches_of(data, limit=1)))
-    device = next((value.device for value in network.parameters()), torch.device("cpu"))
-    training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
-            network(images[:2].to(device))
+        with evaluating(network):
+            run(network, images[:2])
     except TruenormError:
         raise
     except Exception as error:  # whatever the network raises is reported with what it was given
@@ -126,8 +122,6 @@ def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
             f"the network fails on images of shape {tuple(images.shape)}: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-    finally:
-        network.train(training)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from truenorm.doctor.repair import Repair, repair
 from truenorm.doctor.score import Score
 from truenorm.errors import InvalidInput, UnknownName, extra
 from truenorm.integrations.callback import apart, as_trained, parted, spared
-from truenorm.model.measure import Forward, random_states_kept
+from truenorm.model.evaluate import Forward, random_states_kept
 from truenorm.model.statistics import assign
 from truenorm.model.watch import Watch, watch
 from truenorm.rules import Rule

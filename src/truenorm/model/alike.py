@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from truenorm.model.measure import random_states_kept
+from truenorm.model.evaluate import random_states_kept
 
 _NOISE = 0.01
 """Part of the largest tensor's norm that counts as the scale of one that is nothing but rounding, such as the gradient

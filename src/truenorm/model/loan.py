@@ -8,10 +8,12 @@ renorm reads them, a frozen norm divides by them, one by hand may replace them) 
 goes into it is measured: a second reduction.
 """
 
+import sys
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]  # torch's own way to the lazy decorator
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 from torch.utils.hooks import RemovableHandle
 
@@ -214,15 +216,23 @@ class Hook:
     def __init__(self, call: Any) -> None:
         self._call = call
 
-    @torch.compiler.disable
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
-        self._call(module, inputs, output)
+        if "torch._dynamo" in sys.modules:
+            _uncompiled(self._call, module, inputs, output)
+        else:
+            self._call(module, inputs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
         return _idle_hook()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return _idle_hook, ()
+
+
+# torch.compiler.disable would import the compiler here and now: seconds for everybody who compiles nothing.
+@_disable_dynamo
+def _uncompiled(call: Any, *given: Any) -> None:
+    call(*given)
 
 
 def _idle_hook() -> Hook:

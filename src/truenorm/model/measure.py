@@ -1,25 +1,23 @@
 """Measure population statistics over data, in one of three flows; the model is left as it was."""
 
 import math
-import random
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from truenorm import kernels
-from truenorm.data.batches import batches_of, has_images, images_in, num_samples, to_device
+from truenorm.data.batches import batches_of, has_images, images_in, num_samples
 from truenorm.errors import InvalidInput, NotFinite, NotMeasurable, UnknownName
+from truenorm.model.evaluate import Forward, evaluating, random_states_kept, run
 from truenorm.model.freeze import is_frozen
-from truenorm.model.layers import batch_norms, buffers_of, is_program, refuse_programs, unwrap
+from truenorm.model.layers import batch_norms, buffers_of, is_program, refuse_programs
 from truenorm.model.loan import Loan, channel_dim, is_lendable, too_small
 from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
-from truenorm.model.watch import training_suspended
 from truenorm.rules import Population, Rule, Within
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import estimation_shift
@@ -27,7 +25,6 @@ from truenorm.stats.statistics import Statistics
 
 Flow = Literal["joint", "sequential", "eval"]
 Variance = Literal["pooled", "within"]
-Forward = Callable[[nn.Module, Any], Any]
 
 REPEATED = "called more than once per forward"
 
@@ -55,9 +52,8 @@ def measure(
     - `eval`: what arrives at each layer with the buffers as they are. Buffers are right if they equal it.
 
     Only batch-norm layers go into training mode (none for `eval`); dropout stays as in evaluation. Layers
-    that are frozen (by `freeze`, or in evaluation mode while the model trains) stay so. Nothing after the last
-    layer is computed, where the model is called as it is. Buffers, counts, modes, hooks and
-    random state come out as they were, whatever happens in between.
+    that are frozen (by `freeze`, or in evaluation mode while the model trains) stay so. Buffers,
+    counts, modes, hooks and random state come out as they were, whatever happens in between.
 
     Args:
         model: the network, on its device; batches are moved there.
@@ -138,19 +134,6 @@ def joint_estimates(
     return pooled, within
 
 
-@contextmanager
-def random_states_kept(model: nn.Module) -> Generator[None]:
-    """A loader that shuffles draws from them; training between passes does not notice."""
-    device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    plain, arrays = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)
-
-
 def _sequential(
     model: nn.Module, data: Iterable[Any], forward: Forward | None, limit: int | None, memory: int
 ) -> Statistics:
@@ -208,10 +191,6 @@ _LOOK_EVERY = 8
 """Batches between two looks at the standard error."""
 
 
-class _NothingLeft(BaseException):
-    """Ends a forward whose layers have all been reached; no `except Exception` of the model takes it."""
-
-
 def _pooled(
     model: nn.Module,
     batches: Iterator[Any],
@@ -225,36 +204,23 @@ def _pooled(
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
     refuse_programs(model)
-    device = buffers_of(next(iter(layers.values())))[0].device
     frozen = frozen_layers(model) if frozen is None else frozen
-    taking = _Taking(layers, rules, ends_early=forward is None and not (flow != "eval" and frozen))
-    # Data parallelism would exchange buffers: the other processes may not be measuring.
-    network = unwrap(model)
-    seen, number = 0, 0
-    # A compiled model ignores hooks that came after its compilation: passes run it as it was written.
-    with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        model.eval()
-        with taking.observing() if flow == "eval" else taking.normalising(frozen):
-            for number, batch in enumerate(batches, start=1):
-                here = to_device(batch, device)
-                seen += num_samples(here)
-                try:
-                    if forward is None:
-                        network(images_in(here))
-                    else:
-                        forward(model, here)
-                except _NothingLeft:
-                    pass
-                taking.end_batch()
-                if tolerance is not None and number % _LOOK_EVERY == 0 and taking.standard_error() <= tolerance:
-                    break
+    taking = _Taking(layers, rules)
+    seen = 0
+    with evaluating(model), taking.observing() if flow == "eval" else taking.normalising(frozen):
+        for number, batch in enumerate(batches, start=1):
+            seen += num_samples(batch)
+            run(model, batch, forward)
+            taking.end_batch()
+            if tolerance is not None and number % _LOOK_EVERY == 0 and taking.standard_error() <= tolerance:
+                break
     return taking.result(flow, seen, frozen, tolerance)
 
 
 class _Taking:
     """Takes the moments of every layer's batches into one stream."""
 
-    def __init__(self, layers: dict[str, nn.Module], rules: tuple[Rule, ...], *, ends_early: bool) -> None:
+    def __init__(self, layers: dict[str, nn.Module], rules: tuple[Rule, ...]) -> None:
         self._layers = layers
         self._rules = rules
         self._order: dict[str, int] = {}
@@ -263,13 +229,10 @@ class _Taking:
         self._names = list(layers)
         self._places = streams_of(layers, rules)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
-        self._wanted = len(layers) if ends_early else 0
-        self._ends_early = False  # not in the first forward, which tells whether any is called twice
 
     def end_batch(self) -> None:
         """Note a layer that was called more than once for one batch; start counting anew."""
         self._repeated |= dict.fromkeys(name for name, calls in self._calls.items() if calls > 1)
-        self._ends_early = not self._repeated and len(self._calls) == self._wanted
         self._calls.clear()
 
     def standard_error(self) -> float:
@@ -296,7 +259,6 @@ class _Taking:
                 else:
                     loans.append(Loan(self, index, name, layer))
                     layer.train()
-                    handles.append(layer.register_forward_hook(self._after))  # once the loan has taken it
             yield
         finally:
             for loan in loans:
@@ -340,7 +302,6 @@ class _Taking:
             values = values if dim == 1 else values.movedim(dim, 1)
             mean, var = kernels.deliver_moments(values, *self.slot(index))
             self.receive(index, count, None)
-            self._end_of_forward()
             if normalises:
                 # In evaluation mode it divides by what it stores: that is lent the batch's moments.
                 buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
@@ -348,13 +309,6 @@ class _Taking:
                 buffers["running_mean"], buffers["running_var"] = (mean, var) if same else (mean.to(kind), var.to(kind))
 
         return observe
-
-    def _after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._end_of_forward()
-
-    def _end_of_forward(self) -> None:
-        if self._ends_early and len(self._calls) == self._wanted:
-            raise _NothingLeft
 
     def slot(self, index: int) -> tuple[Tensor, Tensor]:
         stream, layer = self._places[index]
@@ -435,9 +389,8 @@ def bytes_per_sample(model: nn.Module, images: Tensor) -> float:
     modules = [module for module in model.modules() if not is_program(module)]  # a program takes no hooks
     handles = [module.register_forward_hook(widen) for module in modules]
     try:
-        with training_suspended(model), using(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            model.eval()
-            unwrap(model)(to_device(images[:2], buffers_of(next(iter(batch_norms(model).values())))[0].device))
+        with evaluating(model):
+            run(model, images[:2])
     finally:
         for handle in handles:
             handle.remove()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
 
-from truenorm.model.measure import random_states_kept
+from truenorm.model.evaluate import random_states_kept
 
 
 class Untraceable(Exception):

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-from scipy.optimize import nnls
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
@@ -48,6 +47,8 @@ def find(case: Case) -> Iterable[Finding]:
 
 def _weights(case: Case, by_class: list[Statistics], names: list[str]) -> list[float]:
     """Non-negative least squares: which mixture of class-pure batches was stored."""
+    from scipy.optimize import nnls  # a quarter of a second, which only this cause needs
+
     columns, target = [], []
     for name in names:
         std = case.joint[name].std.double().clamp_min(1e-2)

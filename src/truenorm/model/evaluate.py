@@ -1,0 +1,84 @@
+"""Run batches in evaluation: without gradient or compiled code, and not as batches of a watched training."""
+
+import random
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from truenorm.data.batches import images_in, to_device
+from truenorm.model.layers import unwrap
+from truenorm.model.statistics import using
+from truenorm.model.watch import training_suspended
+from truenorm.stats.moments import Moments
+
+Forward = Callable[[nn.Module, Any], Any]
+"""`forward(model, batch)`: how to run a batch where `model(images)` is not it."""
+
+
+@contextmanager
+def evaluating(model: nn.Module, statistics: Mapping[str, Moments] | None = None) -> Generator[None]:
+    """Evaluation mode for the block; modes, buffers and whatever watches the model are as before afterwards.
+
+    Args:
+        model: the network.
+        statistics: what its layers divide by in the block; None: what they carry.
+
+    Example:
+        >>> net = nn.Sequential(nn.BatchNorm1d(2))
+        >>> with evaluating(net):
+        ...     run(net, torch.ones(1, 2)).requires_grad
+        False
+        >>> net.training
+        True
+    """
+    with training_suspended(model), using(model, statistics), torch.no_grad(), uncompiled():
+        model.eval()
+        yield
+
+
+def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
+    """The model's output for one batch, on the model's device.
+
+    Data parallelism is left out: it would exchange buffers with processes that may not be looking.
+
+    Example:
+        >>> run(nn.Flatten(), (torch.ones(2, 3, 1), torch.zeros(2))).shape
+        torch.Size([2, 3])
+    """
+    here = to_device(batch, device_of(model))
+    return unwrap(model)(images_in(here)) if forward is None else forward(model, here)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model is: the device of its first parameter, else buffer, else the CPU.
+
+    Example:
+        >>> device_of(nn.Flatten())
+        device(type='cpu')
+    """
+    first = next(model.parameters(), next(model.buffers(), None))
+    return torch.device("cpu") if first is None else first.device
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled models as they were written: compiled code ignores hooks that came after its compilation."""
+    # The stance belongs to the compiler, which takes seconds to import; unless it is there, nothing is compiled.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def random_states_kept(model: nn.Module) -> Generator[None]:
+    """Restore the random states of torch, numpy and Python on exit: a loader that shuffles draws from them."""
+    device = device_of(model)
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
