@@ -204,16 +204,16 @@ def test_what_diverged_is_said():
 
 def test_headlines():
     assert grid_headline(summaries(grid())) == snapshot(
-        "A momentum for each layer (dmbn) gains 3.05 ± 0.26 points on torch's default in the mean; setting by setting it is shown to do better in 3 of 3."
+        "A momentum for each layer (dmbn) gains 3.05 ± 0.26 points on torch's default in the mean (half of it from 2 of 3 settings); setting by setting it is shown to do better in 3 of 3."
     )
     assert grid_headline(summaries(grid(gains={}))) == snapshot(
         "A momentum for each layer (dmbn) is not shown to differ from torch's default in the mean; setting by setting it is shown to do better in none of 3."
     )
     assert grid_headline(summaries(grid(gains={"dmbn": -0.03}))) == snapshot(
-        "A momentum for each layer (dmbn) loses 2.95 ± 0.26 points on torch's default in the mean; setting by setting it is shown to do better in none of 3, and worse in 3."
+        "A momentum for each layer (dmbn) loses 2.95 ± 0.26 points on torch's default in the mean (half of it from 2 of 3 settings); setting by setting it is shown to do better in none of 3, and worse in 3."
     )
     assert grid_headline(summaries(grid(diverged=(8,)))) == snapshot(
-        "A momentum for each layer (dmbn) gains 2.99 ± 0.23 points on torch's default in the mean; setting by setting it is shown to do better in 2 of 2; of 1 more there is no result."
+        "A momentum for each layer (dmbn) gains 2.99 ± 0.23 points on torch's default in the mean (half of it from 1 of 2 settings); setting by setting it is shown to do better in 2 of 2; of 1 more there is no result."
     )
     assert grid_headline(summaries(grid(diverged=(8,), seeds=1))) == snapshot("2 of 3 settings, side by side.")
     assert grid_headline(summaries(grid(seeds=1))) == snapshot("3 settings, side by side.")
