@@ -79,7 +79,7 @@ def run_claims(
     )
     work = Work(plan.store, plan.steps, progress)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks are fastest so, and one machine gives the same bits each time
+    torch.set_num_threads(1)  # small networks are fastest so, and the bits do not depend on the machine
     try:
         finished = work.finished(plan.tuning) + work.finished(plan.final())
         if finished:

@@ -85,7 +85,7 @@ class StudyConfig:
     device: str = "cpu"
     """cpu or cuda (bfloat16 autocast, channels_last)."""
     threads: int = 1
-    """CPU threads; with one, the same machine and versions give the same bits, and small networks are fastest."""
+    """CPU threads; with one, results do not depend on the machine, and small networks are fastest."""
 
     def __post_init__(self) -> None:
         for name in ("data", "networks", "batch_sizes", "schedules", "widths", "lr", "arms"):
