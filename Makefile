@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv study test test-page screenshots check format bench bench-gpu clean
+.PHONY: venv study test test-page screenshots tables check format bench bench-gpu clean
 
 venv: .venv/installed
 
@@ -29,6 +29,10 @@ test-page: venv
 
 screenshots: venv
 	$(BIN)/python tests/page/screenshots.py
+
+# The tables of README.md and docs/, from the records.
+tables: venv
+	$(BIN)/python docs/tables.py
 
 check: venv
 	$(BIN)/ruff check

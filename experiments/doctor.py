@@ -12,7 +12,8 @@ import shlex
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,50 @@ def _fvcore(network: nn.Module, training: Batches) -> None:
     update_bn_stats(network, [x for x, _ in training], num_iters=len(training))
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many networks there were of each kind, and how many of them were judged as they should be, or not.
+
+    Args:
+        broken: networks with a fault.
+        right: of these, whose right cause was named first.
+        alarms: of these, that raised an alarm.
+        healthy, false_alarms: networks without a fault, and those of them that raised an alarm.
+        decoys, decoy_alarms: networks with a fault that is not batch norm's, and those of them that raised an alarm.
+    """
+
+    broken: int
+    right: int
+    alarms: int
+    healthy: int
+    false_alarms: int
+    decoys: int
+    decoy_alarms: int
+
+
+def counts(record: Record) -> Counts:
+    """From the record alone."""
+    cases = record.trials.values()
+    broken = [case for case in cases if _is_broken(case)]
+    sound = [case for case in cases if case["kind"] == HEALTHY]
+    decoys = [case for case in cases if not _is_broken(case) and case["kind"] != HEALTHY]
+    return Counts(
+        broken=len(broken),
+        right=sum(map(_is_right, broken)),
+        alarms=sum(case["alarm"] for case in broken),
+        healthy=len(sound),
+        false_alarms=sum(case["alarm"] for case in sound),
+        decoys=len(decoys),
+        decoy_alarms=sum(case["alarm"] for case in decoys),
+    )
+
+
+def changes(record: Record, arm: str, metric: str) -> list[float]:
+    """What a repair changed on test images, for each broken network that it did not refuse."""
+    values = {(row.trial, row.arm, row.metric): row.value for row in record.rows}
+    return _changes([name for name, case in record.trials.items() if _is_broken(case)], values, arm, metric)
+
+
 def tables(record: Record) -> tuple[Table, ...]:
     """Which cause was named first; what was regained."""
     cases = record.trials
@@ -115,29 +160,26 @@ def tables(record: Record) -> tuple[Table, ...]:
     regained: list[tuple[str, ...]] = []
     for kind in kinds:
         members = {name: case for name, case in cases.items() if case["kind"] == kind}
-        broken = any(case["right"] != [""] for case in members.values())
+        broken = any(map(_is_broken, members.values()))
         first = Counter((case["named"] or ["nothing"])[0] for case in members.values())
-        right = sum(bool(case["named"]) and case["named"][0] in case["right"] for case in members.values())
+        right = sum(map(_is_right, members.values()))
         alarms = sum(case["alarm"] for case in members.values())
         said = ", ".join(f"{cause} {number}" for cause, number in first.most_common())
         named.append((kind, str(len(members)), str(right) if broken else "", str(alarms), said))
         if broken:
             regained.append((kind, *_regained(members, values)))
-    broken_cases = {name: case for name, case in cases.items() if case["right"] != [""]}
-    right = sum(bool(case["named"]) and case["named"][0] in case["right"] for case in broken_cases.values())
-    sound = [case for case in cases.values() if case["kind"] == HEALTHY]
-    decoys = [case for case in cases.values() if case["right"] == [""] and case["kind"] != HEALTHY]
-    alarms = sum(case["alarm"] for case in sound)
+    broken_cases = [name for name, case in cases.items() if _is_broken(case)]
+    found = counts(record)
     notes = (
-        f"right cause first: {right} of {len(broken_cases)} ({_share(right, len(broken_cases))})",
-        f"alarm: {sum(case['alarm'] for case in broken_cases.values())} of them; the others do no harm that shows",
-        f"false alarms: {alarms} of {len(sound)} healthy networks ({_share(alarms, len(sound))}), "
-        f"{sum(case['alarm'] for case in decoys)} of {len(decoys)} decoys",
+        f"right cause first: {found.right} of {found.broken} ({share(found.right, found.broken)})",
+        f"alarm: {found.alarms} of them; the others do no harm that shows",
+        f"false alarms: {found.false_alarms} of {found.healthy} healthy networks "
+        f"({share(found.false_alarms, found.healthy)}), {found.decoy_alarms} of {found.decoys} decoys",
     )
     regained.append(("all", *_regained(broken_cases, values)))
     worst = [
         "worst harm, points of accuracy and loss: "
-        + "; ".join(f"{arm} {_worst(broken_cases, values, arm)}" for arm in _ARMS)
+        + "; ".join(f"{arm} {_worst(broken_cases, values, arm)}" for arm in ARMS)
     ]
     return (
         Table(
@@ -148,7 +190,7 @@ def tables(record: Record) -> tuple[Table, ...]:
         ),
         Table(
             title="regained on test images: median points of accuracy (loss)",
-            columns=("what was done to it", *_ARMS, "advice − update_bn, points"),
+            columns=("what was done to it", *ARMS, "advice − update_bn, points"),
             rows=tuple(regained),
             notes=(
                 *worst,
@@ -159,13 +201,13 @@ def tables(record: Record) -> tuple[Table, ...]:
     )
 
 
-_ARMS = ("advice", "update_bn", "fvcore")
+ARMS = ("advice", "update_bn", "fvcore")
 
 
 def _regained(members: Iterable[str], values: dict[tuple[str, str, str], float]) -> tuple[str, ...]:
     cells: list[str] = []
     names = list(members)
-    for arm in _ARMS:
+    for arm in ARMS:
         points, losses = (_changes(names, values, arm, metric) for metric in ("accuracy", "loss"))
         told = f"{100 * statistics.median(points):+.1f} ({statistics.median(losses):+.3f})" if points else "refused"
         cells.append(told)
@@ -183,13 +225,22 @@ def _worst(members: Iterable[str], values: dict[tuple[str, str, str], float], ar
     return f"{100 * min(points, 0):+.1f}, {max(losses, 0):+.3f}"
 
 
+def _is_broken(case: Mapping[str, Any]) -> bool:
+    return case["right"] != [""]
+
+
+def _is_right(case: Mapping[str, Any]) -> bool:
+    return bool(case["named"]) and case["named"][0] in case["right"]
+
+
 def _changes(names: list[str], values: dict[tuple[str, str, str], float], arm: str, metric: str) -> list[float]:
     return [
         values[name, arm, metric] - values[name, "as it is", metric] for name in names if (name, arm, metric) in values
     ]
 
 
-def _share(number: int, of: int) -> str:
+def share(number: int, of: int) -> str:
+    """In percent, with the exact binomial interval."""
     if not of:
         return "none"
     found = binomtest(number, of).proportion_ci(method="exact")

@@ -58,35 +58,5 @@ def test_the_page_beside_a_record_of_claims_is_made_from_it(name):
         assert escape(verdict.condition) in page
 
 
-def test_the_documents_have_the_verdicts_that_the_records_give():
-    """The rows of the table in docs/claims.md: number and claim, verdict on each data set, literature."""
-    rows = {
-        int(cells[0]): cells[1:]
-        for line in (ROOT / "docs" / "claims.md").read_text().splitlines()
-        if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0].isdecimal() and len(cells) == 5
-    }
-    digits, fashion = (
-        {verdict.claim.number: verdict for verdict in judged(Record.load(PLACE / "claims" / data)).verdicts}
-        for data in ("digits", "fashion-mnist")
-    )
-    assert set(rows) == set(digits)
-    for number, (title, *said, literature) in rows.items():
-        assert title == digits[number].claim.title
-        assert literature == digits[number].claim.literature_verdict
-        assert said == [_said(digits[number]), _said(fashion.get(number))]
-
-
-def test_the_readme_has_lines_of_the_table_of_claims():
-    table = {line.rstrip() for line in (PLACE / "claims" / "digits" / "table.txt").read_text().splitlines()}
-    readme = (ROOT / "README.md").read_text()
-    shown = readme[readme.index("  #   claim, and its comparisons") :].split("\n```")[0].splitlines()
-    assert len(shown) > 15
-    assert [line for line in shown if line != "…" and line not in table] == []
-
-
-def _said(verdict):
-    return "" if verdict is None else ": ".join(part for part in (f"**{verdict.ruling}**", verdict.condition) if part)
-
-
 def test_there_are_results():
     assert len(RESULTS) >= 5

@@ -207,7 +207,7 @@ class BatchNorm2d(TrackedBatchNorm, nn.BatchNorm2d):
        V \leftarrow (1-a)V + a v + a(1-a)\delta^2 $$
 
     right from the first batch (torch starts from 0 and 1), and at small batches (torch stores n/(n−1) times
-    the variance within batches, which behind another batch norm is too much by that factor).
+    the variance within batches, which behind another batch norm is too much by up to that factor).
 
     Args:
         num_features: C.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 Tracking = Literal["pooled", "torch"]
-"""`pooled`: the variance between batches is part of the variance. `torch`: torch's own recursion."""
+"""`pooled`: biased variances, and the variance between batches. `torch`: torch's own recursion, with n/(n−1)."""
 
 LONG_TRAINED = 10_000
 """Batches that stand behind statistics of which nobody counted the batches."""

@@ -1,9 +1,9 @@
 """What a study found, in the words that one would say it in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from truenorm.metrics.intervals import Interval
-from truenorm.report.grid import CONTRASTS, beyond_noise, counted_settings
+from truenorm.report.grid import CONTRASTS, beyond_noise, concentration, counted_settings
 from truenorm.report.settings import asked
 from truenorm.report.summary import BASELINE, StudySummary, compared
 from truenorm.show import number
@@ -40,18 +40,20 @@ def grid_headline(summaries: Sequence[StudySummary]) -> str:
     better, worse = (sum(sign * found.mean > 0 for found in beyond.values()) for sign in (1, -1))
     counted = f"is shown to do better in {better or 'none'} of {len(differences)}"
     counted += f", and worse in {worse}" if worse else ""
-    said = f"A momentum for each layer (dmbn) {_in_the_mean(contrast.mean(summaries))}{counted}"
+    said = f"A momentum for each layer (dmbn) {_in_the_mean(contrast.mean(summaries), differences)}{counted}"
     lacking = asked(summaries[0].record) - len(differences)
     return f"{said}; of {lacking} more there is no result." if lacking else f"{said}."
 
 
-def _in_the_mean(mean: Interval | None) -> str:
+def _in_the_mean(mean: Interval | None, differences: Mapping[str, Interval]) -> str:
     if mean is None or mean.half_width is None:
         return ""
     if not mean.excludes_zero:
         return "is not shown to differ from torch's default in the mean; setting by setting it "
     does = f"{'gains' if mean.mean > 0 else 'loses'} {abs(mean.mean):.2f} ± {mean.half_width:.2f} points"
-    return f"{does} on torch's default in the mean; setting by setting it "
+    half = concentration(differences)
+    few = f"half of it from {len(half.settings)} of {half.of} settings"
+    return f"{does} on torch's default in the mean ({few}); setting by setting it "
 
 
 def shift_sentence(summary: StudySummary) -> tuple[str, ...]:

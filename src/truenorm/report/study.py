@@ -8,7 +8,7 @@ from truenorm.report.charts.score_by_momentum import score_by_momentum
 from truenorm.report.charts.shift_by_layer import shift_by_layer
 from truenorm.report.charts.shift_by_momentum import shift_by_momentum
 from truenorm.report.charts.training import during_training
-from truenorm.report.grid import overview
+from truenorm.report.grid import overviews
 from truenorm.report.headline import grid_headline, headline, shift_sentence
 from truenorm.report.page import Section, Tables, page
 from truenorm.report.settings import spoken
@@ -63,7 +63,7 @@ def _title(found: Sequence[StudySummary]) -> str:
 
 
 def _overview(found: Sequence[StudySummary]) -> tuple[Section, ...]:
-    return (Section(heading="All settings", parts=(Tables(views=((overview(found),),)), *contrast_by_setting(found))),)
+    return (Section(heading="All settings", parts=(Tables(views=(overviews(found),)), *contrast_by_setting(found))),)
 
 
 def _sections(found: Sequence[StudySummary]) -> tuple[Section, ...]:

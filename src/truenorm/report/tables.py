@@ -3,7 +3,7 @@
 from collections import Counter
 
 from truenorm.record import Record
-from truenorm.report.grid import diverged, grid_conclusion, overview
+from truenorm.report.grid import diverged, grid_conclusion, overviews
 from truenorm.report.settings import asked, settings
 from truenorm.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion, summaries
 from truenorm.show import Table, number
@@ -18,7 +18,7 @@ def study_tables(record: Record) -> tuple[Table, ...]:
         InvalidRecord: the record is not of a study.
     """
     first, *others = summaries(record)
-    return (overview((first, *others)),) if others else setting_tables(first)
+    return overviews((first, *others)) if others else setting_tables(first)
 
 
 def study_conclusion(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""Pooled statistics: the variance between batches is part of the variance."""
+"""Pooled statistics: biased variances of batches, and the variance between batches; no factor n/(n−1)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -20,13 +20,14 @@ from truenorm.stats.moments import mixture
 
 @dataclass(frozen=True)
 class Pooled(Sweep):
-    r"""Pooled running statistics: the variance between batches is part of the variance.
+    r"""Pooled running statistics: biased variances of batches, and the variance between batches.
 
     $$ a = \max(\mathrm{momentum}, 1/t), \quad \delta = m_b - M, \quad M \leftarrow M + a\delta, \quad
        V \leftarrow (1-a) V + a v_b + a(1-a)\delta^2 $$
 
-    An average at first, then an exponential one; v_b is the biased variance of the batch. Behind another
-    batch norm this is right where torch's n/(n−1) is too much; elsewhere the two agree.
+    An average at first, then an exponential one; v_b is the biased variance of the batch. For independent values
+    torch's factor n/(n−1) gives the same in the mean. Behind another batch norm the means of batches hardly vary,
+    v_b is nearly the population's variance already, and the factor is too much.
 
     Args:
         momenta: in (0, 1]; the readings are called `pooled-a`.

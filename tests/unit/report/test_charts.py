@@ -114,10 +114,17 @@ def test_the_forest_has_all_arms_but_the_sweep():
 def test_contrasts_have_a_line_for_each_setting():
     found = contrast_by_setting(summaries(study(batch_sizes=(2, 8, 64), gains={"bn-bfn": -0.1})))
     assert [figure.name for figure in found] == snapshot(
-        ["contrast-dmbn-static-0.1", "contrast-adaptive-recalibrated", "contrast-bn-bfn-dmbn"]
+        [
+            "contrast-dmbn-static-0.1",
+            "contrast-dmbn-recalibrated",
+            "contrast-pooled-0.1-static-0.1",
+            "contrast-adaptive-recalibrated",
+            "contrast-bn-bfn-static-0.1",
+            "contrast-bn-bfn-dmbn",
+        ]
     )
-    assert [row["name"] for row in found[2].views[0].rows] == ["batch 2", "batch 8", "batch 64"]
-    assert {row["noise"] for row in found[2].views[0].rows} == {"beyond noise"}
+    assert [row["name"] for row in found[-1].views[0].rows] == ["batch 2", "batch 8", "batch 64"]
+    assert {row["noise"] for row in found[-1].views[0].rows} == {"beyond noise"}
 
 
 def test_training_is_drawn_where_it_was_followed():

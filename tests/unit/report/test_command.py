@@ -52,7 +52,7 @@ def test_the_file_itself_and_another_place(report, saved, tmp_path):
 
 def test_a_grid_has_its_overview(report, saved):
     code, out, _ = report(saved("grid", batch_sizes=(2, 64)))
-    assert code == 0 and "2 settings" in out and "same weights" not in out
+    assert code == 0 and "2 settings" in out and "momentum each layer took" not in out
     assert "Points of accuracy in 2 settings" in out
 
 

@@ -177,7 +177,10 @@ def test_the_page_of_a_grid():
     assert {name: len(found) for name, found in views.items()} == snapshot(
         {
             "contrast-dmbn-static-0.1": 1,
+            "contrast-dmbn-recalibrated": 1,
+            "contrast-pooled-0.1-static-0.1": 1,
             "contrast-adaptive-recalibrated": 1,
+            "contrast-bn-bfn-static-0.1": 1,
             "contrast-bn-bfn-dmbn": 1,
             "difference-by-arm": 3,
             "shift-by-momentum": 3,
@@ -185,7 +188,7 @@ def test_the_page_of_a_grid():
         }
     )
     # Tables of every setting are there without a script.
-    assert read.opened.count("table") == 1 + 3 * 4
+    assert read.opened.count("table") == 2 + 3 * 4
 
 
 def test_a_layer_of_any_name():

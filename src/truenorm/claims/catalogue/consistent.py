@@ -109,7 +109,7 @@ CLAIM = Claim(
         "True of the batch at inference, by definition. But the averages were gathered batch by batch, and those of "
         "small batches are not those of the data (Singh & Shrivastava 2019; Wu & Johnson 2021); through a stack of "
         "layers the error grows (Huang et al. 2022). torch stores the variance times n/(n−1), which is right for "
-        "independent values; behind another batch norm they are not, and it is too large, by about a third in "
+        "independent values; behind another batch norm they are not, and it is too large, by up to a third in "
         "batches of 4."
     ),
     literature_verdict="yes for the test batch, no for the training batch",

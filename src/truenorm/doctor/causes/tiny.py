@@ -1,4 +1,4 @@
-"""Tiny batches: the variance that torch stores is n/(n−1) times that of training, in every layer but the first."""
+"""Tiny batches: torch stores n/(n−1) times the variance of training, which is too much behind other batch norms."""
 
 from collections.abc import Iterable
 

@@ -1,6 +1,6 @@
 """Who does what: how an input is cut into tiles, and tiles are dealt to programs. By its shape alone.
 
-So the order of every sum, and with it every bit of a result, is the same on all GPUs.
+So the order of every sum is the same on all GPUs, and one GPU gives the same bits on each run.
 """
 
 from dataclasses import dataclass
