@@ -11,7 +11,7 @@ venv: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch numpy
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[study,report,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[lab,dev]'
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 

@@ -14,14 +14,14 @@ import torch
 from pairing import arguments, ratios, save, say
 
 import truenorm as tn
-from truenorm.data.feed import EVALUATION_BATCH
+from truenorm.lab.images.feed import EVALUATION_BATCH
+from truenorm.lab.study.arms import resolve
+from truenorm.lab.study.bench import Bench, open_bench, open_images
+from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study.store import UnderWay
+from truenorm.lab.study.training import predict, train
+from truenorm.lab.study.trial import recipe, run
 from truenorm.model.layers import batch_norms
-from truenorm.study.arms import resolve
-from truenorm.study.bench import Bench, open_bench, open_images
-from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.study.store import UnderWay
-from truenorm.study.training import predict, train
-from truenorm.study.trial import recipe, run
 
 EPOCHS = {"mlp": 20, "cnn": 20, "resnet18-w16": 4}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import truenorm as tn
-from truenorm.study.networks import cnn, mlp
+from truenorm.lab.networks.plain import cnn, mlp
 
 SHAPE = (1, 28, 28)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import truenorm as tn
-from truenorm.study.networks import cnn, mlp
+from truenorm.lab.networks.plain import cnn, mlp
 
 SHAPE = (1, 28, 28)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from pairing import arguments, ratios, save, say
 
-from truenorm.study.arms import NETWORK_ARMS, resolve
-from truenorm.study.bench import open_bench, open_images
-from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.study.study import run_study
-from truenorm.study.training import train
-from truenorm.study.trial import recipe
+from truenorm.lab.study.arms import NETWORK_ARMS, resolve
+from truenorm.lab.study.bench import open_bench, open_images
+from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study.study import run_study
+from truenorm.lab.study.training import train
+from truenorm.lab.study.trial import recipe
 
 STUDIES = {
     "mlp, 3 seeds": StudyConfig(),

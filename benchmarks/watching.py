@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import truenorm as tn
-from truenorm.study.networks import cnn, mlp
-from truenorm.study.resnet import RESNETS
+from truenorm.lab.networks.plain import cnn, mlp
+from truenorm.lab.networks.resnet import RESNETS
 
 SWEEP = (tn.rules.Static(),)
 STREAM = (

@@ -14,12 +14,12 @@ from typing import Any
 
 from marked import blocks, replaced, table
 
+from truenorm.lab.report.claims.judged import judged
+from truenorm.lab.report.grid import CONTRASTS, groups
+from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared, summaries
+from truenorm.lab.report.tables import study_conclusion
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Record
-from truenorm.report.claims.judged import judged
-from truenorm.report.grid import CONTRASTS, groups
-from truenorm.report.summary import BASELINE, StudySummary, cell, compared, summaries
-from truenorm.report.tables import study_conclusion
 from truenorm.show import Table, plain
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from truenorm.data.feed import Scale
-from truenorm.data.images import load
+from truenorm.lab.images.feed import Scale
+from truenorm.lab.images.sets import load
 
 Batches = list[tuple[Tensor, Tensor]]
 

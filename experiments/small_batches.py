@@ -16,15 +16,15 @@ import torch
 from rich.console import Console
 
 import truenorm as tn
-from truenorm.data.feed import EVALUATION_BATCH, Feed, Scale
-from truenorm.data.images import ImageSet, load
 from truenorm.files import write_whole
+from truenorm.lab.images.feed import EVALUATION_BATCH, Feed, Scale
+from truenorm.lab.images.sets import ImageSet, load
+from truenorm.lab.networks.plain import mlp
+from truenorm.lab.study.training import Recipe, predict, train
 from truenorm.metrics.classification import scores
 from truenorm.metrics.intervals import mean_interval, paired
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table
-from truenorm.study.networks import mlp
-from truenorm.study.training import Recipe, predict, train
 
 RATES = {2: 0.005, 4: 0.01, 8: 0.02, 16: 0.03, 32: 0.045, 64: 0.06}
 """Learning rate by batch size; not tuned."""

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from truenorm.claims.catalogue import CLAIMS, FAMILY
-from truenorm.claims.claim import Claim, Part
-from truenorm.claims.verdict import verdicts
 from truenorm.files import write_whole
+from truenorm.lab.claims.catalogue import CLAIMS, FAMILY
+from truenorm.lab.claims.claim import Claim, Part
+from truenorm.lab.claims.verdict import verdicts
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table
 

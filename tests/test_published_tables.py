@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
+from truenorm.lab.report.summary import StudySummary
 from truenorm.record import Record
-from truenorm.report.summary import StudySummary
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))

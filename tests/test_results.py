@@ -10,9 +10,9 @@ from markupsafe import escape
 from rich.console import Console
 
 from truenorm.cli.terminal import WIDE
+from truenorm.lab.report.claims.judged import judged
+from truenorm.lab.report.shown import shown
 from truenorm.record import Record
-from truenorm.report.claims.judged import judged
-from truenorm.report.shown import shown
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "docs" / "results"

@@ -117,7 +117,7 @@ def extra(name: str) -> Generator[None]:
     """Turn a failing import in the block into the sentence that names the extra.
 
     Example:
-        >>> with extra("study"):
+        >>> with extra("lab"):
         ...     import no_such_module
         Traceback (most recent call last):
         truenorm.errors.MissingExtra: no_such_module is not installed; run: pip install 'datasets...

@@ -9,12 +9,12 @@ import torch
 
 import truenorm as tn
 from truenorm import rules
-from truenorm.data.feed import Feed, Scale
-from truenorm.data.images import Split, load
-from truenorm.study.configuration import StudyConfig, Trial
-from truenorm.study.networks import network_factory
-from truenorm.study.training import train
-from truenorm.study.trial import recipe
+from truenorm.lab.images.feed import Feed, Scale
+from truenorm.lab.images.sets import Split, load
+from truenorm.lab.networks.named import network_factory
+from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study.training import train
+from truenorm.lab.study.trial import recipe
 
 MOMENTA = (0.001, 0.1, 0.9)
 READINGS = {0.001: "static-0.001", 0.1: "static-0.1", 0.9: "static-0.9", None: "cumulative"}

@@ -5,7 +5,7 @@ from page.chromium import CHROMIUM, FLAGS, MISSING
 from unit.report import synthetic_claims as claims
 from unit.report.synthetic import ARMS, MOMENTA, study
 
-from truenorm.report import claims_page, study_page
+from truenorm.lab.report import claims_page, study_page
 
 SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
 
@@ -40,7 +40,7 @@ def pages(tmp_path_factory):
         3, "odd", claims.ALONE.parts, claims.ALONE.picture, title=nasty, plainly=nasty, arms={"bn": nasty, nasty: nasty}
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("truenorm.claims.catalogue.CLAIMS", (*claims.CATALOGUE, odd))
+        patch.setattr("truenorm.lab.claims.catalogue.CLAIMS", (*claims.CATALOGUE, odd))
         records |= {
             "claims": claims.record(gains=gains, far=("ghost-32",), diverged=[("none", 4)]),
             "claims-nasty": claims.record(claims=(odd,), notes=(nasty, f"odd: {nasty}")),

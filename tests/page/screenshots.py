@@ -6,8 +6,8 @@ from pathlib import Path
 from chromium import CHROMIUM, FLAGS, MISSING
 from playwright.sync_api import sync_playwright
 
+from truenorm.lab.report.shown import shown
 from truenorm.record import Record
-from truenorm.report.shown import shown
 
 DOCS = Path(__file__).parents[2] / "docs"
 STUDY, CLAIMS = "mnist-batch-4-constant", "claims/digits"

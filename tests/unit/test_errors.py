@@ -97,7 +97,7 @@ def installed(monkeypatch):
 
 
 def test_a_missing_module_is_said_with_its_install_line(installed):
-    with pytest.raises(MissingExtra) as caught, extra("study"):
+    with pytest.raises(MissingExtra) as caught, extra("lab"):
         importlib.import_module("a_module_that_is_not_there")
     assert str(caught.value) == snapshot(
         "a_module_that_is_not_there is not installed; run: pip install 'datasets>=4.4' 'scikit-learn>=1.7'"
@@ -139,7 +139,7 @@ def test_the_line_names_what_the_extra_brings_here():
 
 
 def test_other_errors_in_an_extra_pass():
-    with pytest.raises(ZeroDivisionError), extra("study"):
+    with pytest.raises(ZeroDivisionError), extra("lab"):
         print(1 / 0)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from truenorm.claims.configuration import ClaimsConfig
+from truenorm.lab.claims.configuration import ClaimsConfig
 
 
 def claims(
@@ -31,13 +31,13 @@ def claims(
         out: folder for record.json, report.html and the trials.
         processes: Trials at once; as many as there are cores, unless said.
     """
-    from truenorm.claims.catalogue import NOT_YET, named
     from truenorm.errors import InvalidInput
+    from truenorm.lab.claims.catalogue import NOT_YET, named
 
     chosen = named(names)
     if listed:
         from truenorm.cli.terminal import console
-        from truenorm.report.claims.table import listing
+        from truenorm.lab.report.claims.table import listing
 
         not_yet = {} if names else NOT_YET
         console().print(listing(chosen, not_yet))
@@ -53,13 +53,13 @@ def _cores() -> int:
 
 
 def _measure(config: ClaimsConfig, names: tuple[str, ...], out: Path, processes: int) -> None:
-    from truenorm.claims.catalogue import FAMILY, named
-    from truenorm.claims.run import run_claims
     from truenorm.cli.report import say, show
     from truenorm.cli.terminal import bars
     from truenorm.errors import MissingExtra
     from truenorm.files import write_whole
-    from truenorm.report.claims.page import claims_page
+    from truenorm.lab.claims.catalogue import FAMILY, named
+    from truenorm.lab.claims.run import run_claims
+    from truenorm.lab.report.claims.page import claims_page
 
     def resumed(finished: int, total: int) -> None:
         print(f"truenorm: {finished} of {total} trials were finished before, in {out / 'trials'}", file=sys.stderr)

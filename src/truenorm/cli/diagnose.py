@@ -48,12 +48,12 @@ def diagnose(
         json: write the figures there, as a record.
         html: write a page there.
     """
+    from truenorm.cli.opening import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.cli.terminal import console
     from truenorm.doctor.diagnose import diagnose as examine
-    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.files import write_whole
-    from truenorm.report.diagnosis import diagnosis_page
-    from truenorm.report.page import needed
+    from truenorm.lab.report.diagnosis import diagnosis_page
+    from truenorm.lab.report.page import needed
 
     if html is not None:
         needed()  # said now, not after minutes of looking

@@ -10,7 +10,7 @@ def explain(*, markdown: bool = False) -> None:
         markdown: print it as Markdown; docs/explain.md is that.
     """
     from truenorm.cli.terminal import console
-    from truenorm.explain.layer import explain as walk
+    from truenorm.lab.explain.layer import explain as walk
 
     found = walk()
     if markdown:

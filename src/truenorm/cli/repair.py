@@ -46,10 +46,10 @@ def repair(
             log likelihood unless said.
         forward: file.py:function of (model, batch), where model(images) is not it.
     """
+    from truenorm.cli.opening import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.cli.terminal import console
     from truenorm.data.checkpoint import ensure_new, write_checkpoint
     from truenorm.doctor.repair import repair as mend
-    from truenorm.doctor.subject import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.files import ensure_writable
 
     ensure_new(out, source=checkpoint)

@@ -8,8 +8,8 @@ from truenorm.errors import InvalidInput
 from truenorm.record import Record
 
 if TYPE_CHECKING:
-    from truenorm.report.claims.table import ClaimsTable
-    from truenorm.report.figure import Figure
+    from truenorm.lab.report.claims.table import ClaimsTable
+    from truenorm.lab.report.figure import Figure
     from truenorm.show import Table
 
 
@@ -30,14 +30,14 @@ def report(record: Path, /, *others: Path, out: Path | None = None, svg: Path | 
 
 def show(record: Record) -> None:
     """Print a record's tables and, last, what they say."""
-    from truenorm.report.shown import shown
+    from truenorm.lab.report.shown import shown
 
     found = shown(record)
     _print(found.tables, found.conclusion)
 
 
 def _draw(path: Path, out: Path, svg: Path | None) -> None:
-    from truenorm.report.shown import shown
+    from truenorm.lab.report.shown import shown
 
     found = shown(Record.load(path))
     _print(found.tables, found.conclusion)
@@ -48,8 +48,8 @@ def _draw(path: Path, out: Path, svg: Path | None) -> None:
 
 
 def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
-    from truenorm.report.claims.judged import is_of_claims
-    from truenorm.report.comparison import (
+    from truenorm.lab.report.claims.judged import is_of_claims
+    from truenorm.lab.report.comparison import (
         Comparison,
         comparison_conclusion,
         comparison_figures,
@@ -90,7 +90,7 @@ def _print(tables: "Sequence[Table | ClaimsTable]", sentence: str) -> None:
 
 
 def _write_svgs(figures: "Sequence[Figure]", folder: Path, labels: Sequence[str]) -> None:
-    from truenorm.report.figure import write_svgs
+    from truenorm.lab.report.figure import write_svgs
 
     written = write_svgs(figures, folder, labels)
     say(f"charts: {len(written)} in {folder}")

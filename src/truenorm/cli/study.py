@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from truenorm.study.configuration import StudyConfig
+from truenorm.lab.study.configuration import StudyConfig
 
 
 def study(
@@ -30,8 +30,8 @@ def study(
     from truenorm.cli.terminal import bars
     from truenorm.errors import MissingExtra
     from truenorm.files import write_whole
-    from truenorm.report.study import study_page
-    from truenorm.study.study import run_study
+    from truenorm.lab.report.study import study_page
+    from truenorm.lab.study.study import run_study
 
     def resumed(finished: int, total: int) -> None:
         print(f"truenorm: {finished} of {total} trials were finished before, in {out / 'trials'}", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Batches of any loader, image sets in memory, and objects named on the command line."""
+"""What the user brings: batches of any loader, checkpoints, and objects named by `file.py:name`."""

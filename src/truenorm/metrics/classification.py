@@ -1,13 +1,11 @@
 """Scores of a classifier from its confusion matrix.      N = samples, K = classes"""
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from truenorm.errors import InvalidInput, extra
+from truenorm.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,6 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
 
     Raises:
         InvalidInput: shapes, types or values are not as above, or there is no sample.
-        MissingExtra: scikit-learn is not installed.
 
     Source: one against the rest after Sokolova & Lapalme 2009, macro averages.
 
@@ -106,11 +103,12 @@ def is_balanced(labels: Tensor) -> bool:
 
 
 def _one_against_rest(labels_N: Tensor, guesses_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with extra("study"):
-        metrics: Any = import_module("sklearn.metrics")
-    matrix = metrics.multilabel_confusion_matrix(labels_N.numpy(), guesses_N.numpy(), labels=range(num_classes))
-    counts_K22 = torch.from_numpy(matrix).double()
-    return counts_K22[:, 0, 0], counts_K22[:, 0, 1], counts_K22[:, 1, 0], counts_K22[:, 1, 1]
+    """True negatives, false positives, false negatives and true positives of each class."""
+    pairs_N = labels_N * num_classes + guesses_N
+    confusion_KK = torch.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes).double()
+    tp_K = confusion_KK.diag()
+    fp_K, fn_K = confusion_KK.sum(0) - tp_K, confusion_KK.sum(1) - tp_K
+    return len(labels_N) - tp_K - fp_K - fn_K, fp_K, fn_K, tp_K
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from inline_snapshot import snapshot
 
+from truenorm.lab.study import job
 from truenorm.record import Record
-from truenorm.study import job
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from inline_snapshot import snapshot
 from unit.report.synthetic_claims import claim, over_none
 
-from truenorm.claims.claim import Cell, Column, Part, Picture
-from truenorm.claims.networks import ARMS, NORMS, dense, initialised
-from truenorm.claims.training import scored, trained
 from truenorm.cli import app
+from truenorm.lab.claims.claim import Cell, Column, Part, Picture
+from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
+from truenorm.lab.claims.training import scored, trained
 from truenorm.record import Record
 
 SMALL = "tiny --limit 100 --quick --processes 1 --out out".split()  # noqa: SIM905  # read as it is typed
@@ -51,8 +51,10 @@ def catalogue(monkeypatch):
             before(trial)
             return run(trial, bench, on_step)
 
-        monkeypatch.setattr("truenorm.claims.catalogue.CLAIMS", (replace(TINY, run=watched),))
-        monkeypatch.setattr("truenorm.claims.catalogue.NOT_YET", {4: "Batch norm does more", 1: "Batch norm is old"})
+        monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", (replace(TINY, run=watched),))
+        monkeypatch.setattr(
+            "truenorm.lab.claims.catalogue.NOT_YET", {4: "Batch norm does more", 1: "Batch norm is old"}
+        )
 
     put()
     return put
@@ -117,7 +119,7 @@ def test_several_records_are_refused(measured, truenorm):
 
 
 def test_a_record_whose_claim_is_gone(measured, truenorm, monkeypatch):
-    monkeypatch.setattr("truenorm.claims.catalogue.CLAIMS", ())
+    monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", ())
     ended = truenorm("report", "out")
     assert (ended.code, ended.sentence.partition("; ")[0]) == snapshot(
         (1, "truenorm: the record holds the claim 'tiny', which this truenorm does not know")
@@ -155,7 +157,7 @@ def test_ctrl_c_before_a_trial_has_ended(truenorm, catalogue, tmp_path):
 
 
 def test_the_list(truenorm, golden, monkeypatch):
-    monkeypatch.setattr("truenorm.data.images.load", lambda *args, **options: pytest.fail("it read data"))
+    monkeypatch.setattr("truenorm.lab.images.sets.load", lambda *args, **options: pytest.fail("it read data"))
     monkeypatch.setitem(sys.modules, "sklearn", None)
     ended = truenorm("claims", "--list")
     assert (ended.code, ended.err) == (0, "")
@@ -168,7 +170,7 @@ def test_a_list_of_some(truenorm):
 
 def test_every_claim_there_is_has_a_line_of_the_list(truenorm, monkeypatch):
     monkeypatch.undo()
-    from truenorm.claims.catalogue import CLAIMS, NOT_YET
+    from truenorm.lab.claims.catalogue import CLAIMS, NOT_YET
 
     out = truenorm("claims", "--list").out
     for one in CLAIMS:
@@ -183,7 +185,7 @@ def test_help(truenorm, golden):
 
 
 def test_every_field_of_the_configuration_is_an_option():
-    from truenorm.claims.configuration import ClaimsConfig
+    from truenorm.lab.claims.configuration import ClaimsConfig
 
     listed = {a.names[0] for a in app["claims"].assemble_argument_collection() if a.show}
     fields = {f"--{name.replace('_', '-')}" for name in ClaimsConfig.__dataclass_fields__}

@@ -18,7 +18,7 @@ def test_the_golden_file_sees_another_number(truenorm, monkeypatch):
     """Planted: the last sample is 10."""
     golden = (Path(__file__).parent / "golden" / "explain.txt").read_text()
     assert printed(truenorm("explain")) == golden
-    import truenorm.explain.layer as room
+    import truenorm.lab.explain.layer as room
 
     monkeypatch.setattr(room.explain, "__defaults__", ((*room.EIGHT[:-1], 10.0),))
     assert printed(truenorm("explain")) != golden

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from truenorm.cli import app
-from truenorm.study.configuration import StudyConfig
+from truenorm.lab.study.configuration import StudyConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

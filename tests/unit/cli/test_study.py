@@ -6,8 +6,8 @@ import sys
 import pytest
 from inline_snapshot import snapshot
 
+from truenorm.lab.study import job
 from truenorm.record import Record
-from truenorm.study import job
 
 
 @pytest.fixture

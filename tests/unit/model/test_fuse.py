@@ -14,12 +14,12 @@ from torch.testing import assert_close
 
 import truenorm as tn
 from truenorm.errors import InvalidInput
+from truenorm.lab.networks.named import network_factory
 from truenorm.model import pattern
 from truenorm.model.alike import difference
 from truenorm.model.fuse import Fused, places
 from truenorm.model.layers import batch_norms
 from truenorm.nn.batchnorm import TrackedBatchNorm
-from truenorm.study.networks import network_factory
 
 NETWORKS = {  # how many batch norms, and how many take along what
     ("torchvision", "resnet18"): (20, {"relu": 9, "add, relu": 8}),

@@ -1,0 +1,171 @@
+"""The batch size."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import nn
+
+from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.networks import ARMS, NETWORKS, NORMS, initialised
+from truenorm.lab.claims.training import first, scored, scored_in_batches, trained
+from truenorm.lab.claims.trial import Trial
+from truenorm.lab.study.arms import sequential
+from truenorm.model.measure import measure
+from truenorm.model.statistics import using
+from truenorm.record import Measurement
+
+IMAGES = 8_000
+"""Shown in each training, whatever the batch."""
+
+SUBSET = 2_000
+"""Training images, at most: small batches take long."""
+
+SMALL, LARGE = 4, 64
+BATCHES = (SMALL, 16, LARGE)
+RATES = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1)
+
+
+INSTEAD: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "gn": ("group norm", ("mlp", "cnn")),
+    "ln": ("layer norm", ("mlp", "cnn")),
+    "in": ("instance norm", ("cnn",)),
+}
+"""Arm → its name, and the networks that can have it: of one value per channel nothing is left by instance norm."""
+
+
+def cells(bench: Bench) -> list[Cell]:
+    return [
+        Cell(
+            arm=arm,
+            where={"network": network, "batch_size": batch_size},
+            lrs=RATES[1:4:2] if bench.quick else RATES,
+            steps=_epochs(bench) * min(SUBSET, len(bench.images.train)) // batch_size,
+        )
+        for network in NETWORKS
+        for batch_size in ((SMALL, LARGE) if bench.quick else BATCHES)
+        for arm in ("bn", *INSTEAD)
+        if arm == "bn" or network in INSTEAD[arm][1]
+    ]
+
+
+def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: NETWORKS[trial.where["network"]](bench, NORMS[trial.arm]), trial.seed)
+    feed = first(bench.feed("train", trial.where["batch_size"]), SUBSET)
+    trained(network, feed, trial, on_step, epochs=_epochs(bench))
+    if trial.tuning:
+        yield trial.row("score", -scored(network, bench, "validation").nll)
+        return
+    yield _accuracy(trial, trial.arm, network, bench)
+    if trial.arm == "bn":
+        for arm, stats in (("bn-joint", measure(network, feed)), ("bn-sequential", sequential(network, feed))):
+            with using(network, stats):
+                yield _accuracy(trial, arm, network, bench)
+        together = scored_in_batches(network, bench.feed("test", feed.batch_size))
+        yield trial.row("accuracy", together.accuracy, "bn-batch", n=together.num)
+
+
+def _epochs(bench: Bench) -> int:
+    shown = IMAGES // 4 if bench.quick else IMAGES
+    return max(2, round(shown / min(SUBSET, len(bench.images.train))))
+
+
+def _accuracy(trial: Trial, arm: str, network: nn.Module, bench: Bench) -> Measurement:
+    found = scored(network, bench, "test")
+    return trial.row("accuracy", found.accuracy, arm, n=found.num)
+
+
+def _harm(network: str) -> Callable[[Evidence], Mapping[int, float]]:
+    def effect(evidence: Evidence) -> Mapping[int, float]:
+        return evidence.difference("accuracy", "bn", "bn", network=network, batch_size=LARGE, at={"batch_size": SMALL})
+
+    return effect
+
+
+def _instead(arm: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:
+    return lambda evidence: evidence.difference("accuracy", arm, "bn", network=network, batch_size=SMALL)
+
+
+CLAIM = Claim(
+    number=11,
+    name="batch-size",
+    title="Small batches harm batch norm; layer, group or instance norm are better then",
+    sentence=(
+        "With small batches the statistics are noisy and batch norm does badly: use larger batches, or layer norm, "
+        "group norm or instance norm instead."
+    ),
+    sources=("Wu & He 2018", "three of four tutorials"),
+    literature=(
+        "Supported (Ioffe 2017, Wu & He 2018, Singh & Shrivastava 2019, Yan et al. 2020, Wu & Johnson 2021). A part "
+        "of the harm is in what is stored for inference, and a pass over the data gives it back."
+    ),
+    literature_verdict="holds",
+    plainly=(
+        "Batch norm looks at a few images at a time to know what is usual. Of two images it learns little about "
+        "that. The question is how much worse a network becomes, and whether other norms, which look at one image "
+        "alone, do better."
+    ),
+    hypothesis=(
+        f"Trained on equally many images, batch norm is at least a point more accurate with batches of {LARGE} than "
+        "with "
+        f"{SMALL}, and with batches of {SMALL} group, layer and instance norm are at "
+        "least a point better than it."
+    ),
+    control=(
+        "The same networks with group, layer or instance norm. And the same weights with other statistics: of a pass "
+        "at the training batch size, of a pass as inference sees the data, and of each test batch itself."
+    ),
+    measure=(
+        "Accuracy on test images after so many epochs for every batch size. Cosine rate; rates by factors of four, "
+        f"for each norm and batch size the best on validation images. At most {SUBSET} training images."
+    ),
+    arms={
+        "bn": "batch norm as it is used",
+        "bn-joint": "the same weights, statistics of a pass in batches of that size",
+        "bn-sequential": "the same weights, statistics as inference sees the data",
+        "bn-batch": "the same weights, each test batch by its own statistics",
+        **{arm: ARMS[arm] for arm in ("gn", "ln", "in")},
+    },
+    parts=(
+        *(
+            Part(
+                name=f"small batches ({network})",
+                says=f"accuracy, batch norm, batch {LARGE} − batch {SMALL}, {network}",
+                effect=_harm(network),
+                margin=0.01,
+                unit="points",
+                resolution="one image",
+            )
+            for network in NETWORKS
+        ),
+        *(
+            Part(
+                name=f"{name} ({network})",
+                says=f"accuracy at batch {SMALL}, {name} − batch norm, {network}",
+                effect=_instead(arm, network),
+                margin=0.01,
+                unit="points",
+                resolution="one image",
+            )
+            for arm, (name, networks) in INSTEAD.items()
+            for network in networks
+        ),
+    ),
+    columns=(Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),),
+    picture=Picture(
+        metric="accuracy",
+        y="accuracy on test images, %",
+        unit="points",
+        x="batch_size",
+        x_title="images per batch",
+        log_x=True,
+        panels="network",
+        without=("bn-batch",),
+        text=(
+            "To the left are small batches. Where a curve of the same weights with other statistics lies above that "
+            "of batch norm, the harm is in what was stored, not in what was learned."
+        ),
+    ),
+    cells=cells,
+    run=run,
+)

@@ -1,0 +1,145 @@
+"""Deeper networks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from torch import nn
+
+from truenorm.errors import Diverged
+from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
+from truenorm.lab.claims.residual import SkipInit, residual
+from truenorm.lab.claims.training import scored, scored_in_batches, trained
+from truenorm.lab.claims.trial import Trial
+from truenorm.record import Measurement
+
+IMAGES = 7_200
+"""Shown in each training: 6 epochs of digits."""
+
+BATCH = 64
+DEPTHS = (5, 10, 20, 40)
+WIDTH = 64
+
+PLAIN, SKIPS = "plain", "with skips"
+COMPARED: Mapping[str, tuple[str, ...]] = {PLAIN: ("none", "bn"), SKIPS: ("none", "bn", "skipinit")}
+"""Kind of network → its arms."""
+
+
+def cells(bench: Bench) -> list[Cell]:
+    return [
+        Cell(
+            arm=arm,
+            where={"network": network, "depth": depth},
+            lrs=bench.rates(-9, 0),
+            steps=bench.steps(IMAGES, BATCH),
+        )
+        for network, arms in COMPARED.items()
+        for depth in (DEPTHS[1::2] if bench.quick else DEPTHS)
+        for arm in arms
+    ]
+
+
+def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(partial(made, bench, trial), trial.seed)
+    feed = bench.feed("train", BATCH)
+    metrics = ("validation_accuracy",) if trial.tuning else ("training_accuracy", "accuracy")
+    try:
+        trained(network, feed, trial, on_step, epochs=bench.epochs(IMAGES))
+        if trial.tuning:
+            found = (scored_in_batches(network, bench.feed("validation", BATCH)),)
+        else:
+            found = (scored_in_batches(network, feed), scored(network, bench, "test"))
+    except Diverged:  # a network that fell apart can but guess
+        for metric in metrics:
+            yield trial.row(metric, 1 / bench.num_classes)
+        return
+    for metric, scores in zip(metrics, found, strict=True):
+        yield trial.row(metric, scores.accuracy, n=scores.num)
+
+
+def made(bench: Bench, trial: Trial) -> nn.Module:
+    """The trial's network, before its weights are drawn."""
+    depth: int = trial.where["depth"]
+    if trial.where["network"] == PLAIN:
+        return dense(bench, NORMS[trial.arm], depth=depth, width=WIDTH)
+    if trial.arm == "skipinit":
+        return residual(bench, NORMS["none"], depth=depth, width=WIDTH, end=SkipInit)
+    return residual(bench, NORMS[trial.arm], depth=depth, width=WIDTH)
+
+
+def _over(other: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:
+    def effect(evidence: Evidence) -> Mapping[int, float]:
+        return evidence.difference("training_accuracy", "bn", other, network=network, depth=DEPTHS[-1])
+
+    return effect
+
+
+CLAIM = Claim(
+    number=8,
+    name="deeper",
+    title="Batch norm makes deeper networks trainable",
+    sentence="With batch normalization much deeper networks can be trained.",
+    sources=("two of four tutorials",),
+    literature=(
+        "De & Smith 2020: with skip connections yes, because batch norm makes each branch small against its skip, by "
+        "about √depth; one number per branch that begins at 0 (SkipInit) does as well. Without skips deep networks do "
+        "not train well even with it: their gradients explode (Yang et al. 2019) and shatter (Balduzzi et al. 2017)."
+    ),
+    literature_verdict="depends: skips",
+    plainly=(
+        "More layers let a network compute more, but also give its signal more chances to fade or to blow up on the "
+        "way. Skip connections let the signal pass each layer by; each layer then only adds to it."
+    ),
+    hypothesis=(
+        f"With {DEPTHS[-1]} hidden layers a network learns its training images better with batch norm, by 5 points at "
+        "least: without skips, with skips, and with skips against networks that are told at the start to lean on them "
+        "(SkipInit)."
+    ),
+    control=(
+        "The same network with the same weights without norm (He's initial weights, which are right for plain "
+        "networks; with skips they double the signal's variance in each layer, and that is what goes wrong there); "
+        "with skips also SkipInit, which has no norm. Each at its own best rate at each depth."
+    ),
+    measure=(
+        f"Accuracy on the training images after {IMAGES:,} images in batches of {BATCH}, {WIDTH} units a layer, SGD "
+        "with momentum 0.9, cosine schedule. Batch norm uses each batch's own statistics, as in training: whether its "
+        "running averages are good after so few steps is another claim's question. What diverges counts as guessing."
+    ),
+    arms={
+        "none": ARMS["none"],
+        "bn": ARMS["bn"],
+        "skipinit": "no norm, each branch times a learned number, at first 0",
+    },
+    parts=tuple(
+        Part(
+            name=name,
+            says=f"training accuracy, batch norm − {than}, {DEPTHS[-1]} layers, {network}",
+            effect=_over(other, network),
+            margin=0.05,
+            unit="points",
+        )
+        for name, than, other, network in (
+            ("plain networks", "none", "none", PLAIN),
+            ("networks with skips", "none", "none", SKIPS),
+            ("skips against SkipInit", "SkipInit", "skipinit", SKIPS),
+        )
+    ),
+    columns=(
+        Column(metric="training_accuracy", heading="training accuracy %", unit="points", digits=2),
+        Column(metric="accuracy", heading="test accuracy %", unit="points", digits=2),
+    ),
+    picture=Picture(
+        metric="training_accuracy",
+        y="accuracy on training images, %",
+        unit="points",
+        x="depth",
+        x_title="hidden layers",
+        panels="network",
+        log_x=True,
+        text="A curve that falls to the right is a network that gets harder to train the deeper it is.",
+    ),
+    cells=cells,
+    run=run,
+)

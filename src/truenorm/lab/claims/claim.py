@@ -1,0 +1,143 @@
+"""What a claim is made of: what is said, what is trained for it, what is compared, and what is drawn. Plain values."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.trial import Trial
+from truenorm.record import Measurement
+
+Unit = Literal["points", "factor", "plain"]
+"""How an effect is shown: shares as points of a hundred, natural logarithms as factors, others as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One comparison that a claim stands or falls by: positive is as the claim has it.
+
+    Args:
+        name: the condition in a few words, such as `batch 512`; it completes "holds for …".
+        says: what the effect is, such as `largest rate that trains, batch norm over none`.
+        effect: the record's numbers → seed → effect.
+        margin: the smallest effect that would be worth the claim's words, fixed before any run; positive.
+        unit: of effect and margin.
+        resolution: the step in which effects come, where they come in steps; `one image` of the test images.
+    """
+
+    name: str
+    says: str
+    effect: Callable[[Evidence], Mapping[int, float]]
+    margin: float
+    unit: Unit
+    resolution: float | Literal["one image"] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A metric of the claim's table.
+
+    Args:
+        metric: as its rows name it.
+        heading: of the column.
+        unit: `points`: a share, shown as per cent; `plain`: as it is; `factor`: a logarithm, shown as its power.
+        digits: significant ones, or decimals of points.
+    """
+
+    metric: str
+    heading: str
+    unit: Unit = "plain"
+    digits: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """The claim's chart: a metric of each arm, along an axis where there is one.
+
+    Args:
+        metric: as its rows name it.
+        y: what it is, with the unit.
+        x: the value of a trial's place along the axis, such as `batch_size`; None: arms one below the other.
+        x_title: what that is.
+        panels: the value of a trial's place by which the chart is divided; None: one chart.
+        log_x: whether the axis is logarithmic.
+        log_y: the same for the metric.
+        unit: of the metric; `points` draws shares as per cent.
+        at: where the drawn trials are, if not all are drawn.
+        without: arms that only the table has, since they would leave the others no room.
+        text: how to read it, in a sentence or two for somebody who never trained a network.
+    """
+
+    metric: str
+    y: str
+    text: str
+    x: str | None = None
+    x_title: str = ""
+    panels: str | None = None
+    log_x: bool = False
+    log_y: bool = False
+    unit: Unit = "plain"
+    at: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One arm at one place: the same work for every seed.
+
+    Args:
+        arm: what is compared, such as `bn` or `none`.
+        where: the place, such as `{"batch_size": 16}`; values of JSON's kinds.
+        lrs: learning rates to choose from on validation images, or the one; none where nothing is trained.
+        steps: of training, for the time that is left.
+    """
+
+    arm: str
+    where: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    lrs: tuple[float, ...] = ()
+    steps: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A claim about batch norm, and everything by which it is judged.
+
+    Args:
+        number: in the list of claims.
+        name: for the command line.
+        title: the claim in a few words, as a sentence.
+        sentence: the claim as it is made.
+        sources: who makes it.
+        literature: what papers found, in a sentence or two with their names.
+        literature_verdict: what they come to, in a word or few, to stand beside ours.
+        plainly: what it means, for somebody who never trained a network.
+        hypothesis: what must be seen if it is true.
+        control: what batch norm is compared with, and what is kept equal.
+        measure: what is measured.
+        arms: name of each arm → what it is, in the order of tables and charts.
+        parts: what it stands or falls by.
+        columns: of its table.
+        picture: its chart.
+        cells: what is done, given the bench.
+        run: a trial and its bench → what was measured; of a trial that tunes, one row whose value is the better the
+            higher. `on_step` is called after each step of training.
+    """
+
+    number: int
+    name: str
+    title: str
+    sentence: str
+    sources: tuple[str, ...]
+    literature: str
+    literature_verdict: str
+    plainly: str
+    hypothesis: str
+    control: str
+    measure: str
+    arms: Mapping[str, str]
+    parts: tuple[Part, ...]
+    columns: tuple[Column, ...]
+    picture: Picture
+    cells: Callable[[Bench], Sequence[Cell]]
+    run: Callable[[Trial, Bench, Callable[[], None]], Iterator[Measurement]]

@@ -1,0 +1,83 @@
+"""Training for a claim: the study's loop with the claim's budget, and what is asked of the network afterwards."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from truenorm.errors import Diverged
+from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.trial import Trial
+from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
+from truenorm.lab.images.sets import Split
+from truenorm.lab.study.training import Recipe, Training, predict
+from truenorm.metrics.classification import Scores, scores
+
+
+def training(network: nn.Module, feed: Feed, trial: Trial, *, epochs: int, schedule: str = "cosine") -> Training:
+    """A training of the trial's rate and seed by SGD with momentum 0.9, and nothing else that regularises."""
+    assert trial.lr is not None and schedule in ("cosine", "constant")
+    recipe = Recipe(epochs=epochs, lr=trial.lr, optimizer="sgd", schedule=schedule, weight_decay=0.0, seed=trial.seed)
+    return Training(network, feed, recipe)
+
+
+def trained(
+    network: nn.Module, feed: Feed, trial: Trial, on_step: Callable[[], None], *, epochs: int, schedule: str = "cosine"
+) -> Training:
+    """Such a training from its first epoch to its last.
+
+    Raises:
+        Diverged: the loss is not finite.
+    """
+    whole = training(network, feed, trial, epochs=epochs, schedule=schedule)
+    for _ in range(epochs):
+        whole.run_epoch(on_step)
+    return whole
+
+
+def scored(network: nn.Module, bench: Bench, part: str) -> Scores:
+    """What the network gives in evaluation mode on a part of the images.
+
+    Raises:
+        Diverged: what it gives is not finite.
+    """
+    assert part in ("train", "validation", "test")
+    feed = bench.feed(part, EVALUATION_BATCH)
+    return scores(predict(network, feed), feed.split.labels)
+
+
+def first(feed: Feed, num: int) -> Feed:
+    """The first so many images of a feed."""
+    return replace(feed, split=Split(feed.split.images[:num], feed.split.labels[:num]))
+
+
+def loss_on(network: nn.Module, bench: Bench, part: str, limit: int) -> float:
+    """The loss in evaluation mode on the first images of a part; infinite where it is not finite."""
+    assert part in ("train", "validation", "test")
+    feed = first(bench.feed(part, EVALUATION_BATCH), limit)
+    try:
+        return F.cross_entropy(predict(network, feed), feed.split.labels).item()
+    except Diverged:
+        return math.inf
+
+
+def scored_in_batches(network: nn.Module, feed: Feed) -> Scores:
+    """What the network gives in training mode, batch by batch as it was trained, on images in their own order.
+
+    Of a network whose batch norm uses each batch's own statistics: how well running averages stand for them does not
+    enter. The network's own averages stay. A last batch of one image is left out.
+
+    Raises:
+        Diverged: what it gives is not finite.
+    """
+    copy = deepcopy(network).train()
+    with torch.inference_mode():
+        batches = [(copy(images), labels) for images, labels in replace(feed, drop_single=True)]
+    logits = torch.cat([given for given, _ in batches])
+    if not bool(logits.isfinite().all()):
+        raise Diverged("what the trained network gives is not finite")
+    return scores(logits, torch.cat([labels for _, labels in batches]))

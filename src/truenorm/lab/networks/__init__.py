@@ -1,0 +1,1 @@
+"""Networks and norms by name."""

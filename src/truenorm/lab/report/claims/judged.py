@@ -1,0 +1,216 @@
+"""A record of claims with its verdicts, which it does not hold: they are taken when it is shown."""
+
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from truenorm.errors import InvalidRecord, TruenormError
+from truenorm.metrics.intervals import Interval, mean_interval
+from truenorm.record import Record
+
+if TYPE_CHECKING:  # the catalogue trains networks: with it comes torch
+    from truenorm.lab.claims.claim import Claim
+    from truenorm.lab.claims.verdict import Verdict
+
+_IMAGES: Mapping[str, type] = {"name": str, "train": int, "test": int}
+_TRIAL: Mapping[str, type] = {"claim": str, "arm": str, "seed": int, "where": dict}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An arm at one place, and what its seeds gave.
+
+    Args:
+        arm: what is compared.
+        where: the place, such as `{"batch_size": 16}`.
+        lr: the learning rate; None where nothing was trained.
+        values: metric → seed → value.
+    """
+
+    arm: str
+    where: Mapping[str, Any]
+    lr: float | None
+    values: Mapping[str, Mapping[int, float]]
+
+    def interval(self, metric: str, scale: float = 1.0) -> Interval | None:
+        """Mean over seeds with its 95 % interval; None where nothing was measured."""
+        values = self.values.get(metric)
+        return mean_interval([scale * values[seed] for seed in sorted(values)]) if values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A record, and what was found of its claims.
+
+    Args:
+        record: of `truenorm claims`.
+        verdicts: in the order of the catalogue.
+    """
+
+    record: Record
+    verdicts: tuple["Verdict", ...]
+
+    @property
+    def family(self) -> int:
+        """How many comparisons the catalogue made when the record was."""
+        return self.record.configuration["family"]
+
+    @property
+    def images(self) -> Mapping[str, Any]:
+        """How many images of which kind: name, train, validation, test, classes."""
+        return self.record.configuration["images"]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of what is reported."""
+        return tuple(sorted({trial["seed"] for trial in self.record.trials.values()}))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was said while it was measured, without what is of one claim alone."""
+        return tuple(note for note in self.record.notes if note.partition(": ")[0] not in self._names)
+
+    @property
+    def lacking(self) -> str:
+        """What is not there of what was asked for, in a sentence; "" where all is."""
+        if self.record.complete:
+            return ""
+        found = {verdict.claim.name for verdict in self.verdicts}
+        none = [name for name in self.record.configuration["claims"] if name not in found]
+        of = f", and none yet of {', '.join(none)}" if none else ""
+        return f"The measuring was not finished: there are fewer trials than asked for{of}."
+
+    def notes_of(self, claim: "Claim") -> tuple[str, ...]:
+        """What was said of one claim, and which of its trials gave no numbers."""
+        said = [note.partition(": ")[2] for note in self.record.notes if note.partition(": ")[0] == claim.name]
+        trials = [trial for trial in self.record.trials.values() if trial["claim"] == claim.name]
+        lost = Counter(trial["arm"] for trial in trials if trial.get("diverged"))
+        if lost:
+            each = ", ".join(f"{arm} {number}" for arm, number in lost.items())
+            said.append(
+                f"{lost.total()} of {len(trials)} trials gave no finite numbers and are in no mean ({each}): where an "
+                "arm is lacking seeds, what is shown of it is of those that went well"
+            )
+        few = [
+            f"{place.arm} ({', '.join(told(value) for value in place.where.values())})" if place.where else place.arm
+            for place in self.places_of(claim)
+            if len(place.values.get(claim.picture.metric, ())) < len(self.seeds)
+        ]
+        if few and self.record.complete:
+            said.append(f"not every repetition gave a number for the chart, and those are in no mean: {'; '.join(few)}")
+        return tuple(f"{note}." for note in said)
+
+    def places_of(self, claim: "Claim") -> tuple[Place, ...]:
+        """What was measured for a claim: place by place as the record has them, and at each in the order of arms."""
+        trials = {name: trial for name, trial in self.record.trials.items() if trial["claim"] == claim.name}
+        found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+        of: dict[tuple[str, str], Mapping[str, Any]] = {}
+        for row in self.record.rows:
+            if (trial := trials.get(row.trial)) is not None and row.layer is None:
+                key = json.dumps(trial["where"], sort_keys=True), row.arm
+                of.setdefault(key, trial)
+                found.setdefault(key, {}).setdefault(row.metric, {})[trial["seed"]] = row.value
+        places = list(dict.fromkeys(place for place, _ in found))
+        arms = [*claim.arms, *dict.fromkeys(arm for _, arm in found if arm not in claim.arms)]
+        return tuple(
+            Place(arm=arm, where=of[key]["where"], lr=of[key].get("lr"), values=found[key])
+            for place in places
+            for arm in arms
+            if (key := (place, arm)) in found
+        )
+
+    @property
+    def _names(self) -> set[str]:
+        return {verdict.claim.name for verdict in self.verdicts}
+
+
+def judged(record: Record) -> Judged:
+    """A record's verdicts by the catalogue of this version.
+
+    Raises:
+        InvalidRecord: the record is not of claims, or of others than this version knows, or its header is damaged.
+    """
+    from truenorm.lab.claims.catalogue import CLAIMS
+    from truenorm.lab.claims.verdict import verdicts
+
+    _check(record, CLAIMS)
+    try:
+        found = verdicts(record, CLAIMS)
+    except TruenormError as error:
+        raise InvalidRecord(f"no verdict can be taken of the record: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise InvalidRecord(
+            f"no verdict can be taken of the record ({error!r}); it is of another version of truenorm, or damaged"
+        ) from error
+    if not found:
+        raise InvalidRecord("the record holds no trial of a claim; is it one of truenorm claims?")
+    return Judged(record=record, verdicts=found)
+
+
+def is_of_claims(record: Record) -> bool:
+    """Whether a record is one of `truenorm claims`.
+
+    Example:
+        >>> is_of_claims(Record(command="", configuration={"claims": ["higher-rates"]}))
+        True
+    """
+    return "claims" in record.configuration
+
+
+def spoken(name: str) -> str:
+    """What people call a value of a trial's place.
+
+    Example:
+        >>> spoken("batch_size")
+        'batch size'
+    """
+    return name.replace("_", " ")
+
+
+def told(value: object) -> str:
+    """A value of a trial's place as people write it.
+
+    Example:
+        >>> told(0.001953125), told(1e26), told(True), told("cnn")
+        ('0.00195', '1e26', 'yes', 'cnn')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{3 if abs(value) < 1000 else 6}g}".replace("e+", "e")
+    return str(value)
+
+
+def _check(record: Record, catalogue: "Sequence[Claim]") -> None:
+    names: Any = record.configuration.get("claims")
+    if not isinstance(names, list | tuple):
+        raise InvalidRecord(f"the record's header is damaged: claims is {reprlib.repr(names)}")
+    images: Any = record.configuration.get("images")
+    found = cast(dict[str, Any], images) if isinstance(images, dict) else {}
+    if bad := _not_as_it_should_be(found, _IMAGES):
+        raise InvalidRecord(f"the record's header is damaged: images: {bad}")
+    if bad := _not_as_it_should_be(record.configuration, {"family": int}):
+        raise InvalidRecord(f"the record's header is damaged: {bad}")
+    for name, trial in record.trials.items():
+        if bad := _not_as_it_should_be(trial, _TRIAL):
+            raise InvalidRecord(f"the record's header is damaged: trial {name!r}: {bad}")
+    known = {claim.name for claim in catalogue}
+    asked = [str(name) for name in cast(Sequence[Any], names)]
+    there = [trial["claim"] for trial in record.trials.values()]
+    if lost := [name for name in dict.fromkeys([*asked, *there]) if name not in known]:
+        raise InvalidRecord(
+            f"the record holds the claim {lost[0]!r}, which this truenorm does not know; "
+            f"show it with the version that made it ({record.versions.get('truenorm', 'unknown')})"
+        )
+
+
+def _not_as_it_should_be(found: Mapping[str, Any], kinds: Mapping[str, type]) -> str:
+    """The first value that is of another kind, as `seed is 'a'`; "" where there is none."""
+    for key, kind in kinds.items():
+        value = found.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return f"{key} is {reprlib.repr(value)}"
+    return ""

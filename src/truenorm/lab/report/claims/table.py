@@ -1,0 +1,111 @@
+"""The claims of a record in the terminal, and the list of claims that there are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from truenorm.lab.report.claims.judged import Judged
+from truenorm.lab.report.claims.words import counts, effect, headline, margin
+from truenorm.show import Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from truenorm.lab.claims.claim import Claim
+
+_STYLES = {"holds": "green", "does not hold": "red", "depends": "yellow", "cannot tell": "dim"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimsTable:
+    """A row for each claim, and below it one for each comparison that it stands or falls by.
+
+    Args:
+        judged: the record and its verdicts.
+    """
+
+    judged: Judged
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences below the table."""
+        found, images = self.judged, self.judged.images
+        seeds = len(found.seeds)
+        said = [
+            f"{images['name']}: {images['train']:,} images to train on, {images['test']:,} to test; "
+            f"{seeds} seed{'' if seeds == 1 else 's'}; effects are means over seeds, with 95 % intervals.",
+            "0, or ×1, is no effect; above is as the claim has it. Margin: the smallest that is worth its words.",
+            f"Verdicts: two t tests of each comparison, 5 % for all {found.family} of the catalogue together (Holm); "
+            "an interval is of its comparison alone.",
+        ]
+        if found.record.configuration.get("quick"):
+            said.append("A quick look: less training, and fewer learning rates, than the claims say.")
+        if found.lacking:
+            said.append(found.lacking)
+        for verdict in found.verdicts:
+            said += [f"{verdict.claim.name}: {note}" for note in found.notes_of(verdict.claim)]
+        return (*said, *found.notes)
+
+    def __rich__(self) -> "RichTable":
+        from rich import box
+        from rich.padding import Padding
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(
+            title=Text("what is said about batch norm", style="bold"),
+            caption=Text("\n".join(self.notes)),
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("#", justify="right")
+        table.add_column("claim, and its comparisons", overflow="fold", min_width=24)
+        table.add_column("verdict", no_wrap=True)
+        table.add_column("effect (95 %)", no_wrap=True)
+        table.add_column("margin", justify="right", no_wrap=True)
+        for place, verdict in enumerate(self.judged.verdicts):
+            claim = verdict.claim
+            if place:
+                table.add_row()
+            table.add_row(
+                Text(str(claim.number)),
+                Text(claim.title, style="bold"),
+                Text(verdict.ruling, style=f"bold {_STYLES[verdict.ruling]}"),
+            )
+            for found in verdict.findings:
+                table.add_row(
+                    "",
+                    Padding(Text(found.part.name), (0, 0, 0, 2)),
+                    Text(found.ruling, style=_STYLES[found.ruling]),
+                    Text(effect(found.effect, found.part.unit)),
+                    Text(margin(found.part)),
+                )
+        return table
+
+
+def claims_conclusion(judged: Judged) -> str:
+    """What is said below the table: how many claims hold, and which."""
+    if len(judged.verdicts) == 1:
+        (only,) = judged.verdicts
+        condition = f" It {only.condition}." if only.condition.startswith("holds") else _sentence(only.condition)
+        return headline(judged.verdicts) + condition
+    return counts([verdict.ruling for verdict in judged.verdicts])
+
+
+def listing(claims: "Sequence[Claim]", not_yet: Mapping[int, str]) -> Table:
+    """The claims that there are, and those that are not measured yet, by number."""
+    rows = [(claim.number, claim.name, claim.title) for claim in claims]
+    rows += [(number, "not yet", title) for number, title in not_yet.items()]
+    return Table(
+        title="what is said about batch norm",
+        columns=("#", "name", "claim"),
+        rows=tuple((str(number), name, title) for number, name, title in sorted(rows)),
+        notes=("truenorm claims NAME … measures those that are named; truenorm claims measures all.",),
+        text=("name", "claim"),
+    )
+
+
+def _sentence(condition: str) -> str:
+    return f" {condition[:1].upper()}{condition[1:]}." if condition else ""

@@ -1,0 +1,114 @@
+"""The settings of a study: one cell each of its grid of data, networks, batch sizes, schedules and rates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from truenorm.errors import InvalidRecord
+from truenorm.lab.report.header import check_lists, check_trial
+from truenorm.record import Measurement, Record
+
+_AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
+"""What a trial calls its place on an axis → what the configuration calls the axis."""
+
+_SPOKEN = {"batch_size": "batch {}", "lr": "rate {:g}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Trials that differ in seed and norm alone, and what was measured in them.
+
+    Args:
+        label: what tells it from the others of its record; "" where there is no other.
+        values: its place on each axis: data, network, batch_size, schedule, and lr where that is an axis.
+        trials: what each trial was, by id; those that only tune the rate left out.
+        rows: what was measured in these trials.
+    """
+
+    label: str
+    values: Mapping[str, Any]
+    trials: Mapping[str, Mapping[str, Any]]
+    rows: tuple[Measurement, ...]
+
+    @property
+    def diverged(self) -> tuple[str, ...]:
+        """One sentence for each trial that gave no numbers."""
+        return tuple(
+            f"{trial.get('norm')}, seed {trial.get('seed')}: {trial['diverged']}"
+            for trial in self.trials.values()
+            if trial.get("diverged")
+        )
+
+
+def settings(record: Record) -> tuple[Setting, ...]:
+    """The settings of a record in the order of its grid; a plain study has one.
+
+    Raises:
+        InvalidRecord: the header is damaged, or rows belong to a trial that it does not describe.
+
+    Example:
+        >>> trials = {str(size): {"norm": "bn", "seed": 0, "batch_size": size} for size in (8, 64)}
+        >>> record = Record(command="truenorm study", trials=trials, configuration={"batch_sizes": [8, 64]})
+        >>> [setting.label for setting in settings(record)]
+        ['batch 8', 'batch 64']
+    """
+    check_lists(record.configuration, *_AXES.values())
+    axes = [name for name, axis in _AXES.items() if name != "lr" or record.configuration.get(axis)]
+    cells: dict[str, tuple[Any, ...]] = {}
+    trials: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    for name, trial in record.trials.items():
+        if "seed" in trial and not trial.get("tuning"):
+            check_trial(name, trial)
+            cells[name] = tuple(trial.get(axis) for axis in axes)
+            trials.setdefault(cells[name], {})[name] = trial
+    rows: dict[tuple[Any, ...], list[Measurement]] = {cell: [] for cell in trials}
+    for row in record.rows:
+        if row.trial in cells:
+            rows[cells[row.trial]].append(row)
+        elif row.trial not in record.trials or _lost(record.trials[row.trial]):
+            raise InvalidRecord(f"the record has rows of a trial {row.trial!r} that its header does not describe")
+    varied = [i for i, _ in enumerate(axes) if len({cell[i] for cell in trials}) > 1]
+    return tuple(
+        Setting(
+            label=", ".join(spoken(axes[i], cell[i]) for i in varied),
+            values=dict(zip(axes, cell, strict=True)),
+            trials=trials[cell],
+            rows=tuple(rows[cell]),
+        )
+        for cell in sorted(trials, key=lambda cell: _place(record, axes, cell))
+    )
+
+
+def asked(record: Record) -> int:
+    """How many settings a study was to have, also those of which nothing came.
+
+    Example:
+        >>> asked(Record(command="truenorm study", configuration={"batch_sizes": [8, 64], "networks": ["mlp"]}))
+        2
+    """
+    return max(len(settings(record)), prod(len(record.configuration.get(axis) or "-") for axis in _AXES.values()))
+
+
+def _lost(trial: Mapping[str, Any]) -> bool:
+    """Whether it is a trial of a study and yet says no seed. (Records of other commands have other trials.)"""
+    return "norm" in trial and "seed" not in trial and not trial.get("tuning")
+
+
+def spoken(axis: str, value: Any) -> str:
+    """A value of an axis as people say it.
+
+    Example:
+        >>> spoken("batch_size", 64), spoken("network", "mlp")
+        ('batch 64', 'mlp')
+    """
+    return f"{axis} unknown" if value is None else _SPOKEN.get(axis, "{}").format(value)
+
+
+def _place(record: Record, axes: list[str], cell: tuple[Any, ...]) -> tuple[int, ...]:
+    """Where a cell stands in the grid as it was asked for; what was not asked for stands last, as it came."""
+    places: list[int] = []
+    for axis, value in zip(axes, cell, strict=True):
+        asked = record.configuration.get(_AXES[axis])
+        places.append(asked.index(value) if isinstance(asked, list) and value in asked else len(asked or ()))
+    return tuple(places)

@@ -1,0 +1,257 @@
+"""What a setting of a study says about each arm: means, intervals, differences paired by seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from truenorm.errors import InvalidInput, InvalidRecord
+from truenorm.lab.report.header import check_images
+from truenorm.lab.report.settings import Setting, settings
+from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
+from truenorm.record import Measurement, Record
+
+BASELINE = "static-0.1"
+NETWORK_NORMS = ("bn-bfn", "gn")
+REFERENCES = ("joint", "sequential", "arriving")
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """One setting of a record, looked up by arm, metric and seed.
+
+    Args:
+        record: of `truenorm study`.
+        setting: one of `settings(record)`; None where there is one only.
+
+    Raises:
+        InvalidRecord: it holds no trial of a study, or its header is damaged.
+        InvalidInput: it holds several settings, and none was named.
+    """
+
+    record: Record
+    setting: Setting | None = None
+    chosen: Setting = field(init=False, repr=False, compare=False)
+    _found: Mapping[tuple[str, str], tuple[Measurement, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        chosen = self.setting or _only(self.record)
+        found: dict[tuple[str, str], list[Measurement]] = {}
+        for row in chosen.rows:
+            found.setdefault((row.arm, row.metric), []).append(row)
+        object.__setattr__(self, "chosen", chosen)  # frozen for everybody else
+        object.__setattr__(self, "_found", {key: tuple(rows) for key, rows in found.items()})
+        if not self.rows_of(BASELINE, "accuracy"):
+            raise _nothing_in(chosen)
+        check_images(self.record.configuration, self.data)
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return str(self.chosen.values["data"])
+
+    @property
+    def images(self) -> Mapping[str, Any]:
+        """How many images of which kind: train, validation, test, classes, image_shape, imbalance, balanced."""
+        return self.record.configuration["images"][self.data]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of which the baseline is there."""
+        return tuple(self.seeds_of(BASELINE, "accuracy"))
+
+    @property
+    def same_weights(self) -> tuple[str, ...]:
+        """Arms that change only the statistics."""
+        return tuple(arm for arm in self._arms() if arm not in NETWORK_NORMS)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Arms that change the weights."""
+        return tuple(arm for arm in self._arms() if arm in NETWORK_NORMS)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of the batch-norm network, in forward order."""
+        rows = self.chosen.rows
+        return tuple(dict.fromkeys(row.layer for row in rows if row.arm == BASELINE and row.layer is not None))
+
+    @property
+    def swept(self) -> dict[float, str]:
+        """The momenta of the sweep, ascending, and the arm of each; also of those that no table shows."""
+        arms = {arm for arm, _ in self._found if arm.startswith("static-")}
+        found = {momentum: arm for arm in sorted(arms) if (momentum := _momentum(arm)) is not None}
+        return dict(sorted(found.items()))
+
+    def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
+        """What was measured, trial by trial and layer by layer."""
+        return self._found.get((arm, metric), ())
+
+    def seeds_of(self, arm: str, metric: str, layer: str | None = None) -> dict[int, float]:
+        """Seed → the value for the whole network; of a metric of layers, of that layer or the mean over all."""
+        values: dict[int, list[float]] = {}
+        for row in self.rows_of(arm, metric):
+            if layer is None or row.layer == layer:
+                values.setdefault(self.seed_of(row), []).append(row.value)
+        return {seed: fmean(found) for seed, found in sorted(values.items())}
+
+    def seed_of(self, row: Measurement) -> int:
+        """The seed of the trial that a row belongs to."""
+        return int(self.chosen.trials[row.trial]["seed"])
+
+    def interval(self, arm: str, metric: str, scale: float = 1.0, *, layer: str | None = None) -> Interval | None:
+        """Mean over seeds with its 95 % interval; None where nothing was measured."""
+        values = self.seeds_of(arm, metric, layer)
+        return mean_interval([scale * value for value in values.values()]) if values else None
+
+    def difference(self, arm: str, metric: str, scale: float = 1.0, *, to: str = BASELINE) -> Interval | None:
+        """Arm minus another, paired by seed; None where no seed has both."""
+        a, b = self.seeds_of(arm, metric), self.seeds_of(to, metric)
+        common = [seed for seed in a if seed in b]
+        if not common or arm == to:
+            return None
+        # An accuracy comes in steps of one test image.
+        step = scale / self.images["test"] if metric == "accuracy" else 0.0
+        return paired([scale * a[seed] for seed in common], [scale * b[seed] for seed in common], resolution=step)
+
+    def momenta_of(self, arm: str, layer: str) -> list[float]:
+        """The momentum that the layer took, seed by seed."""
+        return [row.value for row in self.rows_of(arm, "momentum") if row.layer == layer]
+
+    def by_epoch(self, metric: str) -> dict[str, dict[int, Interval]]:
+        """Arm → epoch → the value after it, where training was followed (`training_loss@3`: after the third)."""
+        found: dict[str, dict[int, Interval]] = {}
+        for arm, measured in self._found:
+            name, _, epoch = measured.partition("@")
+            interval = self.interval(arm, measured) if name == metric and epoch.isdecimal() else None
+            if interval is not None:
+                found.setdefault(arm, {})[int(epoch)] = interval
+        return found
+
+    def noise_floor(self, reference: str, layer: str | None = None) -> float | None:
+        """The floor below which a shift says nothing: mean over seeds, and over layers if none is named."""
+        rows = self.rows_of(BASELINE, f"shift.{reference}")
+        floors = [row.error for row in rows if row.error is not None and layer in (None, row.layer)]
+        return fmean(floors) if floors else None
+
+    def beyond_noise(self, arms: tuple[str, ...], metric: str, scale: float) -> dict[str, Interval]:
+        """Those arms whose difference to the baseline is none of chance: 95 %, Holm over the family."""
+        found = {arm: difference for arm in arms if (difference := self.difference(arm, metric, scale)) is not None}
+        tested = {arm: difference.p for arm, difference in found.items() if difference.p is not None}
+        adjusted = holm(tested) if tested else {}
+        return {arm: found[arm] for arm, p in adjusted.items() if p < 0.05}
+
+    def _arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.arm for row in self.chosen.rows if row.metric == "accuracy"))
+
+
+def summaries(record: Record) -> tuple[StudySummary, ...]:
+    """Those settings of a record that have results; a plain study has one.
+
+    Raises:
+        InvalidRecord: none has.
+    """
+    found = [
+        setting
+        for setting in settings(record)
+        if any(row.arm == BASELINE and row.metric == "accuracy" for row in setting.rows)
+    ]
+    if not found:
+        raise _nothing_in(*settings(record))
+    return tuple(StudySummary(record, setting) for setting in found)
+
+
+def _nothing_in(*found: Setting) -> InvalidRecord:
+    diverged = [sentence for setting in found for sentence in setting.diverged]
+    if diverged:
+        return InvalidRecord(f"the study has no result to show; {diverged[0]}")
+    return InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
+
+
+def _momentum(arm: str) -> float | None:
+    """Of an arm of the sweep; None where its name holds no momentum."""
+    try:
+        momentum = float(arm.removeprefix("static-"))
+    except ValueError:
+        return None
+    return momentum if 0 < momentum <= 1 else None
+
+
+def _only(record: Record) -> Setting:
+    found = settings(record)
+    if len(found) > 1:
+        named = ", ".join(repr(setting.label) for setting in found[:4])
+        raise InvalidInput(f"the record holds {len(found)} settings ({named}, …); say which")
+    return found[0] if found else Setting(label="", values={"data": None}, trials={}, rows=())
+
+
+def compared(summary: StudySummary) -> tuple[str, ...]:
+    """The family of arms that are held against the baseline on the same weights."""
+    # The sweep is a picture of one parameter, not fifteen hypotheses.
+    return tuple(arm for arm in summary.same_weights if not arm.startswith("static-"))
+
+
+def conclusion(summary: StudySummary) -> str:
+    """One plain sentence: what was found, and what is within noise."""
+    num_seeds = len(summary.seeds)
+    if num_seeds < 2:
+        return "One seed says nothing about noise: run more (--seeds 5) before comparing arms."
+    family = compared(summary)
+    beyond = summary.beyond_noise(family, "accuracy", 100)
+    parts: list[str] = []
+    if beyond:
+        ranked = sorted(beyond.items(), key=lambda item: -item[1].mean)
+        better = [item for item in ranked if item[1].mean > 0]
+        worse = [item for item in ranked if item[1].mean < 0][::-1]
+        told = [f"{word} {_listed(items)}" for word, items in (("better", better), ("worse", worse)) if items]
+        parts.append(f"beyond noise (Holm, {len(family)} compared): {', '.join(told)}")
+    elif family:
+        parts.append(f"no difference beyond noise is shown (Holm, {len(family)} compared)")
+    else:
+        parts.append("no way of having statistics but the sweep was asked for")
+    named = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
+    differences = {arm: found for arm in named if (found := summary.difference(arm, "accuracy", 100)) is not None}
+    within = [arm for arm, found in differences.items() if not found.excludes_zero]
+    doubtful = [arm for arm, found in differences.items() if found.excludes_zero]
+    for told, arms in (("within noise", within), ("beyond noise only if compared alone", doubtful)):
+        if arms:
+            parts.append(f"{told}: {', '.join(f'{arm} {signed(differences[arm])}' for arm in arms)}")
+    networks = [f"{arm} {signed(summary.difference(arm, 'accuracy', 100))}" for arm in summary.networks]
+    if networks:
+        parts.append(f"networks of their own, paired by seed: {', '.join(networks)}")
+    return (
+        f"Points of accuracy against {BASELINE}, {num_seeds} seeds, same weights, ± 95 %: "
+        f"{'; '.join(part for part in parts if part)}."
+    )
+
+
+def _listed(items: list[tuple[str, Interval]]) -> str:
+    shown = [f"{arm} {signed(interval)}" for arm, interval in items[:4]]
+    rest = len(items) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def signed(interval: Interval | None) -> str:
+    """`+0.50 ± 0.25`, for a sentence.
+
+    Example:
+        >>> signed(Interval(0.5, 0.25, 5)), signed(None)
+        ('+0.50 ± 0.25', 'not compared')
+    """
+    if interval is None:
+        return "not compared"
+    width = "" if interval.half_width is None else f" ± {interval.half_width:.2f}"
+    return f"{interval.mean:+.2f}{width}"
+
+
+def cell(interval: Interval | None, digits: int, *, signed: bool = False) -> str:
+    """`90.01 ± 0.17`; empty where there is nothing.
+
+    Example:
+        >>> cell(Interval(0.5, 0.25, 5), 2, signed=True), cell(None, 2)
+        ('+0.50 ± 0.25', '')
+    """
+    if interval is None:
+        return ""
+    width = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"
+    return f"{interval.mean:{'+' if signed else ''}.{digits}f}{width}"

@@ -1,8 +1,0 @@
-"""Records as tables, sentences, charts and pages. Nothing is shown that a record does not hold."""
-
-from truenorm.report.claims.page import claims_page
-from truenorm.report.comparison import Comparison, comparison_page
-from truenorm.report.diagnosis import diagnosis_page
-from truenorm.report.study import study_page
-
-__all__ = ["Comparison", "claims_page", "comparison_page", "diagnosis_page", "study_page"]
