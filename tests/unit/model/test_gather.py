@@ -1,117 +1,21 @@
-"""Statistics of two processes with gloo on this machine; run as a program, this file is one of them."""
-
-import os
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
+"""Statistics of two processes with gloo on this machine."""
 
 import nets
 import oracle
 import pytest
 import torch
-from torch import nn
+from gathering import NAMES, batches_of, found_by
 
 import truenorm as tn
 from truenorm.model.gather import gathered, num_processes
-from truenorm.model.measure import joint_estimates
 from truenorm.stats import Moments, Statistics
 
 SIZE = 2
-NAMES = ("bn1", "bn2", "rare")
-NUM_BATCHES = (7, 3)
-
-
-class Rare(nn.Module):
-    """Its third batch norm is called on the second rank alone, its fourth on none."""
-
-    def __init__(self, rank):
-        super().__init__()
-        torch.manual_seed(3)
-        self.fc, self.bn1, self.bn2 = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.BatchNorm1d(6)
-        self.rare, self.never, self.rank = nn.BatchNorm1d(6), nn.BatchNorm1d(6), rank
-
-    def forward(self, x):
-        h = self.bn2(torch.relu(self.bn1(self.fc(x))))
-        return self.rare(h + 1) if self.rank else h
-
-
-def batches_of(rank):
-    """Uneven in size and number, and of two populations."""
-    return nets.batches(NUM_BATCHES[rank], size=8 + 3 * rank, last=3 + rank, seed=rank + 1, step=0.3 * (rank + 1))
-
-
-def size_of(output, batch):
-    """The last batch norm's output is of size 1 if statistics are right, larger if they are those of the start."""
-    return -output.square().mean(1)
-
-
-def work(rank, folder):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=SIZE, timeout=timedelta(seconds=60)
-    )
-    try:
-        torch.save(found_by(rank), f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def found_by(rank):
-    model, data = Rare(rank), batches_of(rank)
-    parallel = nn.parallel.DistributedDataParallel(model)
-    joint, within = joint_estimates(parallel, data)
-    sequential = tn.measure(parallel, data, flow="sequential")
-    merged = gathered(parallel, {"joint": joint, "within": within, "sequential": sequential})
-    again = gathered(model, {"within": within})
-
-    seen = {name: [] for name in NAMES}
-    for name, kept in seen.items():
-        model.get_submodule(name).register_forward_pre_hook(lambda _, x, kept=kept: kept.append(x[0].detach()))
-    with torch.no_grad():
-        for images, _ in data:
-            model.train()(images)
-    repaired = Rare(rank)
-    done = tn.repair(repaired, [(x * 3 + 3, y) for x, y in data] * 4, score=size_of)
-    return {
-        "merged": {how: plain(statistics) for how, statistics in merged.items()},
-        "again": plain(again["within"]),
-        "own": {"joint": plain(joint), "within": plain(within)},
-        "about": {how: dict(statistics.about) for how, statistics in merged.items()},
-        "seen": seen,
-        "processes": num_processes(),
-        "repair": (done.chosen, {how: dict(scores) for how, scores in done.scores.items()}),
-        "repaired": nets.bits(repaired),
-    }
-
-
-def plain(statistics):
-    return {name: (m.mean, m.var, m.count, m.design_effect) for name, m in statistics.items()}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    folder = tmp_path_factory.mktemp("gathered")
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(SIZE)
-    ]
-    try:
-        said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * SIZE, "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(SIZE)]
+def results(pair):
+    return pair.run(found_by)
 
 
 def stream_of(results, name):
@@ -201,7 +105,3 @@ def test_a_group_of_one_is_alone_too(tmp_path):
         assert gathered(nets.plain(), {"joint": found})["joint"] is found
     finally:
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), sys.argv[2])

@@ -8,16 +8,10 @@ from nets import assert_same_bits
 
 from truenorm.stats import Moments, Statistics, merge_statistics
 
-SIZE = 2
-
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(ranks.work, (SIZE, str(folder)), nprocs=SIZE)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(SIZE)]
+def results(pair):
+    return pair.run(ranks.trained_twice)
 
 
 def is_statistic(key):
