@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     interpreted = defaultdict(list)
     for item in items:
