@@ -35,10 +35,10 @@ study: venv
 
 # Everything but what is slow: the whole zoo of networks, kernels interpreted in every combination, long processes.
 test: venv
-	$(BIN)/pytest --ignore=tests/page -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/pytest --ignore=tests/page -n auto --dist loadfile -m "not slow"
 
 test-all: venv
-	$(BIN)/pytest --ignore=tests/page -n 2 --dist loadgroup
+	$(BIN)/pytest --ignore=tests/page -n auto --dist loadfile
 
 # Reports in a browser; the chromium is that of the system.
 test-page: venv

@@ -1,6 +1,7 @@
 """What every room's tests share: the oracle on the path, one seed, a pair of processes, and torchvision.
 
-Tests of a file run in one worker, and so do all that use the pair of processes. `slow` tests are left out of `make test`.
+The tests of a file run in one worker. `slow` ones are left out of `make test`: here those of interpreted kernels that no
+pairwise cover needs.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Triton's kernels are interpreted where there is no GPU; it reads this when they are defined.
 if not torch.cuda.is_available():
@@ -22,14 +24,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+settings.register_profile("no deadline", deadline=None)  # the first call of an operator takes long
+settings.load_profile("no deadline")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     interpreted = defaultdict(list)
     for item in items:
-        shared = "pair of processes" if "pair" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(shared))
         callspec = getattr(item, "callspec", None)
         if callspec is not None and "backend" in callspec.params and "triton" in callspec.id.split("-"):
             interpreted[item.path, item.originalname].append(item)
