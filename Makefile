@@ -67,6 +67,7 @@ bench: venv
 	$(BIN)/python benchmarks/doctor.py --pairs 8 --out benchmarks/results/doctor.json
 	$(BIN)/python benchmarks/arms.py --pairs 4 --out benchmarks/results/arms.json
 	$(BIN)/python benchmarks/study.py --pairs 4 --out benchmarks/results/study.json
+	$(BIN)/python benchmarks/first_call.py --pairs 20 --out benchmarks/results/first_call.json
 
 # On a machine with an NVIDIA GPU, under eight minutes.
 bench-gpu: venv
