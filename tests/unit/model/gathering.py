@@ -56,7 +56,7 @@ def found_by(rank):
         "merged": {how: plain(statistics) for how, statistics in merged.items()},
         "again": plain(again["within"]),
         "own": {"joint": plain(joint), "within": plain(within)},
-        "about": {how: dict(statistics.about) for how, statistics in merged.items()},
+        "provenance": {how: statistics.provenance.to_dict() for how, statistics in merged.items()},
         "seen": seen,
         "processes": num_processes(),
         "repair": (done.chosen, {how: dict(scores) for how, scores in done.scores.items()}),

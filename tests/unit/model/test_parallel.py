@@ -12,7 +12,7 @@ from processes import SIZE
 
 import truenorm as tn
 from truenorm.model.gather import gathered, num_processes
-from truenorm.stats import Moments, Statistics, merge_statistics
+from truenorm.stats import Moments, Provenance, Statistics, merge_statistics
 
 # Watched trainings
 
@@ -130,13 +130,13 @@ def test_design_effects_weigh_by_count_and_stay_unknown_where_they_are(measured)
 
 def test_the_result_says_how_many_took_part(measured):
     for found in measured:
-        assert {about["processes"] for about in found["about"].values()} == {"2"}
-        assert found["about"]["within"]["variance"] == "within batches"
+        assert {about["processes"] for about in found["provenance"].values()} == {2}
+        assert found["provenance"]["within"]["variance"] == "within"
 
 
 def test_the_result_says_how_many_samples_there_were(measured):
     total = sum(len(x) for rank in range(SIZE) for x, _ in batches_of(rank))
-    assert {found["about"]["joint"]["samples"] for found in measured} == {str(total)}
+    assert {found["provenance"]["joint"]["samples"] for found in measured} == {total}
 
 
 def test_a_repair_is_the_same_everywhere(measured):
@@ -148,10 +148,12 @@ def test_a_repair_is_the_same_everywhere(measured):
 
 def test_a_process_alone_is_given_back_what_it_has():
     net = nets.plain()
-    found = {"joint": Statistics({"bn1": Moments(torch.zeros(6), torch.ones(6), 8)}, about={"flow": "joint"})}
+    found = {
+        "joint": Statistics({"bn1": Moments(torch.zeros(6), torch.ones(6), 8)}, provenance=Provenance(flow="joint"))
+    }
     alone = gathered(net, found)
     assert num_processes() == 1
-    assert alone == found and alone["joint"].about == {"flow": "joint"} and alone is not found
+    assert alone == found and alone["joint"].provenance == Provenance(flow="joint") and alone is not found
 
 
 def test_a_group_of_one_is_alone_too(tmp_path):
