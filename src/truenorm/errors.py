@@ -5,9 +5,9 @@
     │   ├── UnknownName      a name that is not in a closed set
     │   ├── MissingFunction  only a function of the caller's can say it
     │   └── MissingExtra     an optional dependency is not installed
-    ├── DataUnavailable      a data set cannot be had or read
-    ├── NotMeasurable        statistics that cannot be had this way
-    │   └── NotFinite        for what they are of is not finite
+    ├── DataUnavailable      a data set cannot be found or read
+    ├── NotMeasurable        statistics cannot be measured this way
+    │   └── NotFinite        the input contains NaN or inf
     ├── Diverged             training left the finite numbers
     ├── FileChanged          a file was written to while it was looked at
     └── InvalidRecord        a record that is damaged or of another format
@@ -93,15 +93,15 @@ class MissingExtra(InvalidInput, ImportError):
 
 
 class DataUnavailable(TruenormError, OSError):
-    """A data set cannot be had, or is not what it should be."""
+    """A data set cannot be found or read."""
 
 
 class NotMeasurable(TruenormError, RuntimeError):
-    """Statistics were asked for that cannot be had this way."""
+    """These statistics cannot be measured this way."""
 
 
 class NotFinite(NotMeasurable):
-    """What was to be measured is not finite."""
+    """The input contains NaN or inf."""
 
 
 class Diverged(TruenormError, ArithmeticError):
