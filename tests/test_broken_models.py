@@ -16,6 +16,8 @@ import torch
 import truenorm as tn
 from truenorm.doctor.causes import CAUSES
 
+pytestmark = pytest.mark.slow  # trains a network for each fault
+
 FILE = Path(__file__).parents[1] / "experiments" / "broken_models.py"
 TRAIN = 1000
 HEALTHY = 4

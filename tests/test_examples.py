@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def said_by(name: str, *arguments: Path) -> str:
     finished = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
+        [sys.executable, "-W", "error:::__main__", EXAMPLES / name, *arguments],
         capture_output=True,
         text=True,
         timeout=250,
@@ -32,6 +34,7 @@ def test_every_example_is_run_here():
     }
 
 
+@pytest.mark.slow
 def test_convolution():
     said = said_by("convolution.py")
     assert "tracking='pooled'" in said
@@ -42,6 +45,7 @@ def test_convolution():
     assert said.rstrip().endswith("and back: torch.nn.modules.batchnorm")
 
 
+@pytest.mark.slow
 def test_dense_with_dropout():
     said = said_by("dense_with_dropout.py")
     rows = re.findall(r"^ +(\w+) +([A-Z][\w, ]*?\w) +\(N, (\d+)\) +([\d,]+) +([\d,]+) *$", said, re.M)
@@ -61,6 +65,7 @@ def test_dense_with_dropout():
     assert float(re.search(r"differ by at most (\S+)", said)[1]) < 1e-4
 
 
+@pytest.mark.slow
 def test_own_loop():
     said = said_by("own_loop.py")
     accuracy = dict(re.findall(r"^(.*?)\s+([\d.]+) %", said, re.M))
@@ -78,6 +83,7 @@ def test_own_loop():
     assert said.rstrip().splitlines()[-1].startswith("assigned: {'1': ")
 
 
+@pytest.mark.slow
 def test_shift_of_a_network():
     said = said_by("shift_of_a_network.py")
     assert said.count("estimation shift, in σ of the population") == 2 + 1

@@ -12,7 +12,7 @@ import truenorm as tn
 from truenorm.kernels import registry
 from truenorm.kernels.triton import backend
 
-pytestmark = needs_triton
+pytestmark = [needs_triton, pytest.mark.slow]  # interpreted kernels
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def test_the_record_holds_the_line_that_does_it_again(record, truenorm, tiny):
     assert Record.load("again").rows == Record.load("out").rows
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own(tiny, tmp_path):
     """As a shell runs it: the output is text without colours, wide enough, and errors are apart."""
     code = "from truenorm.cli import main; main()"

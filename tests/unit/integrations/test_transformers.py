@@ -20,6 +20,8 @@ import truenorm as tn
 from truenorm.errors import InvalidInput, MissingExtra
 from truenorm.rules import Static
 
+pytestmark = pytest.mark.slow  # trainings in a framework
+
 
 @pytest.fixture(scope="module")
 def transformers(torchvision):

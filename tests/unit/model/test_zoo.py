@@ -13,6 +13,8 @@ from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
+pytestmark = pytest.mark.slow  # whole networks of two libraries
+
 CLASSES = 4
 LIMIT = 24
 IMAGES = {

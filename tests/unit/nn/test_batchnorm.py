@@ -231,6 +231,7 @@ def test_compiles_as_one_graph_in_training_and_inference(tracking, momentum):
     assert_close(dict(net.named_buffers()), dict(twin.named_buffers()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inside torch
 def test_inductor_takes_it_too():
     torch.manual_seed(0)

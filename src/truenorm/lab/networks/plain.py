@@ -27,6 +27,7 @@ def mlp(
         activation: instead of the ReLU.
 
     Example:
+        >>> import torch
         >>> mlp((1, 8, 8), 10, widths=(32, 16))(torch.randn(4, 1, 8, 8)).shape
         torch.Size([4, 10])
     """
@@ -44,6 +45,7 @@ def cnn(input_shape: tuple[int, int, int], num_classes: int, *, norm_layer: Norm
     """Four 3×3 convolutions (8, 16, 32, 32 channels), each with norm and ReLU, two poolings, global average.
 
     Example:
+        >>> import torch
         >>> cnn((3, 32, 32), 10)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """

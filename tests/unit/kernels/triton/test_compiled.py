@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from contract.backends import needs_triton
 
-pytestmark = [needs_triton, pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is for Linux")]
+pytestmark = [
+    [needs_triton, pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is for Linux")],
+    pytest.mark.slow,
+]  # compiles every kernel for Hopper
 
 REGISTERS = {
     "stats": 64,

@@ -9,7 +9,7 @@ from truenorm.kernels.registry import BACKENDS
 from truenorm.nn.tracking import track
 
 TRITON, ATEN, REFERENCE = (BACKENDS[name] for name in ("triton", "aten", "reference"))
-pytestmark = needs_triton
+pytestmark = [needs_triton, pytest.mark.slow]  # interpreted kernels
 
 
 def fresh(dtype=torch.float32, count=0):

@@ -6,6 +6,8 @@ from contract.backends import DEVICE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow  # visits every element in Python
+
 triton = pytest.importorskip("triton", reason="triton is not installed")
 import triton.language as tl  # noqa: E402  # after the skip
 

@@ -23,6 +23,8 @@ from truenorm.model.statistics import statistics
 from truenorm.record import Measurement, Record
 from truenorm.stats.shift import estimation_shift
 
+pytestmark = pytest.mark.slow  # trains for each claim
+
 TINY = ClaimsConfig(limit=200, test_limit=80, quick=True)
 
 

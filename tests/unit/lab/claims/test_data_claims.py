@@ -22,6 +22,8 @@ from truenorm.lab.networks.norms import BatchNorm
 from truenorm.record import Measurement, Record
 from truenorm.stats.moments import Moments
 
+pytestmark = pytest.mark.slow  # trains for each claim
+
 TINY = ClaimsConfig(limit=160, test_limit=80, quick=True)
 PLACED = {"images": "noisy"}
 

@@ -17,6 +17,8 @@ from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import load
 from truenorm.record import Record
 
+pytestmark = pytest.mark.slow  # trains for each claim
+
 
 @pytest.fixture(scope="module")
 def bench():

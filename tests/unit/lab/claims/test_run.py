@@ -13,6 +13,8 @@ from truenorm.lab.claims.configuration import ClaimsConfig
 from truenorm.lab.claims.run import TUNING_SEEDS, run_claims
 from truenorm.record import Record
 
+pytestmark = pytest.mark.slow  # processes that train
+
 SMALL = ClaimsConfig(limit=60, test_limit=40, seeds=5)
 RATES = (0.1, 0.2, 0.4)
 BEST = {"bn": 0.2, "none": 0.4}

@@ -18,6 +18,8 @@ from truenorm.lab.report.page import Section, Tables, needed, page
 from truenorm.record import Record
 from truenorm.show import Table
 
+pytestmark = pytest.mark.slow  # draws whole pages
+
 NASTY = "</script><script>alert(\"1\")</script> & 'x' <!-- {{ 7 * 7 }}"
 LARGEST = 1_500_000
 

@@ -9,6 +9,8 @@ from unit.lab.study.at_work import is_killed, raises, say_and_wait
 
 from truenorm.lab.study.grid import alongside
 
+pytestmark = pytest.mark.slow  # processes that train
+
 SPAWN = multiprocessing.get_context("spawn")
 
 

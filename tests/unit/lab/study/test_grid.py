@@ -15,6 +15,8 @@ from truenorm.lab.study.store import Store
 from truenorm.lab.study.study import run_study
 from truenorm.record import Record
 
+pytestmark = pytest.mark.slow  # processes that are killed
+
 GRID = StudyConfig(
     limit=120,
     test_limit=60,
