@@ -20,12 +20,7 @@ import truenorm as tn
 from truenorm.errors import InvalidInput, MissingExtra, UnknownName
 from truenorm.rules import Static
 
-pytestmark = [[, pytest.mark.slow]  # trainings in a framework
-    # Lightning's own, of torch's pytree and of how it would have been set up on a larger machine.
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated"),
-    pytest.mark.filterwarnings("ignore:The .*_dataloader. does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-]
+pytestmark = pytest.mark.slow  # trainings in a framework
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import pytest
 from contract.backends import needs_triton
 
 pytestmark = [
-    [needs_triton, pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is for Linux")],
-    pytest.mark.slow,
-]  # compiles every kernel for Hopper
+    needs_triton,
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is for Linux"),
+    pytest.mark.slow,  # compiles every kernel for Hopper
+]
 
 REGISTERS = {
     "stats": 64,
