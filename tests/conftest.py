@@ -28,6 +28,7 @@ settings.register_profile("no deadline", deadline=None)  # the first call of an 
 settings.load_profile("no deadline")
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow ones are deselected
 def pytest_collection_modifyitems(items):
     interpreted = defaultdict(list)
     for item in items:
@@ -43,7 +44,10 @@ def pytest_collection_modifyitems(items):
 
 def pairwise(cases):
     """Cases of one test that have every pair of values of two parameters at least once; the fewest that are soon found."""
-    pairs = {case: set(combinations(case.callspec.indices.items(), 2)) for case in cases}
+    pairs: dict[pytest.Item, set[object]] = {}
+    for case in cases:  # by values: parameters that are given together have one index
+        parameters = ((name, repr(value)) for name, value in case.callspec.params.items())
+        pairs[case] = set(combinations(parameters, 2))
     left, chosen = set().union(*pairs.values()), []
     while left:
         best = max(cases, key=lambda case: len(pairs[case] & left))
