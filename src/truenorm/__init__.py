@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from truenorm import kernels, nn, rules, stats
+    from truenorm import experimental, kernels, nn, rules, stats
     from truenorm.doctor.diagnose import diagnose
     from truenorm.doctor.diagnosis import Diagnosis
     from truenorm.doctor.repair import Repair, repair
@@ -38,6 +38,7 @@ __all__ = [
     "convert",
     "diagnose",
     "estimation_shift",
+    "experimental",
     "freeze",
     "kernels",
     "measure",
@@ -73,7 +74,13 @@ _HOME = {
     "using": "truenorm.model.statistics",
     "watch": "truenorm.model.watch",
 }
-_MODULES = {"kernels": "truenorm.kernels", "nn": "truenorm.nn", "rules": "truenorm.rules", "stats": "truenorm.stats"}
+_MODULES = {
+    "experimental": "truenorm.experimental",
+    "kernels": "truenorm.kernels",
+    "nn": "truenorm.nn",
+    "rules": "truenorm.rules",
+    "stats": "truenorm.stats",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -82,7 +82,7 @@ class Triton:
         x = kernels.stages.dense(x)
         weight, bias = _of_channels(weight, x), _of_channels(bias, x)
         given_mean, given_var = _of_channels(mean, x), _of_channels(var, x)
-        added, applied = _fused(x, residual, activation)
+        added, applied = _applied_by_kernels(x, residual, activation)
         if _has_gradient(x, weight, bias, added):
             y = kernels.Normalize.apply(x, weight, bias, added, given_mean, given_var, applied, eps)
             assert isinstance(y, Tensor)
@@ -116,7 +116,7 @@ def _batch_norm(
     x = kernels.stages.dense(x)
     weight, bias = _of_channels(weight, x), _of_channels(bias, x)
     buffers = [_of_channels(value, x) for value in running or (None, None)]
-    added, applied = _fused(x, residual, activation)
+    added, applied = _applied_by_kernels(x, residual, activation)
     scheduled = momentum if isinstance(momentum, Tensor) else None
     fixed = None if isinstance(momentum, Tensor) else momentum
     given = (
@@ -184,7 +184,7 @@ def _of_channels(value: Tensor | None, x: Tensor) -> Tensor | None:
     return None if value is None else value.contiguous()
 
 
-def _fused(x: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor | None, Activation]:
+def _applied_by_kernels(x: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor | None, Activation]:
     """The residual and the activation that the kernels apply themselves."""
     kernels = _kernels()
     if residual is None:
@@ -199,7 +199,7 @@ def _fused(x: Tensor, residual: Tensor | None, activation: Activation) -> tuple[
 def _rest(
     y: Tensor, residual: Tensor | None, activation: Activation, added: Tensor | None, applied: Activation
 ) -> Tensor:
-    """What `_fused` left to torch."""
+    """What `_applied_by_kernels` left to torch."""
     return activated(y, residual if added is None else None, "identity" if applied == activation else activation)
 
 
