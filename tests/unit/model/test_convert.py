@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import truenorm as tn
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.nn.tracking import LONG_TRAINED
+from truenorm.nn.batchnorm import LONG_TRAINED
 
 
 @pytest.fixture

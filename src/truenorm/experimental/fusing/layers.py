@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from truenorm.experimental.fusing.activation import activation_of, is_hooked
-from truenorm.kernels import Activation, activated
+from truenorm.kernels import Activation, Epilogue, Tracking, activated
 from truenorm.model.convert import our_class
 from truenorm.nn import batchnorm as ours
 from truenorm.nn.act import TrackedBatchNormAct, tracked
 from truenorm.nn.batchnorm import TrackedBatchNorm
-from truenorm.nn.tracking import Tracking
 
 
 class BatchNorm1d(ours.BatchNorm1d):
@@ -50,7 +49,7 @@ class OneCallBatchNormAct(TrackedBatchNormAct):
         if own == "identity":
             return TrackedBatchNorm.forward(self, input, residual, activation)
         y = super().forward(input) if own is None else TrackedBatchNorm.forward(self, input, activation=own)
-        return activated(y, residual, activation)
+        return activated(y, Epilogue(residual, activation))
 
     def in_one_call(self) -> Activation | None:
         """The activation that batch norm applies; None: `drop` and `act` are called."""

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import truenorm as tn
-from truenorm.nn.tracking import track
+from truenorm.kernels import Running, track
 
 
 def batches(seed, sizes, *, dtype=torch.float32, offset=2.0):
@@ -143,7 +143,7 @@ def test_long_trained_statistics_move_by_the_momentum():
 def test_without_a_count_a_momentum_works_and_an_average_does_nothing(momentum, tracking):
     mean, var = torch.zeros(1), torch.ones(1)
     batch = {"mean": torch.tensor([1.0]), "var": torch.tensor([1.0])}
-    track(mean, var, None, **batch, count=2, momentum=momentum, tracking=tracking)
+    track(Running(mean, var, None, momentum, tracking), **batch, count=2)
     assert_close(mean, torch.tensor([momentum or 0.0]))
 
 
@@ -159,7 +159,7 @@ def test_half_buffers_hold_what_float32_computed(dtype):
     """A mean that jumps by 300 has a square that half precision does not."""
     mean, var, count = torch.zeros(1, dtype=dtype), torch.ones(1, dtype=dtype), torch.tensor(100)
     batch = {"mean": torch.tensor([300.0], dtype=dtype), "var": torch.tensor([1.0], dtype=dtype)}
-    track(mean, var, count, **batch, count=8, momentum=0.1, tracking="pooled")
+    track(Running(mean, var, count, 0.1, "pooled"), **batch, count=8)
     assert_close(var.float(), torch.tensor([0.09 * 300**2 + 1]), rtol=0.01, atol=0)
 
 
