@@ -32,15 +32,15 @@ class Running(NamedTuple):
     Args:
         mean, var: M and V, of shape (C,), updated in place; None: none are kept.
         num_batches: t, the batches so far; raised in place. None: batches are not counted.
-        momentum: weight of the new batch (Keras's is 1 − ours); None: an average. 0 leaves M and V as they are. A
-            scalar tensor on the device is for the Triton kernels; torch's operators read it, which waits for the GPU.
+        momentum: weight of the new batch (Keras's is 1 − ours); None: an average. 0 leaves M and V as they are. The
+            Triton kernels also take a scalar tensor on the device.
         tracking: which recursion.
     """
 
     mean: Tensor | None
     var: Tensor | None
     num_batches: Tensor | None
-    momentum: float | Tensor | None
+    momentum: float | None
     tracking: Tracking
 
 

@@ -84,8 +84,6 @@ def _tracked(x: Tensor, affine: Affine, running: Running) -> Tensor:
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
     if x.shape[1] != mean.numel():
         return F.batch_norm(x, mean, var, weight, bias, True, 0.0, eps)  # torch's error
-    if isinstance(momentum, Tensor):
-        momentum = float(momentum)
     if tracking == "torch" and momentum is not None:
         if num_batches is not None:
             num_batches.add_(1)

@@ -32,8 +32,6 @@ def track(running: Running, mean: Tensor, var: Tensor, *, count: int) -> None:
     running_mean, running_var, num_batches, momentum, tracking = running
     if running_mean is None or running_var is None:
         return
-    if isinstance(momentum, Tensor):
-        momentum = float(momentum)
     if num_batches is not None and (momentum != 0 or tracking == "torch"):
         num_batches.add_(1)
     if momentum == 0 or (momentum is None and num_batches is None):

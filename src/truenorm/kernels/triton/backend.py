@@ -85,8 +85,9 @@ def _written(running: Running | None) -> _Written:
         return _Written()
     mean, var, num_batches, momentum, tracking = running
     pooled = tracking == "pooled"
-    if isinstance(momentum, Tensor):
-        return _Written(mean, var, num_batches, momentum, None, pooled)
+    scheduled: Any = momentum  # as with torch's layers, declared as a number
+    if isinstance(scheduled, Tensor):
+        return _Written(mean, var, num_batches, scheduled, None, pooled)
     if momentum == 0 or (momentum is None and num_batches is None):
         mean = var = None
     return _Written(mean, var, None if momentum == 0 and pooled else num_batches, None, momentum, pooled)
