@@ -24,14 +24,26 @@ def arguments(description: str, *, pairs: int) -> argparse.Namespace:
     return options
 
 
+def process_seconds(side: Callable[[], None]) -> float:
+    """Process time of a side."""
+    start = time.process_time()
+    side()
+    return time.process_time() - start
+
+
 def ratios(
-    numerator: Callable[[], None], denominator: Callable[[], None], *, pairs: int, warm_up: int = 2
+    numerator: Callable[[], None],
+    denominator: Callable[[], None],
+    *,
+    pairs: int,
+    warm_up: int = 2,
+    seconds: Callable[[Callable[[], None]], float] = process_seconds,
 ) -> list[float]:
-    """Process time of the first over that of the second, pair by pair, who goes first by turns."""
+    """Time of the first over that of the second, pair by pair, order alternated."""
     found: list[float] = []
     for pair in range(pairs + warm_up):
         first, second = (numerator, denominator) if pair % 2 else (denominator, numerator)
-        taken = {first: _seconds(first), second: _seconds(second)}
+        taken = {first: seconds(first), second: seconds(second)}
         if pair >= warm_up:
             found.append(taken[numerator] / taken[denominator])
     return found
@@ -54,9 +66,3 @@ def save(results: dict[str, list[float]], options: argparse.Namespace, **about: 
         for name, found in results.items()
     )
     options.out.write_text(f'{{"about": {json.dumps(head)},\n "results": [\n  {lines}\n ]}}\n')
-
-
-def _seconds(side: Callable[[], None]) -> float:
-    start = time.process_time()
-    side()
-    return time.process_time() - start

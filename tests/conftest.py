@@ -1,13 +1,20 @@
-"""What every room's tests share: the oracle on the path, one seed, and torchvision where it can be had."""
+"""What every room's tests share: the oracle on the path, one seed, a pair of processes, and torchvision.
+
+The tests of a file run in one worker. `slow` ones are left out of `make test`: here those of interpreted kernels that no
+pairwise cover needs.
+"""
 
 import os
 import random
 import sys
+from collections import defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Triton's kernels are interpreted where there is no GPU; it reads this when they are defined.
 if not torch.cuda.is_available():
@@ -17,6 +24,44 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+settings.register_profile("no deadline", deadline=None)  # the first call of an operator takes long
+settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(items):
+    interpreted = defaultdict(list)
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "backend" in callspec.params and "triton" in callspec.id.split("-"):
+            interpreted[item.path, item.originalname].append(item)
+    for cases in interpreted.values():
+        chosen = set(pairwise(cases))
+        for item in cases:
+            if item not in chosen:
+                item.add_marker(pytest.mark.slow)
+
+
+def pairwise(cases):
+    """Cases of one test that have every pair of values of two parameters at least once; the fewest that are soon found."""
+    pairs = {case: set(combinations(case.callspec.indices.items(), 2)) for case in cases}
+    left, chosen = set().union(*pairs.values()), []
+    while left:
+        best = max(cases, key=lambda case: len(pairs[case] & left))
+        chosen.append(best)
+        left -= pairs[best]
+    return chosen or cases[:1]
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Two processes with gloo: `pair.run(function, …)` gives what `function(rank, …)` gives in each."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    from processes import Pair
+
+    running = Pair(tmp_path_factory.mktemp("pair"))
+    yield running
+    running.close()
 
 
 @pytest.fixture(autouse=True)

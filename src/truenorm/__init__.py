@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from truenorm import experimental, kernels, nn, rules, stats
+    from truenorm import errors, experimental, kernels, nn, rules, stats
     from truenorm.doctor.diagnose import diagnose
     from truenorm.doctor.diagnosis import Diagnosis
     from truenorm.doctor.repair import Repair, repair
@@ -37,6 +37,7 @@ __all__ = [
     "assign",
     "convert",
     "diagnose",
+    "errors",
     "estimation_shift",
     "experimental",
     "freeze",
@@ -75,6 +76,7 @@ _HOME = {
     "watch": "truenorm.model.watch",
 }
 _MODULES = {
+    "errors": "truenorm.errors",
     "experimental": "truenorm.experimental",
     "kernels": "truenorm.kernels",
     "nn": "truenorm.nn",

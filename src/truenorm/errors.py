@@ -53,11 +53,12 @@ class UnknownName(InvalidInput, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
-        near = get_close_matches(name, self.known, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(self.known)}")
+        super().__init__(kind, name, self.known)  # all that pickle needs
 
-    __str__ = Exception.__str__  # KeyError would quote the sentence
+    def __str__(self) -> str:
+        near = get_close_matches(self.name, self.known, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known)}"
 
 
 class MissingFunction(InvalidInput):
@@ -84,8 +85,11 @@ class MissingExtra(InvalidInput, ImportError):
 
     def __init__(self, module: str, extra: str) -> None:
         self.module, self.extra = module, extra
-        package = _PACKAGES.get(module.partition(".")[0], module)
-        super().__init__(f"{package} is not installed; run: {install_line(extra, package)}")
+        super().__init__(module, extra)  # all that pickle needs
+
+    def __str__(self) -> str:
+        package = _PACKAGES.get(self.module.partition(".")[0], self.module)
+        return f"{package} is not installed; run: {install_line(self.extra, package)}"
 
 
 class DataUnavailable(TruenormError, OSError):

@@ -190,7 +190,7 @@ def test_m12_a_layer_that_no_batch_reaches_is_left_alone_and_named():
     theirs = copy.deepcopy(net)
     for flow in ("joint", "sequential", "eval"):
         found = tn.measure(net, x.split(64), flow=flow)
-        assert list(found) == ["used"] and found.about["not reached"] == "auxiliary"
+        assert list(found) == ["used"] and found.provenance.skipped == ("auxiliary",)
     buffers = {name: id(buffer) for name, buffer in net.named_buffers()}
     done = tn.repair(net, x.split(64), score=lambda y, batch: -y.square().mean(1))
     assert done.chosen and (net.used.running_mean > 6).all()
@@ -223,7 +223,7 @@ def test_m13_a_layer_that_is_called_twice_is_pooled_over_its_calls():
         seen += [x.double(), double.fc((x.double() - mean) / (var + double.bn.eps).sqrt()).detach()]
     found = tn.measure(net, batches)
     assert_true(found["bn"], torch.cat(seen))
-    assert found.about["called more than once per forward"] == "bn"
+    assert found.provenance.repeated == ("bn",)
     with pytest.raises(AssertionError, match="reused"):
         precise_bn(net, batches)
 

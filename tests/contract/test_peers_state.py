@@ -141,7 +141,7 @@ def test_m6_a_layer_that_was_put_into_eval_stays_so_and_keeps_its_statistics():
     kept = net[1].running_mean.clone(), net[1].running_var.clone()
     batches = [torch.randn(16, 4) for _ in range(16)]
     found = tn.measure(net, batches)
-    assert list(found) == ["4"] and found.about["frozen"] == "1"
+    assert list(found) == ["4"] and found.provenance.frozen == ("1",)
     # The layer behind it is measured behind the statistics that stay.
     with torch.no_grad():
         hidden = copy.deepcopy(net[:4]).eval().double()(torch.cat(batches).double())

@@ -222,7 +222,7 @@ def test_m30_a_layer_called_twice_is_named_and_pooled():
     assert_close(net.bn.running_mean.double(), theirs, rtol=1e-5, atol=1e-5)
     batches = x.split(64)
     found = tn.measure(net, batches)
-    assert found.about["called more than once per forward"] == "bn"
+    assert found.provenance.repeated == ("bn",)
     both = torch.cat([x + 10, x]).double()
     assert_close(found["bn"].mean, both.mean(0), rtol=1e-5, atol=1e-5)
     assert_close(found["bn"].var, both.var(0, correction=0), rtol=1e-5, atol=1e-5)

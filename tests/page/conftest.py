@@ -2,8 +2,8 @@
 
 import pytest
 from page.chromium import CHROMIUM, FLAGS, MISSING
-from unit.report import synthetic_claims as claims
-from unit.report.synthetic import ARMS, MOMENTA, study
+from unit.lab.report import synthetic_claims as claims
+from unit.lab.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.lab.report import claims_page, study_page
 

@@ -39,6 +39,21 @@ def test_the_tree_and_its_exit_codes():
     )
 
 
+ARGUMENTS = {
+    "UnknownName": ("arm", "dbmn", ["dmbn", "cumulative"]),
+    "MissingFunction": ("no classes", "score"),
+    "MissingExtra": ("sklearn.datasets", "lab"),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_error_crosses_a_process(name):
+    """Raised in a worker of a loader, say: its sentence must not become a TypeError of pickle's."""
+    error = OURS[name](*ARGUMENTS.get(name, ("a sentence",)))
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is OURS[name] and str(again) == str(error) and vars(again) == vars(error)
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_every_error_is_one_of_ours_and_is_drawn_in_the_module(name):
     assert issubclass(OURS[name], TruenormError)

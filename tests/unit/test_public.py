@@ -117,6 +117,37 @@ def test_importing_truenorm_imports_nothing_heavy():
     assert fresh(f"import sys, truenorm; dir(truenorm); {SAY % HEAVY}").split() == []
 
 
+LOOKING = """
+import sys, torch, truenorm as tn
+from torch import nn
+tn.diagnose
+assert "torch._dynamo" not in sys.modules, "named"
+net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+batches = [(torch.randn(16, 4) + 3, torch.randint(0, 3, (16,))) for _ in range(8)]
+with tn.watch(net) as watched:
+    for x, _ in batches:
+        net(x).sum().backward()
+for flow in ("joint", "sequential", "eval"):
+    tn.measure(net, batches, flow=flow)
+tn.diagnose(net, batches)
+tn.repair(net, batches)
+with tn.using(net, watched["adaptive"]):
+    tn.freeze(net), tn.unfreeze(net), tn.convert(net)
+print([name for name in sys.modules if name.startswith("torch._dynamo")])
+"""
+
+
+def test_looking_does_not_import_the_compiler():
+    """It takes seconds, and crashes beside TensorFlow."""
+    assert fresh(LOOKING) == "[]\n"
+
+
+def test_this_comparison_sees_the_compiler():
+    """Planted: an optimizer of torch's imports it."""
+    with_optimizer = LOOKING.replace("batches = [", "torch.optim.SGD(net.parameters(), 0.1)\nbatches = [")
+    assert fresh(with_optimizer) != "[]\n"
+
+
 def test_this_comparison_sees_torch():
     """Planted: the first use of a name does import it."""
     assert "torch" in fresh(f"import sys, truenorm; truenorm.Moments; {SAY % HEAVY}").split()

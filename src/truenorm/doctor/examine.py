@@ -15,7 +15,7 @@ from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
 from truenorm.model.evaluate import Forward, evaluating, run
 from truenorm.model.layers import batch_norms
-from truenorm.model.measure import REPEATED, bytes_per_sample, frozen_layers, joint_estimates, measure
+from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import ShiftReport, errors, estimation_shift
@@ -172,20 +172,20 @@ def examine(
         estimates=estimates,
         scores=scores,
         sizes=tuple(map(num_samples, sample.batches)),
-        repeated=tuple(name for name in (arriving or joint).about.get(REPEATED, "").split(", ") if name),
+        repeated=(arriving or joint).provenance.repeated,
         left=tuple(left),
         partly=tuple(name for name in joint if name not in reached),
     )
 
 
 def _only(statistics: Statistics, names: list[str]) -> Statistics:
-    return Statistics({name: statistics[name] for name in names}, about=statistics.about)
+    return Statistics({name: statistics[name] for name in names}, provenance=statistics.provenance)
 
 
 def on_cpu(found: Statistics) -> Statistics:
     """Small numbers from many layers: they are compared where nobody waits for them."""
     moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in found.items()}
-    return Statistics(moved, about=found.about)
+    return Statistics(moved, provenance=found.provenance)
 
 
 def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:

@@ -181,7 +181,7 @@ def _repaired(
         scores={name: {metric: part.mean(metric) for metric in part.values} for name, part in found.items()},
         gains=gains,
         notes=(
-            f"measured on {joint.about['samples']} samples in batches of {measured.batch_size}, scored on "
+            f"measured on {joint.provenance.samples} samples in batches of {measured.batch_size}, scored on "
             + ("the same" if judged is measured else f"{len(judged):,} {'others' if held_out is None else 'held out'}"),
         ),
     )

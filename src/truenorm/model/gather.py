@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from truenorm.errors import NotMeasurable
 from truenorm.model.layers import batch_norms, buffers_of
 from truenorm.stats.moments import Moments
+from truenorm.stats.provenance import Provenance
 from truenorm.stats.statistics import Statistics, merge_statistics
 
 
@@ -66,7 +68,7 @@ def gathered(model: nn.Module, found: Mapping[str, Statistics]) -> dict[str, Sta
         return dict(found)
     layers = {name: len(buffers_of(layer)[0]) for name, layer in batch_norms(model).items()}
     device = buffers_of(next(iter(batch_norms(model).values())))[0].device
-    samples = torch.tensor([[float(one.about.get("samples", 0))] for one in found.values()], dtype=torch.float64)
+    samples = torch.tensor([[float(one.provenance.samples or 0)] for one in found.values()], dtype=torch.float64)
     packed = torch.stack([_packed(statistics, layers) for statistics in found.values()])
     mine = torch.cat([samples, packed], 1).flatten().to(device)
     everyone = [torch.empty_like(mine) for _ in range(world)]
@@ -75,9 +77,9 @@ def gathered(model: nn.Module, found: Mapping[str, Statistics]) -> dict[str, Sta
     merged: dict[str, Statistics] = {}
     for number, (name, statistics) in enumerate(found.items()):
         rows = [values[number * size : (number + 1) * size].cpu() for values in everyone]
-        seen = str(int(sum(float(row[0]) for row in rows)))
+        seen = int(sum(float(row[0]) for row in rows))
         parts = [_unpacked(row[1:], layers) for row in rows]
-        merged[name] = _merged(parts, name, {**statistics.about, "samples": seen, "processes": str(world)})
+        merged[name] = _merged(parts, replace(statistics.provenance, samples=seen, processes=world))
     return merged
 
 
@@ -107,10 +109,10 @@ def _unpacked(values: Tensor, layers: Mapping[str, int]) -> Statistics:
     return Statistics(found)
 
 
-def _merged(parts: list[Statistics], name: str, about: Mapping[str, str]) -> Statistics:
+def _merged(parts: list[Statistics], provenance: Provenance) -> Statistics:
     pooled = merge_statistics(parts)
-    if name != "within":
-        return Statistics(dict(pooled), about=about)
+    if provenance.variance != "within":
+        return Statistics(dict(pooled), provenance=provenance)
     averaged: dict[str, Moments] = {}
     for layer, moments in pooled.items():
         assert moments.count is not None
@@ -119,4 +121,4 @@ def _merged(parts: list[Statistics], name: str, about: Mapping[str, str]) -> Sta
             if layer in part:
                 var += part[layer].var * ((part[layer].count or 0) / moments.count)
         averaged[layer] = Moments(moments.mean, var, moments.count, moments.design_effect)
-    return Statistics(averaged, about=about)
+    return Statistics(averaged, provenance=provenance)

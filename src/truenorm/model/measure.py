@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,9 @@ from truenorm.model.statistics import using
 from truenorm.model.stream import streams_of
 from truenorm.rules import Population, Rule, Within
 from truenorm.stats.moments import Moments
+from truenorm.stats.provenance import Flow, Provenance, Variance
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
-
-Flow = Literal["joint", "sequential", "eval"]
-Variance = Literal["pooled", "within"]
-
-REPEATED = "called more than once per forward"
 
 EXACT = 1e-4
 """Rounds of the sequential flow end when no layer is off by more than this, in σ."""
@@ -69,7 +66,7 @@ def measure(
         memory: bytes that one giant batch may take in `sequential`; beyond, rounds are made.
 
     Returns:
-        a mapping in the order in which layers were called, with counts, and `about`: flow, samples,
+        a mapping in the order in which layers were called, with counts and `provenance`: flow, samples,
         rounds, layers that were skipped.
 
     Raises:
@@ -84,7 +81,7 @@ def measure(
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
         >>> population = measure(net, [torch.randn(32, 4) for _ in range(4)])
-        >>> population["1"].count, population.about["flow"]
+        >>> population["1"].count, population.provenance.flow
         (128, 'joint')
     """
     if flow not in get_args(Flow):
@@ -152,7 +149,7 @@ def _sequential(
     found = _called_once(_pooled(model, batches(), "joint", forward)[0])
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
-    rounds, residual, about = 0, float("inf"), dict(found.about)
+    rounds, residual, provenance = 0, float("inf"), found.provenance
     while residual > EXACT and rounds <= len(found):
         with using(model, found):
             arriving = _pooled(model, batches(), "eval", forward)[0]
@@ -161,12 +158,10 @@ def _sequential(
         residual = estimation_shift(found, arriving).worst.shift
         found = arriving
         rounds += 1
-    about |= {"flow": "sequential", "rounds": str(rounds), "residual": f"{residual:.2g} σ"}
-    if not all(len(t) == len(totals[0]) and math.isclose(sum(t), sum(totals[0]), rel_tol=1e-9) for t in totals):
-        about["not exact"] = "the images differ between passes (augmentation, or another draw)"
-    elif any(t != totals[0] for t in totals):
-        about["order"] = "differs between passes (shuffled), which changes nothing here"
-    return Statistics(dict(found), about=about)
+    same = all(len(t) == len(totals[0]) and math.isclose(sum(t), sum(totals[0]), rel_tol=1e-9) for t in totals)
+    differ = "images" if not same else "order" if any(t != totals[0] for t in totals) else None
+    provenance = replace(provenance, flow="sequential", rounds=rounds, residual=residual, passes_differ=differ)
+    return Statistics(dict(found), provenance=provenance)
 
 
 def _totalled(batches: Iterator[Any], totals: list[float]) -> Iterator[Any]:
@@ -179,9 +174,9 @@ def _totalled(batches: Iterator[Any], totals: list[float]) -> Iterator[Any]:
 
 def _called_once(found: Statistics) -> Statistics:
     """Refuse layers that see several populations."""
-    if REPEATED in found.about:
+    if found.provenance.repeated:
         raise NotMeasurable(
-            f"layer {found.about[REPEATED].split(', ')[0]!r} is called more than once per forward: it sees several "
+            f"layer {found.provenance.repeated[0]!r} is called more than once per forward: it sees several "
             "populations and has no sequential statistics; measure the joint flow, or give each call a layer of its own"
         )
     return found
@@ -321,11 +316,11 @@ class _Taking:
         stream, layer = self._places[index]
         stream.commit(layer, count, training=True, gradient=False)
 
-    def result(self, flow: str, seen: int, frozen: list[str], tolerance: float | None) -> list[Statistics]:
+    def result(self, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> list[Statistics]:
         """The statistics by each rule."""
         return [self._result(rule, flow, seen, frozen, tolerance) for rule in range(len(self._rules))]
 
-    def _result(self, rule: int, flow: str, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
+    def _result(self, rule: int, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
         moments = {name: found for stream in self._streams for name, found in stream.read(rule, 0)[0].items()}
         if not moments and len(frozen) == len(self._layers):
             raise NotMeasurable(
@@ -339,14 +334,16 @@ class _Taking:
         for name, found in moments.items():
             if not bool((found.mean + found.var).isfinite().all()):
                 raise NotFinite(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
-        skipped = [name for name in self._layers if name not in moments and name not in frozen]
-        about = {"flow": flow, "samples": str(seen), "dropout": "off, as in evaluation"}
-        about |= {"variance": "within batches"} if isinstance(self._rules[rule], Within) else {}
-        about |= {"standard error": f"{self.standard_error():.2g} σ"} if tolerance is not None else {}
-        about |= {"frozen": ", ".join(frozen)} if frozen else {}
-        about |= {"not reached": ", ".join(skipped)} if skipped else {}
-        about |= {REPEATED: ", ".join(self._repeated)} if self._repeated else {}
-        return Statistics({name: moments[name] for name in self._order if name in moments}, about=about)
+        provenance = Provenance(
+            flow=flow,
+            samples=seen,
+            variance="within" if isinstance(self._rules[rule], Within) else "pooled",
+            standard_error=None if tolerance is None else self.standard_error(),
+            frozen=tuple(frozen),
+            skipped=tuple(name for name in self._layers if name not in moments and name not in frozen),
+            repeated=tuple(self._repeated),
+        )
+        return Statistics({name: moments[name] for name in self._order if name in moments}, provenance=provenance)
 
 
 def _error_of_mean(moments: Moments) -> float:

@@ -54,6 +54,9 @@ class Stream:
         self._steps = {"training": [0] * len(means), "gradient": [0] * len(means)}
         self._states = [rule.init(layout) for rule in self.rules]
         self._spans: dict[tuple[int, int], Layout] = {}
+        # What was folded and read since the last batch, for whoever reads many rules in a row.
+        self._up_to_date: tuple[list[State], dict[str, list[int]]] | None = None
+        self._readings: dict[int, Reading] = {}
 
     @property
     def seen(self) -> bool:
@@ -82,10 +85,12 @@ class Stream:
                 rows[len(pending), a:b].copy_(values)
                 values.data.zero_()
         pending.append((count, training, gradient))
+        self._forget()
 
     def fold(self) -> None:
         """Fold the rows into the rules' states."""
         self._states, self._steps = self._folded()
+        self._forget()
         self._pending = [[] for _ in self.names]
         # A row is lent again and torch adds 0 times what is in it: a NaN would stay for ever.
         self._rows.zero_()
@@ -94,11 +99,13 @@ class Stream:
         """Tell the rules that an epoch has ended."""
         self.fold()
         self._states = [rule.end_epoch(state) for rule, state in zip(self.rules, self._states, strict=True)]
+        self._forget()
 
     def set_state(self, rule: int, state: State) -> None:
         """Replace the state of a rule."""
         self.fold()
         self._states[rule] = state
+        self._forget()
 
     def state(self, rule: int) -> State:
         """The state of a rule, all rows folded in."""
@@ -107,31 +114,44 @@ class Stream:
     def read(self, rule: int, reading: int) -> tuple[dict[str, Moments], dict[str, float]]:
         """Moments and momenta by layer; layers that no counted batch reached are left out."""
         states, steps = self._folded()
-        found: Reading = self.rules[rule].read(states[rule], self.layout)
+        if rule not in self._readings:
+            self._readings[rule] = self.rules[rule].read(states[rule], self.layout)
+        found = self._readings[rule]
+        means, variances = (values[reading].split(self.layout.sizes) for values in (found.mean_KC, found.var_KC))
+        counts, effects, rates = (
+            [None] * len(self.names) if values is None else values.tolist()
+            for values in (
+                None if found.count_KC is None else found.count_KC[reading, self._starts],
+                None if found.design_effect_KL is None else found.design_effect_KL[reading],
+                None if found.momentum_KL is None else found.momentum_KL[reading],
+            )
+        )
         moments: dict[str, Moments] = {}
         momenta: dict[str, float] = {}
         for layer, name in enumerate(self.names):
-            a, b = self._starts[layer], self._ends[layer]
-            count = None if found.count_KC is None else int(found.count_KC[reading, a].item())
+            count, effect, rate = counts[layer], effects[layer], rates[layer]
             if steps[self.rules[rule].counts][layer] == 0 or count == 0:
                 continue
-            effect = None
-            if found.design_effect_KL is not None:
-                effect = found.design_effect_KL[reading, layer].item()
             moments[name] = Moments(
-                found.mean_KC[reading, a:b].clone(),
-                found.var_KC[reading, a:b].clone(),
-                count,
+                means[layer].clone(),
+                variances[layer].clone(),
+                None if count is None else int(count),
                 effect if effect is not None and effect < float("inf") else None,
             )
-            if found.momentum_KL is not None:
-                momenta[name] = found.momentum_KL[reading, layer].item()
+            if rate is not None:
+                momenta[name] = rate
         return moments, momenta
 
     def _folded(self) -> tuple[list[State], dict[str, list[int]]]:
-        # Folding happens inside the user's forward: under autocast products would come out in half precision.
-        with torch.autocast(self.layout.device.type, enabled=False):
-            return self._folded_in_full_precision()
+        if self._up_to_date is None:
+            # Folding happens inside the user's forward: under autocast products would come out in half precision.
+            with torch.autocast(self.layout.device.type, enabled=False):
+                self._up_to_date = self._folded_in_full_precision()
+        return self._up_to_date
+
+    def _forget(self) -> None:
+        self._up_to_date = None
+        self._readings = {}
 
     def _folded_in_full_precision(self) -> tuple[list[State], dict[str, list[int]]]:
         states = list(self._states)
@@ -205,6 +225,7 @@ class Stream:
         self._rows.copy_(saved["rows"])
         self._pending = [[(count, t, g) for count, t, g in rows] for rows in saved["pending"]]
         self._steps = {kind: list(counts) for kind, counts in saved["steps"].items()}
+        self._forget()
         self._states = [
             State(
                 {key: value.to(self.layout.device, copy=True) for key, value in state["channels"].items()},

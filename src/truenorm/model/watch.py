@@ -17,6 +17,7 @@ from truenorm.nn.batchnorm import TrackedBatchNorm
 from truenorm.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
 from truenorm.rules.rule import check_momenta
 from truenorm.stats.choice import choose
+from truenorm.stats.provenance import Provenance
 from truenorm.stats.statistics import Statistics
 
 _ACTIVE: "WeakSet[Watch]" = WeakSet()
@@ -258,10 +259,12 @@ class Watch(Mapping[str, Statistics]):
             )
             raise NotMeasurable(f"{name!r} has no statistics yet: {what}")
         order = [layer for layer in self._layers if layer in moments]
-        missing = [layer for layer in self._layers if layer not in moments]
-        about = {"rule": name} | ({"not reached": ", ".join(missing)} if missing else {})
-        about |= {"forward of its own, measured beside it (slower)": ", ".join(self._slower)} if self._slower else {}
-        return Statistics({layer: moments[layer] for layer in order}, momenta=momenta, about=about)
+        provenance = Provenance(
+            rule=name,
+            skipped=tuple(layer for layer in self._layers if layer not in moments),
+            measured_beside=tuple(self._slower),
+        )
+        return Statistics({layer: moments[layer] for layer in order}, momenta=momenta, provenance=provenance)
 
     def __contains__(self, name: object) -> bool:
         return name in self._where

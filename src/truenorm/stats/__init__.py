@@ -2,12 +2,14 @@
 
 from truenorm.stats.choice import choose, squared_error
 from truenorm.stats.moments import Moments, merge, mixture, moments
+from truenorm.stats.provenance import Provenance
 from truenorm.stats.shift import LayerShift, ShiftReport, estimation_shift, noise_floor
 from truenorm.stats.statistics import Statistics, merge_statistics
 
 __all__ = [
     "LayerShift",
     "Moments",
+    "Provenance",
     "ShiftReport",
     "Statistics",
     "choose",

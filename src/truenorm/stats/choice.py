@@ -7,6 +7,7 @@ import torch
 
 from truenorm.errors import InvalidInput
 from truenorm.stats.moments import Moments
+from truenorm.stats.provenance import Provenance
 from truenorm.stats.shift import DEAD_BELOW
 from truenorm.stats.statistics import Statistics
 
@@ -53,7 +54,7 @@ def choose(candidates: Mapping[float, Statistics], reference: Statistics) -> Sta
     return Statistics(
         {layer: candidates[momentum][layer] for layer, momentum in momenta.items()},
         momenta=momenta,
-        about={"rule": "each layer its momentum of least shift"},
+        provenance=Provenance(rule="each layer its momentum of least shift"),
     )
 
 

@@ -13,6 +13,7 @@ from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.files import write_whole
 from truenorm.show import Table, number
 from truenorm.stats.moments import Moments, merge
+from truenorm.stats.provenance import Provenance
 
 
 class Statistics(Mapping[str, Moments]):
@@ -23,7 +24,7 @@ class Statistics(Mapping[str, Moments]):
     Args:
         layers: the moments of each layer, by the name that `model.named_modules()` gives it.
         momenta: which momentum each layer's statistics were tracked with, where a rule has one.
-        about: how they were had: flow, number of samples, rounds, what was skipped and why.
+        provenance: how they were measured; not part of equality.
 
     Example:
         >>> import torch
@@ -32,18 +33,18 @@ class Statistics(Mapping[str, Moments]):
         (['bn1'], 2, True)
     """
 
-    __slots__ = ("_about", "_layers", "_momenta")
+    __slots__ = ("_layers", "_momenta", "_provenance")
 
     def __init__(
         self,
         layers: Mapping[str, Moments],
         *,
         momenta: Mapping[str, float] | None = None,
-        about: Mapping[str, str] | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         self._layers = dict(layers)
         self._momenta = dict(momenta or {})
-        self._about = dict(about or {})
+        self._provenance = provenance or Provenance()
 
     @property
     def momenta(self) -> Mapping[str, float]:
@@ -51,9 +52,14 @@ class Statistics(Mapping[str, Moments]):
         return dict(self._momenta)
 
     @property
+    def provenance(self) -> Provenance:
+        """How the statistics were measured: numbers and names of layers; not part of equality."""
+        return self._provenance
+
+    @property
     def about(self) -> Mapping[str, str]:
-        """How the statistics were had; not part of equality."""
-        return dict(self._about)
+        """`provenance` in words, as it is printed."""
+        return self._provenance.words()
 
     def __getitem__(self, layer: str) -> Moments:
         return self._layers[layer]
@@ -74,7 +80,7 @@ class Statistics(Mapping[str, Moments]):
     __hash__ = None  # type: ignore[assignment]  # tensors have no hash of their values
 
     def __repr__(self) -> str:
-        how = f", {', '.join(f'{key}: {value}' for key, value in self._about.items())}" if self._about else ""
+        how = "".join(f", {key}: {value}" for key, value in self.about.items())
         return f"Statistics({len(self)} layers{how})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -86,8 +92,7 @@ class Statistics(Mapping[str, Moments]):
         from safetensors.torch import save
 
         tensors: dict[str, Tensor] = {}
-        metadata = {f"about.{key}": value for key, value in self._about.items()}
-        metadata["layers"] = json.dumps(list(self._layers))
+        metadata = {"layers": json.dumps(list(self._layers)), "provenance": json.dumps(self._provenance.to_dict())}
         for name, found in self._layers.items():
             tensors[f"{name}.mean"] = found.mean.cpu().clone()
             tensors[f"{name}.var"] = found.var.cpu().clone()
@@ -131,13 +136,10 @@ class Statistics(Mapping[str, Moments]):
                 for name in names
             }
             momenta = {name: float(metadata[f"momentum.{name}"]) for name in names if f"momentum.{name}" in metadata}
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            provenance = Provenance.from_dict(json.loads(metadata.get("provenance", "{}")))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InvalidRecord(f"{path} does not hold statistics of batch norm: {error}") from error
-        return Statistics(
-            layers,
-            momenta=momenta,
-            about={key[6:]: value for key, value in metadata.items() if key.startswith("about.")},
-        )
+        return Statistics(layers, momenta=momenta, provenance=provenance)
 
     def table(self) -> Table:
         """A row per layer: channels, values pooled, root mean squares of mean and standard deviation."""
@@ -151,7 +153,7 @@ class Statistics(Mapping[str, Moments]):
             )
             for name, found in self._layers.items()
         )
-        notes = tuple(f"{key}: {value}" for key, value in self._about.items())
+        notes = tuple(f"{key}: {value}" for key, value in self.about.items())
         return Table(
             title="batch-norm statistics",
             columns=("layer", "channels", "values", "mean", "std"),
@@ -194,7 +196,7 @@ def merge_statistics(parts: Iterable[Statistics]) -> Statistics:
         raise InvalidInput("nothing to merge: no statistics were given")
     names = dict.fromkeys(name for part in found for name in part)
     return Statistics(
-        {name: merge(part[name] for part in found if name in part) for name in names}, about=found[0].about
+        {name: merge(part[name] for part in found if name in part) for name in names}, provenance=found[0].provenance
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic_claims import claim, over_none
+from unit.lab.report.synthetic_claims import claim, over_none
 
 from truenorm.cli import app
 from truenorm.lab.claims.claim import Cell, Column, Part, Picture

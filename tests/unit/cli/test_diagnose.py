@@ -2,6 +2,7 @@
 
 import runpy
 import shlex
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -326,6 +327,12 @@ def test_a_page(diagnose, tmp_path):
         in shown.texts
     )
     assert told(ended, "do") in shown.texts
+
+
+def test_a_page_needs_the_extra_report_alone(diagnose, monkeypatch):
+    for module in ("datasets", "filelock", "PIL", "sklearn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert diagnose("--html", "found.html").code == 3
 
 
 def test_files_that_cannot_be_written(diagnose, tmp_path):

@@ -1,10 +1,10 @@
 """What a command line names: networks with their weights, and batches."""
 
-import patients
 import pytest
 import torch
 from inline_snapshot import snapshot
 from torch import nn
+from unit.doctor import patients
 
 from truenorm.cli.opening import open_batches, open_network, try_batch
 from truenorm.errors import DataUnavailable, InvalidInput, UnknownName

@@ -17,7 +17,7 @@ from truenorm.errors import InvalidInput
 from truenorm.lab.explain.layer import BATCHES, EIGHT, PAIRS, explain
 from truenorm.show import plain
 
-PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
+PAGE = Path(__file__).parents[3] / "docs" / "explain.md"
 EPS = 1e-5
 WALKS = {
     "its own": (EIGHT, {"weight": 3.0, "bias": 1.0, "momentum": 0.1}),

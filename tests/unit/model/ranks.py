@@ -1,8 +1,6 @@
 """What each process of a data-parallel run does in the tests."""
 
 import copy
-import os
-from datetime import timedelta
 
 import nets
 import torch
@@ -12,19 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import truenorm as tn
 
 
-def work(rank, size, folder):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size, timeout=timedelta(seconds=60)
-    )
-    try:
-        torch.save(_trained_twice(rank), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def _trained_twice(rank):
+def trained_twice(rank):
     torch.manual_seed(3)
     plain = nets.plain()
     data = nets.batches(40, size=8 + 2 * rank, seed=rank + 1)  # the ranks' batches differ in size

@@ -499,7 +499,7 @@ def test_a_pass_leaves_frozen_layers_frozen_whatever_the_mode(flow, how, trainin
     tn.freeze(net, "bn1")
     before = bits(net)
     found = tn.measure(net, data, flow=flow, **how)
-    assert found.about["frozen"] == "bn1"
+    assert found.provenance.frozen == ("bn1",)
     assert list(found) == (["bn1", "bn2"] if flow == "eval" else ["bn2"])
     assert found == expected
     assert_same_bits(net.state_dict(), before)

@@ -55,8 +55,8 @@ def test_against_the_oracle(flow, training):
     net, data = trained().train(training), images()
     found = tn.measure(net, data, flow=flow)
     check(found, truth_of(net, flow, data))
-    assert found.about["flow"] == flow
-    assert found.about["samples"] == str(sum(map(len, data)))
+    assert found.provenance.flow == flow
+    assert found.provenance.samples == sum(map(len, data))
 
 
 @every_flow
@@ -103,9 +103,9 @@ def test_float32_with_a_large_mean():
 def test_one_giant_batch_equals_rounds():
     net, data = trained(), images()
     giant, rounds = tn.measure(net, data, flow="sequential"), tn.measure(net, data, flow="sequential", **ROUNDS)
-    assert "rounds" not in giant.about and int(rounds.about["rounds"]) >= 2
+    assert giant.provenance.rounds is None and rounds.provenance.rounds >= 2
     check(rounds, {name: (m.mean, m.var, m.count) for name, m in giant.items()}, rtol=1e-3, atol=1e-3)
-    assert rounds.about["flow"] == "sequential"
+    assert rounds.provenance.flow == "sequential"
 
 
 @pytest.mark.parametrize("how", [{}, ROUNDS], ids=["giant", "rounds"])
@@ -154,8 +154,8 @@ def test_an_iterator_is_enough_for_sequential(how):
 def test_rounds_end():
     net = nn.Sequential(*[m for _ in range(6) for m in (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())])
     found = tn.measure(net, images(size=4), flow="sequential", **ROUNDS)
-    assert int(found.about["rounds"]) <= 7
-    assert float(found.about["residual"].split()[0]) < 1e-3
+    assert found.provenance.rounds <= 7
+    assert found.provenance.residual < 1e-3
 
 
 # Layers
@@ -183,7 +183,7 @@ def test_frozen_layers_are_left_alone_and_named(flow, how):
     found = tn.measure(net, data, flow=flow, **how)
     assert_same_bits(net.state_dict(), before)
     assert not net.bn1.training and net.bn2.training
-    assert found.about["frozen"] == "bn1"
+    assert found.provenance.frozen == ("bn1",)
     if flow == "eval":  # nothing is normalised by a batch: all layers are looked at
         check(found, truth_of(net, "eval", data))
         return
@@ -201,7 +201,7 @@ def test_layers_that_no_batch_reaches_are_named(flow, how):
     head = net[:6]
     found = tn.measure(net, data, flow=flow, forward=lambda model, batch: head(batch), **how)
     assert list(found) == ["bn1", "bn2"]
-    assert found.about["not reached"] == "unused"
+    assert found.provenance.skipped == ("unused",)
 
 
 def test_no_layer_is_reached():
@@ -226,7 +226,7 @@ def test_layers_of_other_makes(kind):
 def test_layers_that_never_normalise_are_left_out_of_joint():
     net = nets.Custom(nets.Frozen)
     joint = tn.measure(net, images())
-    assert list(joint) == ["bn"] and joint.about["not reached"] == "own"
+    assert list(joint) == ["bn"] and joint.provenance.skipped == ("own",)
     for how in ({}, ROUNDS):
         assert "bn" in tn.measure(net, images(), flow="sequential", **how)
     assert set(tn.measure(net, images(), flow="eval")) == {"own", "bn"}
@@ -241,7 +241,7 @@ def test_timm_and_torchvision(timm, torchvision):
         expected = oracle.population(oracle.stream_of([net[0](x).numpy() for x in data]))
     found = tn.measure(net, data)
     check({"1": found["1"]}, {"1": expected})
-    assert found.about["not reached"] == "2"
+    assert found.provenance.skipped == ("2",)
 
 
 def test_dropout_is_off_and_the_result_says_so():
@@ -321,7 +321,7 @@ def test_a_loader(flow):
 def test_limit(flow, how):
     net, data = trained(), images()
     found = tn.measure(net, data, flow=flow, limit=33, **how)
-    assert found.about["samples"] == "48"
+    assert found.provenance.samples == 48
     check(found, truth_of(net, flow, data[:3]), rtol=1e-3, atol=1e-3)
     with pytest.raises(InvalidInput, match="limit is 0"):
         tn.measure(net, data, flow=flow, limit=0)

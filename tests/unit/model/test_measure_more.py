@@ -61,7 +61,7 @@ def test_the_variance_within_is_the_mean_of_the_batches_biased_variances(flow, s
     tolerance = {"rtol": 1e-9, "atol": 1e-11} if double else FLOAT32
     found, pooled = (tn.measure(net, data, flow=flow, variance=how) for how in ("within", "pooled"))
     assert list(found) == ["bn1", "bn2"]
-    assert found.about["variance"] == "within batches" and "variance" not in pooled.about
+    assert found.provenance.variance == "within" and pooled.provenance.variance == "pooled"
     for name, moments in found.items():
         stream = seen_by(net, flow, data, name)
         var, count = within(stream)
@@ -79,7 +79,7 @@ def test_both_estimates_come_of_one_pass_to_the_same_bits():
     pooled, inside = joint_estimates(net, (passes.append(1) or x for x in data))
     assert len(passes) == len(data)
     assert pooled == tn.measure(net, data) and inside == tn.measure(net, data, variance="within")
-    assert pooled != inside and "variance" in inside.about
+    assert pooled != inside and inside.provenance.variance == "within"
     assert_same_bits(net.state_dict(), state)
 
 
@@ -115,13 +115,13 @@ def shuffled(num=400, size=16, *, copies=1):
 def test_a_pass_ends_when_the_standard_error_is_below_the_tolerance(flow, tolerance, copies):
     net, data = trained(), shuffled(copies=copies)
     found = tn.measure(net, data, flow=flow, tolerance=tolerance)
-    used = int(found.about["samples"]) // 16
+    used = found.provenance.samples // 16
     assert used % 8 == 0 and used < len(data)
     streams = {name: seen_by(net, flow, data, name) for name in found}
 
     worst = max(standard_error(stream[:used]) for stream in streams.values())
     assert worst <= tolerance
-    close(float(found.about["standard error"].removesuffix(" σ")), worst, rtol=0.05, atol=0)
+    close(found.provenance.standard_error, worst, rtol=0.05, atol=0)
     # At the looks before it was not known well enough.
     for number in range(8, used, 8):
         assert max(standard_error(stream[:number]) for stream in streams.values()) > tolerance
@@ -137,7 +137,7 @@ def test_values_that_resemble_each_other_need_more_samples():
     used = {}
     for copies in (1, 4):
         found = tn.measure(trained(), shuffled(copies=copies), tolerance=0.03)
-        used[copies] = int(found.about["samples"])
+        used[copies] = found.provenance.samples
     assert 2 < used[4] / used[1] < 8
 
 
@@ -145,18 +145,18 @@ def test_a_tolerance_that_is_not_reached_reads_everything():
     net, data = trained(), shuffled(20)
     found = tn.measure(net, data, tolerance=1e-6)
     assert found == tn.measure(net, data)
-    assert 1e-3 < float(found.about["standard error"].removesuffix(" σ")) < 1
-    assert "standard error" not in tn.measure(net, data).about
+    assert 1e-3 < found.provenance.standard_error < 1
+    assert tn.measure(net, data).provenance.standard_error is None
 
 
 def test_nothing_is_read_beyond_what_is_enough_and_the_limit_holds_too():
     net, data = trained(), shuffled()
     read = []
     found = tn.measure(net, (read.append(1) or x for x in data), tolerance=0.1)
-    assert 16 * len(read) == int(found.about["samples"])
+    assert 16 * len(read) == found.provenance.samples
     assert found == tn.measure(net, data[: len(read)])
-    assert int(tn.measure(net, data, tolerance=1e-6, limit=100).about["samples"]) == 112
-    assert int(tn.measure(net, data, tolerance=0.1, limit=10**6).about["samples"]) == 16 * len(read)
+    assert tn.measure(net, data, tolerance=1e-6, limit=100).provenance.samples == 112
+    assert tn.measure(net, data, tolerance=0.1, limit=10**6).provenance.samples == 16 * len(read)
 
 
 def test_both_estimates_end_at_the_tolerance():
@@ -164,8 +164,8 @@ def test_both_estimates_end_at_the_tolerance():
     pooled, inside = joint_estimates(net, iter(data), tolerance=0.05)
     assert pooled == tn.measure(net, data, tolerance=0.05)
     assert inside == tn.measure(net, data, tolerance=0.05, variance="within")
-    assert pooled.about["samples"] == inside.about["samples"]
-    assert pooled.about["standard error"] == inside.about["standard error"]
+    assert pooled.provenance.samples == inside.provenance.samples
+    assert pooled.provenance.standard_error == inside.provenance.standard_error
 
 
 @pytest.mark.parametrize("flow", ["joint", "eval"])
@@ -198,7 +198,7 @@ def test_no_layer_is_reached_and_there_is_a_tolerance():
 
 def test_one_batch_tells_no_standard_error():
     found = tn.measure(trained(), images(1), tolerance=0.01)
-    assert found.about["standard error"] != "0 σ"
+    assert found.provenance.standard_error > 0
 
 
 def test_a_layer_that_is_seldom_reached_is_waited_for():
@@ -311,13 +311,12 @@ class Redrawn:
 def test_rounds_tell_whether_the_images_were_the_same_each_time():
     net, x = trained(), torch.cat(images())
     seen = {
-        what: tn.measure(net, Redrawn(draw), flow="sequential", memory=1).about
+        what: tn.measure(net, Redrawn(draw), flow="sequential", memory=1)
         for what, draw in {
             "same": lambda: x,
             "shuffled": lambda: x[torch.randperm(len(x))],
             "augmented": lambda: x + torch.randn_like(x),
         }.items()
     }
-    assert not {"not exact", "order"} & set(seen["same"])
-    assert "shuffled" in seen["shuffled"]["order"] and "not exact" not in seen["shuffled"]
-    assert "augmentation" in seen["augmented"]["not exact"]
+    differences = {what: statistics.provenance.passes_differ for what, statistics in seen.items()}
+    assert differences == {"same": None, "shuffled": "order", "augmented": "images"}

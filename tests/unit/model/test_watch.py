@@ -133,7 +133,7 @@ def test_frozen_batch_norm_of_torchvision(torchvision):
         assert_same_training(model, plain)
     assert_as_torch(watched, "static-0.1", plain)
     assert list(watched["static-0.1"]) == ["2"]
-    assert watched["static-0.1"].about["not reached"] == "1"
+    assert watched["static-0.1"].provenance.skipped == ("1",)
 
 
 def test_frozen_layers_alone_are_watched_in_vain_but_train():
@@ -173,7 +173,7 @@ def test_layers_that_never_normalise_are_left_out():
         train(model, batches(3 * BLOCK))
     for rule in watched:
         assert list(watched[rule]) == ["bn"]
-        assert watched[rule].about["not reached"] == "own"
+        assert watched[rule].provenance.skipped == ("own",)
 
 
 def test_momentum_none_of_the_model():
@@ -1080,7 +1080,7 @@ def test_what_is_measured_the_slow_way_is_said():
     net = nn.Sequential(nn.BatchNorm1d(3), Own(3))
     with tn.watch(net) as watched:
         net(torch.randn(8, 3))
-    assert watched["static-0.1"].about["forward of its own, measured beside it (slower)"] == "1"
+    assert watched["static-0.1"].provenance.measured_beside == ("1",)
     with tn.watch(net[0]) as watched:
         net[0](torch.randn(8, 3))
     assert list(watched["static-0.1"].about) == ["rule"]

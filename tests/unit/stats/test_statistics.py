@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from truenorm.errors import InvalidInput, InvalidRecord
-from truenorm.stats import Moments, Statistics, merge, merge_statistics, moments
+from truenorm.stats import Moments, Provenance, Statistics, merge, merge_statistics, moments
 
 
-def some(**about):
+def some(**provenance):
     return Statistics(
         {"b.bn": Moments(torch.randn(3), torch.rand(3), 12, 0.5), "a": Moments(torch.randn(2), torch.rand(2))},
         momenta={"b.bn": 0.1},
-        about=about,
+        provenance=Provenance(**provenance),
     )
 
 
@@ -29,7 +29,7 @@ def test_a_mapping_in_the_order_given():
 def test_equality_is_of_layers_moments_and_counts():
     stats = some()
     assert stats == Statistics(dict(stats))
-    assert stats == Statistics({"a": stats["a"], "b.bn": stats["b.bn"]}, about={"flow": "joint"})
+    assert stats == Statistics({"a": stats["a"], "b.bn": stats["b.bn"]}, provenance=Provenance(flow="joint"))
     assert stats != Statistics({"a": stats["a"]})
     assert stats != Statistics({**stats, "a": Moments(stats["a"].mean, stats["a"].var, 4)})
     nudged = torch.nextafter(stats["a"].mean, torch.tensor(torch.inf))
@@ -39,11 +39,11 @@ def test_equality_is_of_layers_moments_and_counts():
 
 def test_it_cannot_be_changed_or_hashed():
     layers = {"a": Moments(torch.zeros(1), torch.ones(1))}
-    stats = Statistics(layers, momenta={"a": 0.1}, about={"flow": "joint"})
+    stats = Statistics(layers, momenta={"a": 0.1}, provenance=Provenance(flow="joint"))
     layers["b"] = layers["a"]
     stats.momenta["a"] = 0.9
     stats.about["flow"] = "eval"
-    assert list(stats) == ["a"] and stats.momenta == {"a": 0.1} and stats.about == {"flow": "joint"}
+    assert list(stats) == ["a"] and stats.momenta == {"a": 0.1} and stats.provenance == Provenance(flow="joint")
     with pytest.raises(TypeError, match="item assignment"):
         stats["a"] = layers["a"]
     with pytest.raises(TypeError, match="unhashable"):
@@ -57,7 +57,7 @@ def test_saved_and_loaded_is_equal(tmp_path, dtype):
     stats = Statistics(
         {"b.bn": Moments(torch.randn(3).to(dtype), torch.rand(3).to(dtype), 12, 0.123456789), "a": some()["a"]},
         momenta={"b.bn": 0.0016, "a": 0.1},
-        about={"flow": "joint", "samples": "12", "frozen": "x, y"},
+        provenance=Provenance(flow="joint", samples=12, frozen=("x", "y, z")),
     )
     path = tmp_path / "deep" / "stats.safetensors"
     stats.save(path)
@@ -66,7 +66,7 @@ def test_saved_and_loaded_is_equal(tmp_path, dtype):
     assert list(found) == list(stats)
     assert found["b.bn"].mean.dtype == dtype
     assert found["b.bn"].design_effect == 0.123456789 and found["a"].design_effect is None
-    assert found.momenta == stats.momenta and found.about == stats.about
+    assert found.momenta == stats.momenta and found.provenance == stats.provenance
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -142,7 +142,9 @@ def test_saving_over_a_file_is_all_or_nothing(tmp_path, monkeypatch):
 
 def test_it_shows_itself_and_escapes_names():
     name = "<script>alert(1)</script>[bold]&"
-    stats = Statistics({name: Moments(torch.zeros(2), torch.ones(2), 1234)}, about={"not reached": "<b>x</b>"})
+    stats = Statistics(
+        {name: Moments(torch.zeros(2), torch.ones(2), 1234)}, provenance=Provenance(skipped=("<b>x</b>",))
+    )
     html = stats._repr_html_()
     assert "<script>" not in html and "<b>x" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;[bold]&amp;" in html
@@ -165,12 +167,12 @@ def test_to_dict_is_plain():
 
 def test_parts_merge_layer_by_layer():
     x, y = torch.randn(6, 2), torch.randn(9, 2)
-    first = Statistics({"a": moments(x), "b": moments(y)}, about={"flow": "joint"})
+    first = Statistics({"a": moments(x), "b": moments(y)}, provenance=Provenance(flow="joint"))
     second = Statistics({"c": moments(x), "a": moments(y)})
     together = merge_statistics([first, second])
     assert list(together) == ["a", "b", "c"]
     assert together["a"] == merge([moments(x), moments(y)])
     assert together["b"] == moments(y) and together["c"] == moments(x)
-    assert together.about == {"flow": "joint"}
+    assert together.provenance == Provenance(flow="joint")
     with pytest.raises(InvalidInput, match="nothing to merge"):
         merge_statistics([])

@@ -213,7 +213,7 @@ def test_a_cached_set_is_read_without_the_hub(folder, tmp_path, monkeypatch):
 def test_a_missing_extra_is_named(root, folder, monkeypatch):
     folder("tiny", BALANCED)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(TruenormError, match=r"datasets is not installed; run: pip install 'truenorm\[lab\]'"):
+    with pytest.raises(TruenormError, match="datasets is not installed; run: pip install 'altair>=6' 'datasets>=4.4'"):
         load("tiny", str(root))
 
 

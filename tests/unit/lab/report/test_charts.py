@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic import ARMS, MOMENTA, study
+from unit.lab.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.lab.report.charts.diagnosis import error_by_layer
 from truenorm.lab.report.charts.forest import contrast_by_setting, difference_by_arm, forest_rows

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic_claims import ALONG, BELOW, CATALOGUE, claim, over_none, record
-from unit.report.test_page import NASTY, Read, unpacked
+from unit.lab.report.synthetic_claims import ALONG, BELOW, CATALOGUE, claim, over_none, record
+from unit.lab.report.test_page import NASTY, Read, unpacked
 
 from truenorm.errors import InvalidRecord, MissingExtra
 from truenorm.lab.claims.claim import Column, Part, Picture

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic import ARMS, study
+from unit.lab.report.synthetic import ARMS, study
 
 from truenorm.cli import main
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from inline_snapshot import snapshot
 from rich.console import Console
-from unit.report.synthetic import study
+from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.comparison import (

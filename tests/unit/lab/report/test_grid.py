@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from inline_snapshot import snapshot
 from rich.console import Console
-from unit.report.synthetic import study
+from unit.lab.report.synthetic import study
 
 from truenorm.lab.report.grid import CONTRASTS, Contrast, beyond_noise, concentration, grid_conclusion, overviews
 from truenorm.lab.report.headline import grid_headline

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic import study
+from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report import study_page

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from inline_snapshot import snapshot
-from unit.report.synthetic import study
+from unit.lab.report.synthetic import study
 
 from truenorm.lab.report.headline import headline, shift_sentence
 from truenorm.lab.report.summary import StudySummary

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic import ARMS, MOMENTA, study
+from unit.lab.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.errors import MissingExtra
 from truenorm.lab.report import Comparison, comparison_page, diagnosis_page, study_page

@@ -2,7 +2,7 @@
 
 import pytest
 from inline_snapshot import snapshot
-from unit.report.synthetic import study
+from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.settings import settings

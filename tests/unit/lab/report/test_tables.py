@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from inline_snapshot import snapshot
 from rich.console import Console
-from unit.report.synthetic import study
+from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report.study import study_page

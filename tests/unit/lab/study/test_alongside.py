@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from unit.study.at_work import is_killed, raises, say_and_wait
+from unit.lab.study.at_work import is_killed, raises, say_and_wait
 
 from truenorm.lab.study.grid import alongside
 
