@@ -84,9 +84,9 @@ def main() -> None:
     options = arguments(__doc__, pairs=50)
     torch.manual_seed(0)
     networks = {
-        "mlp 500-300, batch 64": (mlp(SHAPE, 10, widths=(500, 300)), 64, 32),
-        "mlp 128-64, batch 32": (mlp(SHAPE, 10, widths=(128, 64)), 32, 128),
-        "cnn, batch 64": (cnn(SHAPE, 10), 64, 8),
+        "mlp 500-300, batch 64": (mlp(SHAPE, 10, widths=(500, 300), norm_layer=nn.BatchNorm1d), 64, 32),
+        "mlp 128-64, batch 32": (mlp(SHAPE, 10, widths=(128, 64), norm_layer=nn.BatchNorm1d), 32, 128),
+        "cnn, batch 64": (cnn(SHAPE, 10, norm_layer=nn.BatchNorm2d), 64, 8),
         "residual, batch 32": (residual(), 32, 8),
     }
     results: dict[str, list[float]] = {}

@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
 from rich.console import Console
 
 from truenorm.files import write_whole
-from truenorm.kernels import BACKENDS
+from truenorm.kernels import BACKENDS, Affine
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table
 
@@ -33,7 +33,7 @@ SIZE = (64, 8, 14, 14)
 def results(backend: str, dtype: torch.dtype, given: list[torch.Tensor], dy: torch.Tensor) -> list[torch.Tensor]:
     """What `QUANTITIES` names."""
     x, weight, bias = [value.detach().to(dtype).requires_grad_() for value in given]
-    y, _, var = BACKENDS[backend].batch_norm(x, weight, bias, residual=None, activation="identity", eps=1e-5)
+    y, _, var = BACKENDS[backend].batch_norm(x, Affine(weight, bias))
     y.backward(dy.to(dtype))
     return [y.detach(), var, x.grad, weight.grad, bias.grad]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from on_gpu.peers import EPS, empty, memory_format
 from on_gpu.record import Row, first_line
-from truenorm.kernels import BACKENDS, Activation, Backend
+from truenorm.kernels import BACKENDS, Activation, Affine, Backend, Epilogue
 
 ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24}
 _TYPE_OF_X = ("y", "dx", "dresidual")
@@ -130,7 +130,7 @@ def exact(case: Case, inputs: Inputs) -> tuple[Quantities, dict[str, float]]:
     if not case.given:
         mean, var = reference.moments(x)
     with torch.no_grad():
-        before = reference.normalize(x, mean, var, weight, bias, residual=residual, activation="identity", eps=EPS)
+        before = reference.normalize(x, mean, var, Affine(weight, bias, EPS), Epilogue(residual))
     near = 0.05 if case.dtype != "fp32" else 1e-3
     kinks = {"relu": (0,), "leaky_relu": (0,), "hardswish": (-3, 3)}.get(case.activation, ())
     for kink in kinks:
@@ -145,13 +145,13 @@ def exact(case: Case, inputs: Inputs) -> tuple[Quantities, dict[str, float]]:
     leaves = [value.requires_grad_() for value in (x, weight, bias)]
     if residual is not None:
         leaves.append(residual.requires_grad_())
-    settings: dict[str, Any] = {"residual": residual, "activation": case.activation, "eps": EPS}
+    affine, epilogue = Affine(weight, bias, EPS), Epilogue(residual, case.activation)
     # By given statistics the gradient is what it is before the parts along the mean and along x are taken out;
     # with two values per channel next to nothing is left of it, and rounding of all of it.
-    y = reference.normalize(x, mean, var, weight, bias, **settings)
+    y = reference.normalize(x, mean, var, affine, epilogue)
     whole, *_ = gradients = torch.autograd.grad(y, leaves, dy)
     if not case.given:
-        y, mean, var = reference.batch_norm(x, weight, bias, **settings)
+        y, mean, var = reference.batch_norm(x, affine, epilogue)
         gradients = torch.autograd.grad(y, leaves, dy)
     true = {"y": y.detach()}
     if not case.given:
@@ -171,12 +171,12 @@ def run(case: Case, backend: Backend, inputs: Inputs) -> Quantities:
     if inputs.residual is not None:
         leaves.append(inputs.residual.detach().requires_grad_())
     x, weight, bias = leaves[:3]
-    settings: dict[str, Any] = {"residual": leaves[3] if case.residual else None, "activation": case.activation}
+    affine, epilogue = Affine(weight, bias, EPS), Epilogue(leaves[3] if case.residual else None, case.activation)
     found: Quantities = {}
     if case.given:
-        y = backend.normalize(x, inputs.mean, inputs.var, weight, bias, eps=EPS, **settings)
+        y = backend.normalize(x, inputs.mean, inputs.var, affine, epilogue)
     else:
-        y, found["mean"], found["var"] = backend.batch_norm(x, weight, bias, eps=EPS, **settings)
+        y, found["mean"], found["var"] = backend.batch_norm(x, affine, epilogue)
     gradients = torch.autograd.grad(y, leaves, inputs.dy)
     found |= {"y": y.detach(), **dict(zip(("dx", "dweight", "dbias", "dresidual"), gradients, strict=False))}
     for name in _TYPE_OF_X:

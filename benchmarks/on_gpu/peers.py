@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from on_gpu.shapes import FUSIONS, ITEMSIZE, floor_bytes
 from on_gpu.timing import COLD_BYTES, Call
-from truenorm.kernels import Backend
+from truenorm.kernels import Affine, Backend, Epilogue, Running
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 EPS, MOMENTUM = 1e-5, 0.1
@@ -74,16 +74,11 @@ def ours(backend: Backend, fusion: str, training: bool) -> Layer:
     activation, _ = FUSIONS[fusion]
 
     def trained(x: Tensor, z: Tensor | None, p: Parameters) -> Tensor:
-        tracked = getattr(backend, "tracked_batch_norm", None)
-        if tracked is None:  # a rehearsal with torch's kernels
-            return backend.batch_norm(x, p.weight, p.bias, residual=z, activation=activation, eps=EPS)[0]
-        return tracked(
-            *(x, p.weight, p.bias, p.mean, p.var, p.count),
-            **{"residual": z, "activation": activation, "eps": EPS, "momentum": MOMENTUM, "tracking": "pooled"},
-        )
+        running = Running(p.mean, p.var, p.count, MOMENTUM, "pooled")
+        return backend.batch_norm(x, Affine(p.weight, p.bias, EPS), Epilogue(z, activation), running)[0]
 
     def given(x: Tensor, z: Tensor | None, p: Parameters) -> Tensor:
-        return backend.normalize(x, p.mean, p.var, p.weight, p.bias, residual=z, activation=activation, eps=EPS)
+        return backend.normalize(x, p.mean, p.var, Affine(p.weight, p.bias, EPS), Epilogue(z, activation))
 
     return trained if training else given
 

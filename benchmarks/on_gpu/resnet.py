@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from on_gpu.peers import EPS, MOMENTUM
-from truenorm.kernels import Backend
+from truenorm.kernels import Affine, Backend, Epilogue, Running
 
 Make = Callable[[int], nn.Module]
 
@@ -51,11 +51,9 @@ def kernels(backend: Backend) -> Norms:
         activation = "identity"
 
         def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-            return backend.tracked_batch_norm(
-                *(input, self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked),
-                **{"residual": residual, "activation": self.activation, "eps": EPS},
-                **{"momentum": MOMENTUM, "tracking": "pooled"},
-            )
+            buffers = self.running_mean, self.running_var, self.num_batches_tracked
+            affine, epilogue = Affine(self.weight, self.bias, EPS), Epilogue(residual, self.activation)
+            return backend.batch_norm(input, affine, epilogue, Running(*buffers, MOMENTUM, "pooled"))[0]
 
     class DirectAct(Direct):
         activation = "relu"

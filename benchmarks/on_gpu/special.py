@@ -8,7 +8,7 @@ from torch import Tensor
 from on_gpu.correctness import Case, Check, Inputs, exact, run
 from on_gpu.peers import EPS, empty
 from on_gpu.record import Row, first_line
-from truenorm.kernels import BACKENDS, Backend
+from truenorm.kernels import BACKENDS, NOTHING, Affine, Backend, Epilogue, Running, Tracking
 
 
 class NotHere(Exception):
@@ -33,12 +33,12 @@ def nan_is_kept(backend: Backend, device: str) -> str | None:
         x = empty((4, 24, 7, 7), "bf16", layout, device).normal_()
         x[1, 5, 2, 3] = float("nan")
         zeros, ones = torch.zeros(24, device=device), torch.ones(24, device=device)
-        y = backend.batch_norm(x, ones, zeros, residual=None, activation="relu", eps=EPS)[0]
+        y = backend.batch_norm(x, Affine(ones, zeros, EPS), Epilogue(activation="relu"))[0]
         lost = not y[:, 5].isnan().all()
         spread = y.isnan().sum() != y[:, 5].numel()
         if lost or spread:
             return f"{layout}, batch: {int(y.isnan().sum())} NaN, not the {y[:, 5].numel()} of the channel"
-        y = backend.normalize(x, zeros, ones, ones, zeros, residual=None, activation="relu", eps=EPS)
+        y = backend.normalize(x, zeros, ones, Affine(ones, zeros, EPS), Epilogue(activation="relu"))
         if y.isnan().nonzero().tolist() != [[1, 5, 2, 3]]:
             return f"{layout}, given: {int(y.isnan().sum())} NaN, not the one of x"
     return None
@@ -49,9 +49,9 @@ def one_value_is_refused(backend: Backend, device: str) -> str | None:
     ones, zeros = torch.ones(24, device=device), torch.zeros(24, device=device)
     x = torch.randn(1, 24, device=device)
     try:
-        backend.batch_norm(x, ones, zeros, residual=None, activation="identity", eps=EPS)
+        backend.batch_norm(x, Affine(ones, zeros, EPS))
     except ValueError:
-        y = backend.normalize(x, zeros, ones, ones, zeros, residual=None, activation="identity", eps=0.0)
+        y = backend.normalize(x, zeros, ones, Affine(ones, zeros, 0.0))
         return None if torch.allclose(y, x, atol=1e-5) else "one row by given statistics is wrong"
     return "no ValueError"
 
@@ -136,7 +136,7 @@ def captured(backend: Backend, device: str) -> str | None:
     leaves = [value.detach().requires_grad_() for value in (inputs.x, inputs.residual)]
 
     def step() -> tuple[Tensor, ...]:
-        y = state.step(backend, leaves[0], momentum, "pooled", residual=leaves[1], activation="relu")
+        y = state.step(backend, leaves[0], momentum, "pooled", Epilogue(leaves[1], "relu"))
         return y.detach(), *torch.autograd.grad(y, leaves, inputs.dy)
 
     side = torch.cuda.Stream()
@@ -160,7 +160,7 @@ def captured(backend: Backend, device: str) -> str | None:
         batches.append(leaves[0].detach().clone())
         replayed = [result.clone() for result in results]
         other = _State(64, device)
-        y = other.step(backend, leaves[0], 0.1, "pooled", residual=leaves[1], activation="relu")
+        y = other.step(backend, leaves[0], 0.1, "pooled", Epilogue(leaves[1], "relu"))
         outside = [y.detach(), *torch.autograd.grad(y, leaves, inputs.dy)]
         if any(not torch.equal(a, b) for a, b in zip(replayed, outside, strict=True)):
             return f"replay with momentum {value} differs from a call outside the graph"
@@ -203,16 +203,11 @@ class _State:
         self.var.fill_(1)
         self.count.zero_()
 
-    def step(self, backend: Backend, x: Tensor, momentum: Any, tracking: str, **after: Any) -> Tensor:
-        if not hasattr(backend, "tracked_batch_norm"):
-            raise NotHere("this backend keeps no statistics")
-        settings = {"residual": None, "activation": "identity", "eps": EPS} | after
-        return backend.tracked_batch_norm(
-            *(x, self.weight, self.bias, self.mean, self.var, self.count),
-            **settings,
-            momentum=momentum,
-            tracking=tracking,
-        )
+    def step(
+        self, backend: Backend, x: Tensor, momentum: Any, tracking: Tracking, epilogue: Epilogue = NOTHING
+    ) -> Tensor:
+        running = Running(self.mean, self.var, self.count, momentum, tracking)
+        return backend.batch_norm(x, Affine(self.weight, self.bias, EPS), epilogue, running)[0]
 
     def wrong(self, batches: list[Tensor], momenta: list[float | None], tracking: str) -> str | None:
         M, V = torch.zeros_like(self.mean).double(), torch.ones_like(self.var).double()

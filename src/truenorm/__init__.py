@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from truenorm import errors, kernels, nn, rules, stats
+    from truenorm import errors, experimental, kernels, nn, rules, stats
     from truenorm.doctor.diagnose import diagnose
     from truenorm.doctor.diagnosis import Diagnosis
     from truenorm.doctor.repair import Repair, repair
@@ -39,6 +39,7 @@ __all__ = [
     "diagnose",
     "errors",
     "estimation_shift",
+    "experimental",
     "freeze",
     "kernels",
     "measure",
@@ -76,6 +77,7 @@ _HOME = {
 }
 _MODULES = {
     "errors": "truenorm.errors",
+    "experimental": "truenorm.experimental",
     "kernels": "truenorm.kernels",
     "nn": "truenorm.nn",
     "rules": "truenorm.rules",

@@ -6,6 +6,8 @@ from contract.backends import DEVICE, REFERENCE, backends, channels_last, leaves
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
+from truenorm.kernels import Affine, Epilogue
+
 
 def given(shape=(3, 2, 2)):
     sizes = (shape, (shape[1],), (shape[1],), shape)
@@ -14,11 +16,11 @@ def given(shape=(3, 2, 2)):
 
 def functions(backend, activation):
     def by_the_batch(x, weight, bias, residual=None):
-        return backend.batch_norm(x, weight, bias, residual=residual, activation=activation, eps=1e-2)[0]
+        return backend.batch_norm(x, Affine(weight, bias, 1e-2), Epilogue(residual, activation))[0]
 
     def by_what_is_given(x, weight, bias, residual=None):
         mean = torch.tensor([0.1, -0.2], dtype=torch.float64, device=DEVICE)
-        return backend.normalize(x, mean, mean + 1, weight, bias, residual=residual, activation=activation, eps=1e-2)
+        return backend.normalize(x, mean, mean + 1, Affine(weight, bias, 1e-2), Epilogue(residual, activation))
 
     return by_the_batch, by_what_is_given
 
@@ -68,7 +70,7 @@ def test_without_gradient_nothing_is_kept(backend):
 @backends
 def test_moments_have_no_gradient(backend):
     x = given()[0]
-    y, mean, var = backend.batch_norm(x, None, None, residual=None, activation="identity", eps=1e-2)
+    y, mean, var = backend.batch_norm(x, Affine(eps=1e-2))
     assert y.requires_grad and not mean.requires_grad and not var.requires_grad
     assert not any(value.requires_grad for value in backend.moments(x))
 

@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from truenorm.kernels import Affine, Epilogue
+
 ODD = {
     "one channel": (4, 1, 5, 3),
     "three channels": (5, 3, 7, 7),
@@ -71,14 +73,12 @@ def assert_agrees(function, x, residual, activation, dy):
 
 
 def by_the_batch(backend, x, weight, bias, residual, activation):
-    return backend.batch_norm(x, weight, bias, residual=residual, activation=activation, eps=1e-2)[0]
+    return backend.batch_norm(x, Affine(weight, bias, 1e-2), Epilogue(residual, activation))[0]
 
 
 def by_what_is_given(backend, x, weight, bias, residual, activation):
     mean = torch.linspace(-1, 1, x.shape[1], device=DEVICE).to(x.dtype)
-    return backend.normalize(
-        x, mean, mean.abs() + 0.5, weight, bias, residual=residual, activation=activation, eps=1e-2
-    )
+    return backend.normalize(x, mean, mean.abs() + 0.5, Affine(weight, bias, 1e-2), Epilogue(residual, activation))
 
 
 DENSE = ("contiguous", "channels last")
@@ -117,10 +117,10 @@ def test_a_gradient_in_another_layout(backend, function, dy_layout):
 @backends
 def test_the_gradient_of_a_mean_has_no_strides(backend):
     x = random(6, 5, 4).requires_grad_()
-    y, *_ = backend.batch_norm(x, None, None, residual=None, activation="relu", eps=1e-5)
+    y, *_ = backend.batch_norm(x, Affine(), Epilogue(activation="relu"))
     y.mean().backward()
     true = x.detach().double().requires_grad_()
-    REFERENCE.batch_norm(true, None, None, residual=None, activation="relu", eps=1e-5)[0].mean().backward()
+    REFERENCE.batch_norm(true, Affine(), Epilogue(activation="relu"))[0].mean().backward()
     assert_close(x.grad.double(), true.grad, rtol=1e-4, atol=1e-7)
 
 
@@ -128,7 +128,7 @@ def test_the_gradient_of_a_mean_has_no_strides(backend):
 @pytest.mark.parametrize("shape", [(4, 19, 3, 3), (40, 3, 7, 7), (2, 130)])
 def test_outputs_are_laid_out_as_the_input(backend, shape):
     for x in (random(*shape), channels_last(random(*shape))):
-        y, *_ = backend.batch_norm(x, None, None, residual=random(*shape), activation="relu", eps=1e-5)
+        y, *_ = backend.batch_norm(x, Affine(), Epilogue(random(*shape), "relu"))
         assert y.stride() == x.stride()
 
 
@@ -138,15 +138,15 @@ def test_one_value_has_no_variance(backend, shape):
     if backend is REFERENCE:
         pytest.skip("the reference computes what it is given")
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        backend.batch_norm(random(*shape), None, None, residual=None, activation="identity", eps=1e-5)
+        backend.batch_norm(random(*shape), Affine())
 
 
 @backends
 def test_a_residual_that_is_broadcast_or_wider(backend):
     x, row = random(4, 5, 3), random(1, 5, 1)
     for residual in (row, random(4, 5, 3).double()):
-        y, *_ = backend.batch_norm(x, None, None, residual=residual, activation="relu", eps=1e-5)
-        true, *_ = REFERENCE.batch_norm(x, None, None, residual=residual, activation="relu", eps=1e-5)
+        y, *_ = backend.batch_norm(x, Affine(), Epilogue(residual, "relu"))
+        true, *_ = REFERENCE.batch_norm(x, Affine(), Epilogue(residual, "relu"))
         assert y.dtype == true.dtype
         assert_close(y, true, rtol=1e-4, atol=1e-5)
 
@@ -155,7 +155,7 @@ def test_a_residual_that_is_broadcast_or_wider(backend):
 def test_a_channel_of_one_value_gives_beta(backend):
     x = torch.full((6, 2, 3), 7.25, device=DEVICE)
     weight, bias = parameters(2)
-    y, mean, var = backend.batch_norm(x, weight, bias, residual=None, activation="identity", eps=1e-5)
+    y, mean, var = backend.batch_norm(x, Affine(weight, bias))
     assert_close(y, bias[:, None].expand(6, 2, 3), rtol=0, atol=1e-4)  # torch takes x γ/√ε and m γ/√ε apart
     assert mean.tolist() == [7.25, 7.25] and var.tolist() == [0, 0]
 
@@ -165,10 +165,10 @@ def test_a_channel_of_one_value_gives_beta(backend):
 def test_what_is_not_a_number_stays_so(backend, activation):
     x = random(6, 3, 4)
     x[2, 1, 3] = torch.nan
-    y, mean, var = backend.batch_norm(x, None, None, residual=None, activation=activation, eps=1e-5)
+    y, mean, var = backend.batch_norm(x, Affine(), Epilogue(activation=activation))
     assert y[:, 1].isnan().all() and mean[1].isnan() and var[1].isnan()
     assert y[:, [0, 2]].isfinite().all()
-    y = backend.normalize(x, mean * 0, var * 0 + 1, None, None, residual=x, activation=activation, eps=1e-5)
+    y = backend.normalize(x, mean * 0, var * 0 + 1, Affine(), Epilogue(x, activation))
     assert y[2, 1, 3].isnan()
 
 

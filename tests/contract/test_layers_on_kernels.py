@@ -30,7 +30,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(kernels, name, counted)
 
-    for name in ("tracked_batch_norm", "batch_norm", "normalize"):
+    for name in ("batch_norm", "normalize"):
         count(name)
     monkeypatch.setattr(kernels, "refusal", lambda self, x: backend._input(x))
     monkeypatch.setattr(registry, "_preferred", "triton")
@@ -88,14 +88,14 @@ def test_a_layer_with_what_follows_it_is_one_call(calls, on_aten):
         ours.train(mode), theirs.train(mode)
         got, expected = step(ours, x, residual), on_aten(lambda: step(theirs, x, residual))
         assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert calls == ["tracked_batch_norm", "normalize"]
+    assert calls == ["batch_norm", "normalize"]
 
 
 def test_under_autocast_statistics_are_float32(calls):
     net = nn.Sequential(nn.Conv2d(3, 8, 3), tn.nn.BatchNorm2d(8)).to(DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16):
         y = net(random(4, 3, 6, 6))
-    assert calls == ["tracked_batch_norm"] and y.dtype == torch.bfloat16
+    assert calls == ["batch_norm"] and y.dtype == torch.bfloat16
     assert net[1].running_mean.dtype == torch.float32
     y.float().square().mean().backward()
     assert net[0].weight.grad.isfinite().all()
@@ -134,7 +134,7 @@ def test_watching_changes_no_bit_of_a_training(calls):
             assert torch.equal(value, watched.state_dict()[name]), name
         else:
             assert_close(value, watched.state_dict()[name], rtol=1e-6, atol=1e-6)
-    assert set(calls) == {"tracked_batch_norm"} and "static-0.1" in watch
+    assert set(calls) == {"batch_norm"} and "static-0.1" in watch
 
 
 def test_a_network_is_measured_and_frozen_alike(calls, on_aten):

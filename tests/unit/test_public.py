@@ -10,7 +10,7 @@ import pytest
 import truenorm
 
 SOURCE = ast.parse(Path(truenorm.__file__).read_text())
-PLACES = ("truenorm", "truenorm.nn", "truenorm.rules", "truenorm.stats")
+PLACES = ("truenorm", "truenorm.experimental", "truenorm.nn", "truenorm.rules", "truenorm.stats")
 
 NO_EXAMPLE = {
     "truenorm.Watch": "made by watch(), whose example shows it",

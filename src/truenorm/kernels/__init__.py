@@ -1,21 +1,27 @@
-"""Batch normalization itself: one set of operations, several backends, the fastest that takes the input."""
+"""Batch normalization itself: one set of operations and several backends, of which the preferred one serves."""
 
-from truenorm.kernels.activation import Activation, activated
-from truenorm.kernels.aten import deliver_moments, pooled_batch_norm
+from truenorm.kernels.arguments import NOTHING, Activation, Affine, Epilogue, Running, Tracking
+from truenorm.kernels.aten import deliver_moments
+from truenorm.kernels.epilogue import activated
 from truenorm.kernels.ops import batch_norm, moments, normalize
-from truenorm.kernels.registry import BACKENDS, Backend, prefer, preferred, tracker_for
+from truenorm.kernels.registry import BACKENDS, Backend, prefer, preferred
+from truenorm.kernels.tracking import track
 
 __all__ = [
     "BACKENDS",
+    "NOTHING",
     "Activation",
+    "Affine",
     "Backend",
+    "Epilogue",
+    "Running",
+    "Tracking",
     "activated",
     "batch_norm",
     "deliver_moments",
     "moments",
     "normalize",
-    "pooled_batch_norm",
     "prefer",
     "preferred",
-    "tracker_for",
+    "track",
 ]

@@ -1,10 +1,12 @@
-"""torch's own batch norm: on CPUs nothing of ours made a training step faster; and compilers know it."""
+"""torch's own batch norm: on CPUs no kernel of ours made a training step faster; and compilers know it."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from truenorm.kernels.activation import Activation, activated
+from truenorm.kernels.arguments import NOTHING, Affine, Epilogue, Running
+from truenorm.kernels.epilogue import activated
+from truenorm.kernels.tracking import counted, track
 
 
 class Aten:
@@ -14,38 +16,16 @@ class Aten:
         return None
 
     def batch_norm(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # With momentum 1 torch writes the moments it normalises by into the buffers it is given: no second
-        # reduction, and no digits lost, as there would be in a variance that came back from 1/√(v+ε).
-        mean = torch.zeros(x.shape[1], dtype=_statistics_type(x, weight), device=x.device)
-        var = torch.zeros_like(mean)
-        y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps)
-        n = x.numel() // x.shape[1]
-        # torch's variance is unbiased; and autograd holds it, so it is not scaled in place.
-        biased = var * ((n - 1) / n) if n else var
-        return activated(y, residual, activation), mean, biased
+        self, x: Tensor, affine: Affine, epilogue: Epilogue = NOTHING, running: Running | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if running is not None:
+            return activated(_tracked(x, affine, running), epilogue), None, None
+        y, mean, var = _with_moments(x, affine)
+        return activated(y, epilogue), mean, var
 
-    def normalize(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-    ) -> Tensor:
-        return activated(F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), residual, activation)
+    def normalize(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine, epilogue: Epilogue = NOTHING) -> Tensor:
+        weight, bias, eps = affine
+        return activated(F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), epilogue)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.detach().to(_statistics_type(x, None))
@@ -84,34 +64,60 @@ _FEW = 256
 """Values that torch's batch norm sums one after the other without losing digits that count."""
 
 
-def pooled_batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    *,
-    gain: float,
-    eps: float,
-) -> Tensor:
-    """`batch_norm` and the pooled update of M and V in one, where a is a number: for CPUs, half the extra work.
+def _with_moments(x: Tensor, affine: Affine) -> tuple[Tensor, Tensor, Tensor]:
+    # With momentum 1 torch writes the moments it normalises by into the buffers it is given: no second
+    # reduction, and no digits lost, as there would be in a variance that came back from 1/√(v+ε).
+    weight, bias, eps = affine
+    mean = torch.zeros(x.shape[1], dtype=_statistics_type(x, weight), device=x.device)
+    var = torch.zeros_like(mean)
+    y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps)
+    n = x.numel() // x.shape[1]
+    # torch's variance is unbiased; and autograd holds it, so it is not scaled in place.
+    return y, mean, var * ((n - 1) / n) if n else var
+
+
+def _tracked(x: Tensor, affine: Affine, running: Running) -> Tensor:
+    """Normalise by the batch and update the running statistics, by as few operations of torch's as there can be."""
+    weight, bias, eps = affine
+    mean, var, num_batches, momentum, tracking = running
+    if mean is None or var is None:
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    if x.shape[1] != mean.numel():
+        return F.batch_norm(x, mean, var, weight, bias, True, 0.0, eps)  # torch's error
+    if tracking == "torch" and momentum is not None:
+        if num_batches is not None:
+            num_batches.add_(1)
+        return F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
+    count = x.numel() // mean.numel()
+    if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and x.dtype == mean.dtype:
+        gain = counted(num_batches, momentum, mean.dtype)
+        if gain is not None:
+            return pooled_batch_norm(x, affine, mean, var, gain=gain)
+    y, batch_mean, batch_var = _with_moments(x, affine)
+    if count:
+        track(running, batch_mean, batch_var, count=count)
+    return y
+
+
+def pooled_batch_norm(x: Tensor, affine: Affine, running_mean: Tensor, running_var: Tensor, *, gain: float) -> Tensor:
+    """Batch norm and the pooled update of M and V in one, where a is a number: for CPUs, half the extra work.
 
     torch's kernel writes M' = (1−a)M + a m and V' = (1−a)V + a v n/(n−1) itself. It is lent V n/(n−1); of what
     comes back (n−1)/n is (1−a)V + a v, and a(1−a)δ² = (m−M')² a/(1−a) is added.
 
     Args:
         x: (N, C, ...), at least two values per channel, of the buffers' type.
-        weight, bias: γ and β, or None.
+        affine: γ, β and ε.
         running_mean, running_var: M and V, updated in place.
         gain: a in (0, 1].
-        eps: ε.
 
     Example:
         >>> M, V = torch.zeros(1), torch.ones(1)
-        >>> _ = pooled_batch_norm(torch.tensor([[1.0], [3.0]]), None, None, M, V, gain=0.5, eps=1e-5)
+        >>> _ = pooled_batch_norm(torch.tensor([[1.0], [3.0]]), Affine(), M, V, gain=0.5)
         >>> M.item(), round(V.item(), 6)
         (1.0, 2.0)
     """
+    weight, bias, eps = affine
     n = x.numel() // running_mean.numel()
     # Past autograd's version counter, as torch's kernel writes: an earlier graph may hold these buffers.
     V = running_var.data

@@ -1,55 +1,39 @@
-"""The formulas, plainly: what every other backend is held against."""
+"""The formulas, plainly: what every other backend is compared with."""
 
 import torch
 from torch import Tensor
 
-from truenorm.kernels.activation import Activation, activated
+from truenorm.kernels.arguments import NOTHING, Affine, Epilogue, Running
+from truenorm.kernels.epilogue import activated
+from truenorm.kernels.tracking import track
+from truenorm.stats.moments import moments
 
 
 class Reference:
-    """Plain torch, differentiable, in the type of its input."""
+    """Plain torch, differentiable, in the type of its input; moments in float64."""
 
     def refusal(self, x: Tensor) -> str | None:
         return None
 
     def batch_norm(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
+        self, x: Tensor, affine: Affine, epilogue: Epilogue = NOTHING, running: Running | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        var, mean = torch.var_mean(x, _positions(x), correction=0)
-        y = self.normalize(x, mean, var, weight, bias, residual=residual, activation=activation, eps=eps)
-        return y, mean.detach(), var.detach()
+        var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        y = self.normalize(x, mean, var, affine, epilogue)
+        mean, var = mean.detach(), var.detach()
+        if running is not None:
+            track(running, mean, var, count=x.numel() // x.shape[1])
+        return y, mean, var
 
-    def normalize(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-    ) -> Tensor:
+    def normalize(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine, epilogue: Epilogue = NOTHING) -> Tensor:
         shape = (1, -1, *[1] * (x.ndim - 2))
-        y = (x - mean.reshape(shape)) / (var.reshape(shape) + eps).sqrt()
-        if weight is not None:
-            y = y * weight.reshape(shape)
-        if bias is not None:
-            y = y + bias.reshape(shape)
-        return activated(y, residual, activation)
+        y = (x - mean.reshape(shape)) / (var.reshape(shape) + affine.eps).sqrt()
+        if affine.weight is not None:
+            y = y * affine.weight.reshape(shape)
+        if affine.bias is not None:
+            y = y + affine.bias.reshape(shape)
+        return activated(y, epilogue)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        var, mean = torch.var_mean(x.detach(), _positions(x), correction=0)
-        return mean, var
-
-
-def _positions(x: Tensor) -> list[int]:
-    return [0, *range(2, x.ndim)]
+        found = moments(x)
+        return found.mean, found.var

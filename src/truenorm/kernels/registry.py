@@ -6,7 +6,7 @@ from typing import Literal, Protocol, get_args
 from torch import Tensor
 
 from truenorm.errors import UnknownName
-from truenorm.kernels.activation import Activation
+from truenorm.kernels.arguments import NOTHING, Affine, Epilogue, Running
 from truenorm.kernels.aten import Aten
 from truenorm.kernels.reference import Reference
 from truenorm.kernels.triton.backend import Triton
@@ -23,57 +23,20 @@ class Backend(Protocol):
         ...
 
     def batch_norm(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalise by the batch: output, mean, biased variance; gradients flow through the output alone."""
+        self, x: Tensor, affine: Affine, epilogue: Epilogue = NOTHING, running: Running | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Normalise by the batch: output, mean, biased variance; gradients flow through the output alone.
+
+        Running statistics that are given take the batch in, as `track` does it; mean and variance may then be None.
+        """
         ...
 
-    def normalize(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-    ) -> Tensor:
+    def normalize(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine, epilogue: Epilogue = NOTHING) -> Tensor:
         """Normalise by given statistics."""
         ...
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each channel, without gradient."""
-        ...
-
-
-class Tracks(Backend, Protocol):
-    """A backend that lets the running statistics take the batch in by itself, where that costs no launch more."""
-
-    def tracked_batch_norm(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor,
-        running_var: Tensor,
-        num_batches_tracked: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-        momentum: float | Tensor | None,
-        tracking: Literal["pooled", "torch"],
-    ) -> Tensor:
-        """`batch_norm`, and the buffers take the batch in, as `nn.tracking.track` does it."""
         ...
 
 
@@ -136,15 +99,10 @@ _preferred: Preference = _known(f"backend in the environment variable {VARIABLE}
 
 
 def backend_for(x: Tensor) -> Backend:
-    """The preferred backend if it takes x, else aten, which takes everything."""
-    return tracker_for(x) or _ATEN
-
-
-def tracker_for(x: Tensor) -> Tracks | None:
-    """The preferred backend, if it takes x and keeps running statistics itself; None: the layer does that.
+    """The preferred backend if it takes x, else aten, which takes everything.
 
     Tracers, compilers and tensor subclasses get aten: what they make needs no truenorm.
     """
     if _preferred == "triton" and type(x) is Tensor and _TRITON.refusal(x) is None:
         return _TRITON
-    return None
+    return _ATEN

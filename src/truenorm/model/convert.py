@@ -1,35 +1,31 @@
 """Exchange the norms of a network, in place: the modules stay the same objects, only their class changes.
 
-So nothing can be forgotten: parameters and buffers, eps, momentum, mode, hooks, `requires_grad`, sharing
-and whatever else somebody hung onto a module are simply left where they are.
+So nothing can be lost: parameters and buffers, eps, momentum, mode, hooks, `requires_grad`, sharing and other
+attributes are kept.
 """
 
-import copy
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
+from torch.nn.utils.parametrize import is_parametrized
 
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.model import alike, fuse
-from truenorm.model.layers import batch_norms, refuse_programs, unwrap
-from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct, tracked
+from truenorm.model.layers import batch_norms, refuse_programs
+from truenorm.nn.act import BatchNormAct, tracked
 from truenorm.nn.batchfree import BatchFreeNorm, groups_of_16
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
-Target = Literal["truenorm", "torch", "sync", "group", "layer", "instance", "bn-bfn", "fused"]
+Target = Literal["truenorm", "torch", "sync", "group", "layer", "instance", "bn-bfn"]
 
 _TIMM = "timm.layers.norm_act"
 
 
-def convert(
-    model: nn.Module, to: Target = "truenorm", *, examples: Tensor | tuple[Any, ...] | None = None
-) -> nn.Module:
-    """Exchange the batch norms of a model, in place; or give a copy in which they are fused.
+def convert(model: nn.Module, to: Target = "truenorm") -> nn.Module:
+    """Exchange the batch norms of a model, in place.
 
     - `truenorm`: our layers (`nn.BatchNorm1d`, `2d`, `3d`): the same training, statistics that are right.
       Statistics for which no batch was counted, but which are not 0 and 1, count as long trained.
@@ -39,30 +35,21 @@ def convert(
     - `group`, `layer`, `instance`: batch-free, in groups of about 16 channels, of all, of one. The running
       statistics are dropped: these need none, and there is no way back.
     - `bn-bfn`: every second norm, in the order of registration, becomes batch-free (`layer`).
-    - `fused`: a copy, equal in training and evaluation, in which batch norm → addition → activation is one call
-      (either of the two may be missing), and so one sweep over memory where kernels can. The model given stays as it
-      is, and so does an optimizer made for it. The batch norms of the copy are ours, with torch's statistics where they
-      were torch's. The state dict keeps its keys; copies and pickles are fused too; the other targets undo it. See
-      `docs/layers.md`.
 
-    Only classes whose forward is known are exchanged: torch's, subclasses that keep torch's forward, timm's
-    `BatchNormAct2d`. Others are left as they are, and a warning names them, as it does places that cannot be
-    fused, and why. Layers in evaluation mode (frozen) stay so.
+    `truenorm` knows torch's classes and timm's `BatchNormAct2d`. Other layers, subclasses of these among them, are left
+    as they are, and a warning names them, why, and what to do. Layers in evaluation mode (frozen) stay so.
 
     Args:
-        model: the network; changed in place unless it is to be fused.
+        model: the network, changed in place.
         to: what its batch norms become.
-        examples: of `fused` alone: an input, or a tuple of what the model is called with. Copies of the model and of
-            the fused one are run on them, in evaluation and in training, and compared.
 
     Returns:
-        the model itself; its copy where it is fused (of the network inside `torch.compile` and data parallelism).
+        the model itself.
 
     Raises:
         UnknownName: no such target.
-        InvalidInput: there is no batch norm; a lazy one has no shape yet; `group` and the like for a norm
-            that holds its activation; nothing that could be fused, or the fused copy does something else on the
-            examples. Nothing is changed then.
+        InvalidInput: there is no batch norm; a lazy one has no shape yet; or `group` and the like for a norm
+            that holds its activation. Nothing is changed then.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
@@ -73,74 +60,49 @@ def convert(
     """
     if to not in get_args(Target):
         raise UnknownName("target", to, get_args(Target))
-    if examples is not None and to != "fused":
-        raise InvalidInput(f"examples are for to='fused', which tries the copy on them; to={to!r} takes none")
     refuse_programs(model)
-    model, left = _fused(unwrap(model), examples) if to == "fused" else (model, _exchange(model, to))
-    if left:
-        warnings.warn(f"left as they are: {_in_words(left, model)}", UserWarning, stacklevel=2)
-    return model
-
-
-def _fused(model: nn.Module, examples: Tensor | tuple[Any, ...] | None) -> tuple[nn.Module, dict[str, str]]:
-    """A fused copy that does the same on the examples; what was left, and why."""
-    batch_norms(model, tracking=False)  # there are some, and none is lazy, which cannot be copied
-    copied = copy.deepcopy(model)
-    left = _exchange(copied, "fused") | fuse.fuse(copied)
-    if not fuse.places(copied):
-        reasons = (
-            f": {_in_words(left, copied)}" if left else ", for no addition or activation that is known follows one"
-        )
-        raise InvalidInput(f"no batch norm of {type(model).__name__} can be fused with what follows it{reasons}")
-    if examples is not None:
-        off = alike.difference(model, copied, examples if isinstance(examples, tuple) else (examples,))
-        if off is not None:
-            raise InvalidInput(
-                f"the fused copy of {type(model).__name__} does something else than the model: {off}; "
-                "nothing was returned, so go on with the model as it is"
-            )
-    return copied, left
-
-
-def _exchange(model: nn.Module, to: Target) -> dict[str, str]:
-    """Change every layer, or none where one cannot be; what was left, and why."""
     changes: list[Callable[[], object]] = []
-    left: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for number, (name, layer) in enumerate(batch_norms(model, tracking=False).items()):
         change = _EXCHANGES[to](number, name, layer)
         if isinstance(change, str):
-            left[name] = change
+            reasons[name] = change
         elif change is not None:
             changes.append(change)
-    if to != "fused":
-        changes += [partial(fuse.unfuse, owner) for owner in model.modules() if isinstance(owner, fuse.Fused)]
-    for change in changes:
+    for change in changes:  # once none has raised: all or nothing
         change()
-    return left
+    if reasons:
+        warnings.warn(f"left as they are: {names_by_reason(reasons, model)}", UserWarning, stacklevel=2)
+    return model
 
 
-def _in_words(left: dict[str, str], model: nn.Module) -> str:
-    """Names by reason; of many the first few."""
-    reasons: dict[str, list[str]] = {}
-    for name, why in left.items():
-        reasons.setdefault(why, []).append(name or type(model).__name__)
-    return "; ".join(f"{_some(names)} ({why})" for why, names in reasons.items())
+def names_by_reason(reasons: Mapping[str, str], model: nn.Module) -> str:
+    """The names of layers, grouped by the reason of each; of many the first few.
+
+    Example:
+        >>> names_by_reason({"0": "it is frozen", "2": "it is frozen", "": "it is shared"}, nn.ReLU())
+        '0, 2 (it is frozen); ReLU (it is shared)'
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name or type(model).__name__)
+    return "; ".join(f"{_first_few(group)} ({reason})" for reason, group in names.items())
 
 
-def _some(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
 
 
 _SHOWN = 8
 
 _Change = Callable[[], object] | str | None
-"""What to do, why it is not done, or nothing because nothing is to be done."""
+"""The change, or the reason why the layer stays as it is, or None because it is what it is to become."""
 
 
 def _to_truenorm(number: int, name: str, layer: nn.Module) -> _Change:
-    if isinstance(layer, TrackedBatchNorm) and _BY_FUSING not in layer.__dict__:
-        return partial(layer.__dict__.pop, "fuses", None)
-    cls = _ours(layer)
+    if isinstance(layer, TrackedBatchNorm):
+        return None
+    cls = our_class(layer)
     if isinstance(cls, str):
         return cls
 
@@ -154,34 +116,33 @@ def _to_truenorm(number: int, name: str, layer: nn.Module) -> _Change:
     return change
 
 
-def _to_fused(number: int, name: str, layer: nn.Module) -> _Change:
-    if isinstance(layer, nn.SyncBatchNorm):
-        return "synchronised batch norm is a sweep of its own"
-    cls = type(layer) if isinstance(layer, TrackedBatchNorm) else _ours(layer)
-    if isinstance(cls, str):
-        return cls
+def our_class(layer: nn.Module) -> type[TrackedBatchNorm] | str:
+    """The class that makes a batch norm ours; or why there is none, and what to do.
 
-    def change() -> None:
-        if not isinstance(layer, TrackedBatchNorm):
-            layer.__class__ = cls
-            layer.__dict__ |= {_BY_FUSING: True, "tracking": "torch"}
-        if isinstance(layer, TrackedBatchNormAct):
-            layer.fuses = True
-
-    return change
-
-
-def _ours(layer: nn.Module) -> type[TrackedBatchNorm] | str:
-    """The class that makes the layer ours; or why there is none."""
-    if not isinstance(layer, _BatchNorm):
-        return f"{type(layer).__name__} is not a batch norm of torch's"
+    Example:
+        >>> our_class(nn.BatchNorm1d(2)).__module__, our_class(nn.GroupNorm(1, 2))
+        ('truenorm.nn.batchnorm', "GroupNorm is not a batch norm of torch's")
+    """
+    origin = layer.__dict__.get(_BEFORE_SYNC, type(layer))
+    if not issubclass(origin, _BatchNorm):
+        return f"{origin.__name__} is not a batch norm of torch's"
     if _has_own_forward(layer):
         return "its forward was replaced on the instance"
-    origin = type(layer).origin if isinstance(layer, TrackedBatchNorm) else type(layer)
-    cls = tracked(layer.__dict__.get(_BEFORE_SYNC, origin))
-    if cls is None and isinstance(layer, nn.SyncBatchNorm):
+    cls = tracked(origin)
+    if cls is not None:
+        return cls
+    if isinstance(layer, nn.SyncBatchNorm):
         return "synchronised batch norm keeps torch's statistics; watch() gives it others"
-    return cls or f"{origin.__name__} has a forward of its own"
+    if is_parametrized(layer):
+        return "a parametrization gave it a class of its own; convert it before it is parametrized"
+    if origin.forward is not _BatchNorm.forward:
+        return f"{origin.__name__} has a forward of its own"
+    return f"{origin.__name__} is a subclass of torch's; derive it from truenorm.nn.{_dimensions(origin)}"
+
+
+def _dimensions(origin: type[nn.Module]) -> str:
+    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return next((base.__name__ for base in known if issubclass(origin, base)), "BatchNorm1d, 2d or 3d")
 
 
 def _to_torch(number: int, name: str, layer: nn.Module) -> _Change:
@@ -268,19 +229,15 @@ _EXCHANGES: dict[str, Callable[[int, str, nn.Module], _Change]] = {
     "layer": _to_batch_free(lambda channels: 1),
     "instance": _to_batch_free(lambda channels: channels),
     "bn-bfn": _to_batch_free(lambda channels: 1, every=2),
-    "fused": _to_fused,
 }
 
 _BEFORE_SYNC = "class_before_sync"
 """Where a synchronised layer remembers what it was."""
 
-_BY_FUSING = "ours_by_fusing"
-"""Where a layer of ours remembers that it was torch's until it was fused."""
-
 
 def _forget(layer: nn.Module) -> None:
     """What only a layer of ours, or a synchronised one, has."""
-    for key in (_BEFORE_SYNC, "process_group", "tracking", "fuses", _BY_FUSING):
+    for key in (_BEFORE_SYNC, "process_group", "tracking"):
         layer.__dict__.pop(key, None)
 
 

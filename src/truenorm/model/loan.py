@@ -19,18 +19,11 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput
 from truenorm.model.layers import buffers_of
-from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 # Forwards that hand their buffers to torch's batch norm, with the momentum of the attribute, and do nothing
-# else with them. timm's are named, not imported.
-_LENDABLE = (
-    _BatchNorm.forward,
-    nn.SyncBatchNorm.forward,
-    TrackedBatchNorm.forward,
-    TrackedBatchNormAct.forward,
-    BatchNormAct.forward,
-)
+# else with them; all of truenorm's are such. timm's are named, not imported.
+_LENDABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _LENDABLE_NAMES = (
     ("timm.layers.norm_act", "BatchNormAct2d.forward"),
     ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
@@ -179,6 +172,8 @@ def is_lendable(layer: nn.Module) -> bool:
     forward = getattr(layer.forward, "__func__", None)  # None: replaced on the instance
     if forward is None or not isinstance(layer, _BatchNorm):
         return False
+    if isinstance(layer, TrackedBatchNorm) and forward.__module__.partition(".")[0] == "truenorm":
+        return True
     return forward in _LENDABLE or (forward.__module__, forward.__qualname__) in _LENDABLE_NAMES
 
 

@@ -1,30 +1,22 @@
-"""Batch norm with an activation of its own: ours, and those that hold theirs as a module (timm's `BatchNormAct2d`)."""
+"""Batch norm with an activation: ours, and timm's `BatchNormAct2d`, which holds its activation as a module."""
 
 from functools import cache
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
 from truenorm.errors import UnknownName
-from truenorm.kernels import Activation, activated
+from truenorm.kernels import Activation, Tracking
 from truenorm.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, TrackedBatchNorm
-from truenorm.nn.tracking import Tracking
 
-_OURS = {ours.origin: ours for ours in (BatchNorm1d, BatchNorm2d, BatchNorm3d)}
-_ACTIVATED = ("timm.layers.norm_act", "BatchNormAct2d.forward")
-"""Named, not imported."""
-
-_MODULES: dict[type[nn.Module], tuple[Activation, dict[str, Any]]] = {
-    nn.Identity: ("identity", {}),
-    nn.ReLU: ("relu", {}),
-    nn.LeakyReLU: ("leaky_relu", {"negative_slope": 0.01}),
-    nn.SiLU: ("silu", {}),
-    nn.GELU: ("gelu", {"approximate": "none"}),
-    nn.Hardswish: ("hardswish", {}),
+_OURS: dict[type[nn.Module], type[TrackedBatchNorm]] = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
 }
-"""What torch's modules are called here, and with which parameters alone."""
+_TIMMS = ("timm.layers.norm_act", "BatchNormAct2d")
+"""Module and name: timm is not imported here."""
 
 
 class BatchNormAct(TrackedBatchNorm):
@@ -121,87 +113,46 @@ class BatchNormAct3d(BatchNormAct, nn.BatchNorm3d):
 
 
 class TrackedBatchNormAct(TrackedBatchNorm):
-    """Batch norm, then the layer's own `drop` and `act`."""
+    """Batch norm, then the layer's own `drop` and `act`: timm's `BatchNormAct2d` with our statistics."""
 
-    fuses: bool = False
-    """Apply an `act` that kernels know within batch norm, instead of calling it."""
+    def forward(self, input: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # timm's signature
+        drop, act = self.drop_and_act()
+        return act(drop(super().forward(input)))
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, activation: Activation = "identity") -> Tensor:
-        own = self.in_one_call()
-        if own == "identity":
-            return super().forward(input, residual, activation)
-        if own is not None:
-            return activated(super().forward(input, activation=own), residual, activation)
-        drop, act = self._behind()
-        return activated(act(drop(super().forward(input))), residual, activation)
-
-    def in_one_call(self) -> Activation | None:
-        """What is applied within batch norm; None: drop and act are called."""
-        drop, act = self._behind()
-        if not self.fuses or activation_of(drop) != "identity" or is_hooked(drop) or is_hooked(act):
-            return None
-        return activation_of(act)
-
-    def _behind(self) -> tuple[nn.Module, nn.Module]:
+    def drop_and_act(self) -> tuple[nn.Module, nn.Module]:
+        """What is applied after batch norm, in this order."""
         drop, act = self._modules["drop"], self._modules["act"]
         assert drop is not None and act is not None
         return drop, act
 
 
-def activation_of(module: nn.Module) -> Activation | None:
-    """Which of `Activation` a module is, `identity` among them; None: another.
+def tracked(origin: type[nn.Module]) -> type[TrackedBatchNorm] | None:
+    """The class that is torch's batch norm, or timm's `BatchNormAct2d`, with our statistics; None for other classes.
+
+    Instances are instances of `origin`, and keep everything that it defines but the forward.
 
     Example:
-        >>> activation_of(nn.ReLU(inplace=True)), activation_of(nn.GELU("tanh"))
-        ('relu', None)
+        >>> tracked(nn.BatchNorm2d) is BatchNorm2d, tracked(nn.SyncBatchNorm)
+        (True, None)
     """
-    name, parameters = _MODULES.get(type(module), (None, {}))
-    if name is None or "forward" in module.__dict__:
-        return None
-    return name if all(module.__dict__[key] == value for key, value in parameters.items()) else None
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Does anything see, or change, what goes into the module, comes out of it or comes back?
-
-    Example:
-        >>> is_hooked(nn.ReLU())
-        False
-    """
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(module.__dict__[kind] for kind in hooks)
+    if (origin.__module__, origin.__qualname__) == _TIMMS:
+        return _tracked_timms(origin)
+    return _OURS.get(origin)
 
 
 @cache
-def tracked(origin: type[_BatchNorm]) -> type[TrackedBatchNorm] | None:
-    """The class that is `origin` with our statistics; None where its forward is one that nobody knows.
-
-    Instances are instances of `origin`, and keep everything it defines but the forward.
-
-    Example:
-        >>> from torch import nn
-        >>> tracked(nn.BatchNorm2d) is BatchNorm2d
-        True
-    """
-    if origin in _OURS:
-        return _OURS[origin]
-    if origin.forward is _BatchNorm.forward:
-        base: type[TrackedBatchNorm] = TrackedBatchNorm
-    elif (origin.forward.__module__, origin.forward.__qualname__) == _ACTIVATED:
-        base = TrackedBatchNormAct
-    else:
-        return None
+def _tracked_timms(origin: type[nn.Module]) -> type[TrackedBatchNormAct]:
+    """Made at run time, since timm is not imported here."""
 
     def reduce(self: Any, protocol: int) -> tuple[Any, ...]:
+        # Such a class cannot be found by its name: pickles and copies name timm's.
         return _empty, (origin,), self.__getstate__()
 
-    # A class made at run time has no address to be found at again: pickles and copies name its origin.
     namespace = {"origin": origin, "__reduce_ex__": reduce, "__module__": __name__}
-    cls: Any = type(origin.__name__, (base, origin), namespace)
+    cls: Any = type(origin.__name__, (TrackedBatchNormAct, origin), namespace)
     return cls
 
 
-def _empty(origin: type[_BatchNorm]) -> Any:
-    cls = tracked(origin)
-    assert cls is not None
+def _empty(origin: type[nn.Module]) -> Any:
+    cls = _tracked_timms(origin)
     return cls.__new__(cls)

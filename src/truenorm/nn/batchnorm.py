@@ -5,13 +5,14 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
 from truenorm import kernels
 from truenorm.errors import UnknownName
-from truenorm.kernels import Activation
-from truenorm.nn.tracking import LONG_TRAINED, Tracking, counted, track
+from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Running, Tracking
+
+LONG_TRAINED = 10_000
+"""The batch count that is assumed for loaded statistics without `num_batches_tracked`."""
 
 
 class TrackedBatchNorm(_BatchNorm):
@@ -60,41 +61,20 @@ class TrackedBatchNorm(_BatchNorm):
         # Not there when parametrized. `get` would look the attribute up in any case.
         weight = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401  # said above
         bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401  # said above
+        affine = Affine(weight, bias, self.eps)
+        plain = residual is None and activation == "identity"
+        epilogue = NOTHING if plain else Epilogue(residual, activation)
         if not self.training and mean is not None and var is not None:
-            return kernels.normalize(
-                input, mean, var, weight, bias, residual=residual, activation=activation, eps=self.eps
-            )
+            return kernels.normalize(input, mean, var, affine, epilogue)
         if not (self.training and self.track_running_stats):
             mean = var = None
-        count = buffers["num_batches_tracked"]
-        return _training(
-            input,
-            mean,
-            var,
-            count,
-            weight,
-            bias,
-            self.momentum,
-            self.eps,
-            self.tracking,
-            residual=residual,
-            activation=activation,
-        )
+        running = Running(mean, var, buffers["num_batches_tracked"], self.momentum, self.tracking)
+        return _training(input, affine, epilogue, running)
 
     def take_in(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Update the running statistics by a batch whose moments somebody else has (variance biased)."""
-        running_mean, running_var = self.running_mean, self.running_var
-        if running_mean is not None and running_var is not None:
-            track(
-                running_mean,
-                running_var,
-                self.num_batches_tracked,
-                mean,
-                var,
-                count=count,
-                momentum=self.momentum,
-                tracking=self.tracking,
-            )
+        """Update the running statistics by the moments of a batch (variance biased) that something else measured."""
+        buffers = self.running_mean, self.running_var, self.num_batches_tracked
+        kernels.track(Running(*buffers, self.momentum, self.tracking), mean, var, count=count)
 
     def trust(self) -> None:
         """Take statistics that no batch was counted for as long trained, unless they are the initial 0 and 1."""
@@ -113,74 +93,8 @@ class TrackedBatchNorm(_BatchNorm):
 
 
 @torch.fx.wrap  # one node in a traced graph: tracing through it would record no update of the buffers
-def _training(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    tracking: Tracking,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = "identity",
-) -> Tensor:
-    """Normalise by the batch, and let the buffers that are given take it in."""
-    tracker = kernels.tracker_for(input)
-    if running_mean is None or running_var is None:
-        if tracker is None:
-            y = F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
-            return kernels.activated(y, residual, activation)
-        return tracker.batch_norm(input, weight, bias, residual=residual, activation=activation, eps=eps)[0]
-    if input.shape[1] != running_mean.numel():
-        return F.batch_norm(input, running_mean, running_var, weight, bias, True, 0.0, eps)  # torch's error
-    if tracker is not None:
-        return tracker.tracked_batch_norm(
-            input,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            num_batches_tracked,
-            residual=residual,
-            activation=activation,
-            eps=eps,
-            momentum=momentum,
-            tracking=tracking,
-        )
-    y = _tracked(input, running_mean, running_var, num_batches_tracked, weight, bias, momentum, eps, tracking)
-    return kernels.activated(y, residual, activation)
-
-
-def _tracked(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    tracking: Tracking,
-) -> Tensor:
-    """What a backend that keeps no statistics itself leaves to the layer."""
-    if tracking == "torch" and momentum is not None:
-        if num_batches_tracked is not None:
-            num_batches_tracked.add_(1)
-        return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
-    count = input.numel() // running_mean.numel()
-    if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and input.dtype == running_mean.dtype:
-        gain = counted(num_batches_tracked, momentum, running_mean.dtype)
-        if gain is not None:
-            return kernels.pooled_batch_norm(input, weight, bias, running_mean, running_var, gain=gain, eps=eps)
-    y, mean, var = kernels.batch_norm(input, weight, bias, eps=eps)
-    if count:
-        track(
-            running_mean, running_var, num_batches_tracked, mean, var, count=count, momentum=momentum, tracking=tracking
-        )
-    return y
+def _training(input: Tensor, affine: Affine, epilogue: Epilogue, running: Running) -> Tensor:
+    return kernels.batch_norm(input, affine, epilogue, running)[0]
 
 
 class BatchNorm1d(TrackedBatchNorm, nn.BatchNorm1d):

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 import truenorm as tn
 from truenorm.data.checkpoint import STATE_KEYS, ensure_new, read_checkpoint, write_checkpoint
 from truenorm.errors import FileChanged, InvalidInput, UnknownName
-from truenorm.nn.tracking import LONG_TRAINED
+from truenorm.nn.batchnorm import LONG_TRAINED
 
 
 def network():

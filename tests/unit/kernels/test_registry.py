@@ -21,10 +21,10 @@ def takes_everything(monkeypatch):
 def test_the_kernels_serve_only_where_they_are_asked_for(takes_everything):
     x = torch.zeros(2, 3)
     assert registry.preferred() == "aten"
-    assert registry.backend_for(x) is registry.BACKENDS["aten"] and registry.tracker_for(x) is None
+    assert registry.backend_for(x) is registry.BACKENDS["aten"]
     before = tn.kernels.prefer("triton")
     try:
-        assert registry.backend_for(x) is registry.tracker_for(x) is registry.BACKENDS["triton"]
+        assert registry.backend_for(x) is registry.BACKENDS["triton"]
     finally:
         assert tn.kernels.prefer(before) == "triton"
     assert registry.backend_for(x) is registry.BACKENDS["aten"]

@@ -2,16 +2,19 @@
 
 import copy
 import pickle
+import re
+import sys
 import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
 import truenorm as tn
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.nn.tracking import LONG_TRAINED
+from truenorm.nn.batchnorm import LONG_TRAINED
 
 
 @pytest.fixture
@@ -204,16 +207,42 @@ def test_what_is_not_known_is_left_and_named(layer, to, why):
     assert type(net[0]) is type(layer)
 
 
-def test_a_subclass_that_keeps_torchs_forward_is_converted():
-    class Named(nn.BatchNorm1d):
-        label = "mine"
+class Named(nn.BatchNorm1d):
+    label = "mine"
 
-    net = tn.convert(nn.Sequential(Named(3)))
-    assert net[0].label == "mine" and isinstance(net[0], Named)
-    x = torch.randn(5, 3)
-    net(x)
-    assert_close(net[0].running_var, x.var(0, correction=0))
-    assert type(tn.convert(net, to="torch")[0]) is Named
+
+class AnyShape(_BatchNorm):
+    def _check_input_dim(self, input):
+        pass
+
+
+@pytest.mark.parametrize(("layer", "what"), [(Named(3), "BatchNorm1d"), (AnyShape(3), "BatchNorm1d, 2d or 3d")])
+def test_a_subclass_that_keeps_torchs_forward_is_left_and_says_what_to_do(layer, what):
+    kind = type(layer)
+    why = f"0 ({kind.__name__} is a subclass of torch's; derive it from truenorm.nn.{what})"
+    with pytest.warns(UserWarning, match=re.escape(f"left as they are: {why}")):
+        tn.convert(nn.Sequential(layer, nn.BatchNorm1d(3)))
+    assert type(layer) is kind
+
+
+def test_a_subclass_of_timms_is_left(act):
+    kind = type("Mine", (act,), {})
+    with pytest.warns(UserWarning, match=r"left as they are: Mine \(Mine has a forward of its own\)"):
+        assert type(tn.convert(kind(3))) is kind
+
+
+def test_a_parametrized_layer_is_left_and_says_what_to_do():
+    norm = nn.BatchNorm1d(3)
+    nn.utils.parametrize.register_parametrization(norm, "weight", nn.Softplus())
+    with pytest.warns(UserWarning, match="a parametrization gave it a class of its own; convert it before"):
+        tn.convert(norm)
+    assert isinstance(norm, nn.BatchNorm1d)
+
+
+def test_classes_are_made_at_run_time_for_timms_layer_alone(act):
+    made = {type(tn.convert(nn.Sequential(norm))[0]) for norm in (act(3), act(4), nn.BatchNorm1d(3), nn.BatchNorm2d(3))}
+    at_run_time = {kind for kind in made if getattr(sys.modules[kind.__module__], kind.__qualname__) is not kind}
+    assert {kind.origin for kind in at_run_time} == {act} and len(at_run_time) == 1
 
 
 @pytest.mark.parametrize(("to", "groups"), [("group", 2), ("layer", 1), ("instance", 32)])

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import truenorm as tn
 from truenorm.errors import UnknownName
-from truenorm.nn.tracking import LONG_TRAINED
+from truenorm.nn.batchnorm import LONG_TRAINED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing torch's test machinery warns of what it does not find

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from truenorm.kernels.activation import Activation
+from truenorm.kernels.arguments import Activation, Affine, Epilogue
 from truenorm.kernels.aten import is_channels_last
 from truenorm.kernels.reference import Reference
 from truenorm.kernels.triton import operators, stages
@@ -68,12 +68,13 @@ class BatchNorm(Function):
             return None, None, None, None, *nothing
         dy = stages.like(x, dy)
         if torch.is_grad_enabled():
-            slope = _slope(x, bits, mean, mean_lo, var, weight, bias, activation, eps)
+            affine = Affine(weight, bias, eps)
+            slope = _slope(x, bits, (mean, mean_lo, var), affine, activation)
 
-            def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
-                return _REFERENCE.batch_norm(x, weight, bias, residual=None, activation=activation, eps=eps)[0]
+            def forward(x: Tensor, affine: Affine, epilogue: Epilogue) -> Tensor:
+                return _REFERENCE.batch_norm(x, affine, epilogue)[0]
 
-            *others, before = _differentiable(forward, dy, x, weight, bias, slope, activation)
+            *others, before = _differentiable(forward, dy, x, affine, slope, activation)
             return *others, before if with_residual else None, *nothing
         dx, dweight, dbias, dresidual = _OPERATORS.batch_norm_backward(
             dy, x, weight, bias, mean, mean_lo, var, bits, activation, eps, with_x
@@ -118,12 +119,13 @@ class Normalize(Function):
         nothing = (None,) * len(rest)
         dy = stages.like(x, gradients[0])
         if torch.is_grad_enabled():
-            slope = _slope(x, bits, mean, None, var, weight, bias, activation, eps)
+            affine = Affine(weight, bias, eps)
+            slope = _slope(x, bits, (mean, None, var), affine, activation)
 
-            def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: Activation) -> Tensor:
-                return _REFERENCE.normalize(x, mean, var, weight, bias, residual=None, activation=activation, eps=eps)
+            def forward(x: Tensor, affine: Affine, epilogue: Epilogue) -> Tensor:
+                return _REFERENCE.normalize(x, mean, var, affine, epilogue)
 
-            *others, before = _differentiable(forward, dy, x, weight, bias, slope, activation)
+            *others, before = _differentiable(forward, dy, x, affine, slope, activation)
             return *others, before if with_residual else None, *nothing
         masked = bits.numel() > 0
         dx, dweight, dbias, dresidual = _OPERATORS.normalize_backward(
@@ -155,15 +157,7 @@ def keep_bits(residual: Tensor | None, activation: Activation) -> bool:
 
 
 def _slope(
-    x: Tensor,
-    bits: Tensor,
-    mean: Tensor,
-    mean_lo: Tensor | None,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: Activation,
-    eps: float,
+    x: Tensor, bits: Tensor, moments: tuple[Tensor, Tensor | None, Tensor], affine: Affine, activation: Activation
 ) -> Tensor | None:
     """Of the activation, from its bits: the gradient before it of a gradient of ones."""
     if not bits.numel():
@@ -173,13 +167,11 @@ def _slope(
             torch.ones_like(x),
             x,
             bits,
-            mean,
-            mean_lo,
-            var,
-            weight,
-            bias,
+            *moments,
+            affine.weight,
+            affine.bias,
             activation=activation,
-            eps=eps,
+            eps=affine.eps,
             with_sums=False,
             with_residual=True,
             with_dx=False,
@@ -187,11 +179,10 @@ def _slope(
 
 
 def _differentiable(
-    forward: Callable[[Tensor, Tensor | None, Tensor | None, Activation], Tensor],
+    forward: Callable[[Tensor, Affine, Epilogue], Tensor],
     dy: Tensor,
     x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
+    affine: Affine,
     slope: Tensor | None,
     activation: Activation,
 ) -> tuple[Tensor | None, ...]:
@@ -199,10 +190,12 @@ def _differentiable(
     if slope is not None:
         dy, activation = dy * slope, "identity"
     exact = stages.exact(x)
-    y = forward(x.to(exact), _to(weight, exact), _to(bias, exact), activation)
-    asked = [value for value in (x, weight, bias) if value is not None and value.requires_grad]
-    found = iter(torch.autograd.grad(y, asked, dy.to(exact), create_graph=True) if asked else ())
-    gradients = [next(found) if value is not None and value.requires_grad else None for value in (x, weight, bias)]
+    weight, bias, eps = affine
+    y = forward(x.to(exact), Affine(_to(weight, exact), _to(bias, exact), eps), Epilogue(None, activation))
+    values = (x, weight, bias)
+    wanted = [value for value in values if value is not None and value.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, dy.to(exact), create_graph=True) if wanted else ())
+    gradients = [next(found) if value is not None and value.requires_grad else None for value in values]
     return *gradients, dy
 
 

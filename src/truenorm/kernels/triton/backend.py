@@ -1,15 +1,16 @@
-"""The kernels as a backend: what they take, and the operations, of which one keeps running statistics."""
+"""The kernels as a backend: what they take, and the operations."""
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from truenorm.install import install_line
-from truenorm.kernels.activation import Activation, activated
+from truenorm.kernels.arguments import NOTHING, Affine, Epilogue, Running
+from truenorm.kernels.epilogue import activated
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _OLDEST = (8, 0)
@@ -21,125 +22,75 @@ class Triton:
 
     def refusal(self, x: Tensor) -> str | None:
         if not x.is_cuda:
-            return "the kernels are for NVIDIA GPUs"  # no words about x: on a CPU this is asked at each step
+            return "the kernels are for NVIDIA GPUs"  # constant string: this runs every step on CPU
         return _input(x) or _machine(x.device)
 
     def batch_norm(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
+        self, x: Tensor, affine: Affine, epilogue: Epilogue = NOTHING, running: Running | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _batch_norm(x, weight, bias, residual, activation, eps)
-
-    def tracked_batch_norm(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor,
-        running_var: Tensor,
-        num_batches_tracked: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-        momentum: float | Tensor | None,
-        tracking: Literal["pooled", "torch"],
-    ) -> Tensor:
-        still = not isinstance(momentum, Tensor) and momentum == 0
-        uncounted = momentum is None and num_batches_tracked is None
-        return _batch_norm(
-            x,
-            weight,
-            bias,
-            residual,
-            activation,
-            eps,
-            running=None if still or uncounted else (running_mean, running_var),
-            num_batches_tracked=None if still and tracking == "pooled" else num_batches_tracked,
-            momentum=momentum,
-            pooled=tracking == "pooled",
-        )[0]
-
-    def normalize(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        residual: Tensor | None,
-        activation: Activation,
-        eps: float,
-    ) -> Tensor:
+        if x.numel() == x.shape[1]:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         kernels = _kernels()
         x = kernels.stages.dense(x)
-        weight, bias = _of_channels(weight, x), _of_channels(bias, x)
+        weight, bias = _of_channels(affine.weight, x), _of_channels(affine.bias, x)
+        inside = _inside(x, epilogue)
+        written = _written(running)
+        buffers = [_of_channels(buffer, x) for buffer in written[:2]]
+        residual, activation = inside
+        given = (x, weight, bias, residual, *buffers, *written[2:], activation, affine.eps)
+        if _has_gradient(x, weight, bias, residual):
+            y, mean, var = kernels.BatchNorm.apply(*given)
+        else:
+            y, mean, _, var, _ = kernels.operators.registered.batch_norm(*given, False)
+        for value, copied in zip(written[:2], buffers, strict=True):
+            if value is not None and copied is not None and copied is not value:
+                value.data.copy_(copied)
+        return activated(y, _outside(epilogue, inside)), mean, var
+
+    def normalize(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine, epilogue: Epilogue = NOTHING) -> Tensor:
+        kernels = _kernels()
+        x = kernels.stages.dense(x)
+        weight, bias = _of_channels(affine.weight, x), _of_channels(affine.bias, x)
         given_mean, given_var = _of_channels(mean, x), _of_channels(var, x)
-        added, applied = _fused(x, residual, activation)
-        if _has_gradient(x, weight, bias, added):
-            y = kernels.Normalize.apply(x, weight, bias, added, given_mean, given_var, applied, eps)
+        inside = _inside(x, epilogue)
+        residual, activation = inside
+        if _has_gradient(x, weight, bias, residual):
+            y = kernels.Normalize.apply(x, weight, bias, residual, given_mean, given_var, activation, affine.eps)
             assert isinstance(y, Tensor)
         else:
             y = kernels.operators.registered.normalize(
-                x, given_mean, given_var, weight, bias, added, applied, eps, False
+                x, given_mean, given_var, weight, bias, residual, activation, affine.eps, False
             )[0]
-        return _rest(y, residual, activation, added, applied)
+        return activated(y, _outside(epilogue, inside))
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kernels = _kernels()
         return kernels.operators.registered.moments(kernels.stages.dense(x.detach()))
 
 
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation,
-    eps: float,
-    *,
-    running: tuple[Tensor, Tensor] | None = None,
-    num_batches_tracked: Tensor | None = None,
-    momentum: float | Tensor | None = None,
-    pooled: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if x.numel() == x.shape[1]:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    kernels = _kernels()
-    x = kernels.stages.dense(x)
-    weight, bias = _of_channels(weight, x), _of_channels(bias, x)
-    buffers = [_of_channels(value, x) for value in running or (None, None)]
-    added, applied = _fused(x, residual, activation)
-    scheduled = momentum if isinstance(momentum, Tensor) else None
-    fixed = None if isinstance(momentum, Tensor) else momentum
-    given = (
-        x,
-        weight,
-        bias,
-        added,
-        *buffers,
-        num_batches_tracked,
-        scheduled,
-        fixed,
-        pooled,
-        applied,
-        eps,
-    )
-    if _has_gradient(x, weight, bias, added):
-        y, mean, var = kernels.BatchNorm.apply(*given)
-    else:
-        y, mean, _, var, _ = kernels.operators.registered.batch_norm(*given, False)
-    for value, given_value in zip(running or (), buffers, strict=False):
-        if given_value is not value and given_value is not None:  # a contiguous copy
-            value.data.copy_(given_value)
-    return _rest(y, residual, activation, added, applied), mean, var
+class _Written(NamedTuple):
+    """The running statistics as the operator takes them: those that it writes, and its rule."""
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    num_batches: Tensor | None = None
+    momentum: Tensor | None = None
+    fixed_momentum: float | None = None
+    pooled: bool = False
+
+
+def _written(running: Running | None) -> _Written:
+    """Momentum 0 leaves statistics alone, as does an average without a count; pooled, 0 does not count either."""
+    if running is None or running.mean is None or running.var is None:
+        return _Written()
+    mean, var, num_batches, momentum, tracking = running
+    pooled = tracking == "pooled"
+    scheduled: Any = momentum  # as with torch's layers, declared as a number
+    if isinstance(scheduled, Tensor):
+        return _Written(mean, var, num_batches, scheduled, None, pooled)
+    if momentum == 0 or (momentum is None and num_batches is None):
+        mean = var = None
+    return _Written(mean, var, None if momentum == 0 and pooled else num_batches, None, momentum, pooled)
 
 
 @cache
@@ -184,23 +135,26 @@ def _of_channels(value: Tensor | None, x: Tensor) -> Tensor | None:
     return None if value is None else value.contiguous()
 
 
-def _fused(x: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor | None, Activation]:
-    """The residual and the activation that the kernels apply themselves."""
+def _inside(x: Tensor, epilogue: Epilogue) -> Epilogue:
+    """What of an epilogue the kernels apply themselves."""
     kernels = _kernels()
+    residual, activation = epilogue
     if residual is None:
-        return None, activation
+        return epilogue
     if residual.shape != x.shape or residual.dtype != x.dtype or residual.device != x.device:
-        return None, "identity"  # torch broadcasts and promotes
+        return NOTHING  # torch broadcasts and promotes
     # The gradient of others would have to read the residual again.
-    applied = activation if activation in kernels.stages.SIGN_DECIDES else "identity"
-    return kernels.stages.like(x, residual), applied
+    return Epilogue(
+        kernels.stages.like(x, residual), activation if activation in kernels.stages.SIGN_DECIDES else "identity"
+    )
 
 
-def _rest(
-    y: Tensor, residual: Tensor | None, activation: Activation, added: Tensor | None, applied: Activation
-) -> Tensor:
-    """What `_fused` left to torch."""
-    return activated(y, residual if added is None else None, "identity" if applied == activation else activation)
+def _outside(epilogue: Epilogue, inside: Epilogue) -> Epilogue:
+    """What is left to torch."""
+    residual, activation = epilogue
+    return Epilogue(
+        residual if inside.residual is None else None, "identity" if inside.activation == activation else activation
+    )
 
 
 def _has_gradient(*values: Tensor | None) -> bool:

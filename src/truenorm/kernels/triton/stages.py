@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from truenorm.kernels.activation import Activation
+from truenorm.kernels.arguments import Activation
 from truenorm.kernels.aten import is_channels_last
 from truenorm.kernels.triton.device import tile
 from truenorm.kernels.triton.device.apply import apply

@@ -5,7 +5,8 @@ import torch
 from contract.backends import DEVICE, needs_triton, random
 from torch.autograd import forward_ad
 
-from truenorm.kernels.registry import BACKENDS, backend_for, tracker_for
+from truenorm.kernels import Affine, Epilogue, Running, prefer
+from truenorm.kernels.registry import BACKENDS, backend_for
 from truenorm.kernels.triton import backend
 
 TRITON = BACKENDS["triton"]
@@ -13,7 +14,7 @@ TRITON = BACKENDS["triton"]
 
 def test_on_a_cpu_it_refuses_and_aten_serves():
     assert "the kernels are for NVIDIA GPUs" in TRITON.refusal(torch.randn(4, 3))
-    assert backend_for(torch.randn(4, 3)) is BACKENDS["aten"] and tracker_for(torch.randn(4, 3)) is None
+    assert backend_for(torch.randn(4, 3)) is BACKENDS["aten"]
 
 
 @pytest.mark.parametrize(
@@ -46,11 +47,17 @@ def test_it_leaves_torchs_transformations_to_torchs_operators():
     assert seen[3] is None
 
 
-def test_what_is_no_plain_tensor_goes_to_aten():
+def test_what_is_no_plain_tensor_goes_to_aten(monkeypatch):
+    monkeypatch.setattr(type(TRITON), "refusal", lambda self, x: None)
+
     class Other(torch.Tensor):
         pass
 
-    assert tracker_for(torch.randn(4, 3).as_subclass(Other)) is None
+    before = prefer("triton")
+    try:
+        assert backend_for(torch.randn(4, 3).as_subclass(Other)) is BACKENDS["aten"]
+    finally:
+        prefer(before)
 
 
 def test_machines_that_it_does_not_know(monkeypatch):
@@ -68,9 +75,9 @@ def test_machines_that_it_does_not_know(monkeypatch):
 def test_parameters_of_another_size_are_refused():
     """The kernels would read beyond them."""
     with pytest.raises(ValueError, match="2 values for the 3 channels"):
-        TRITON.batch_norm(random(4, 3), random(2), None, residual=None, activation="identity", eps=1e-5)
+        TRITON.batch_norm(random(4, 3), Affine(random(2)))
     with pytest.raises(ValueError, match="2 values for the 3 channels"):
-        TRITON.normalize(random(4, 3), random(2), random(2), None, None, residual=None, activation="relu", eps=1e-5)
+        TRITON.normalize(random(4, 3), random(2), random(2), Affine(), Epilogue(activation="relu"))
 
 
 @needs_triton
@@ -105,10 +112,8 @@ def test_the_kernels_fit_into_a_compiled_graph():
     """By the backend itself; layers take aten there, so that what is exported needs no truenorm."""
 
     def step(x, weight, running_mean, running_var, count, residual):
-        return TRITON.tracked_batch_norm(
-            x, weight, None, running_mean, running_var, count,
-            residual=residual, activation="relu", eps=1e-5, momentum=0.1, tracking="pooled",
-        )  # fmt: skip
+        running = Running(running_mean, running_var, count, 0.1, "pooled")
+        return TRITON.batch_norm(x, Affine(weight), Epilogue(residual, "relu"), running)[0]
 
     def buffers():
         return torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE), torch.tensor(0, device=DEVICE)

@@ -5,8 +5,8 @@ import torch
 from contract.backends import DEVICE, channels_last, needs_triton, random
 from torch.testing import assert_close
 
+from truenorm.kernels import Affine, Epilogue, Running, track
 from truenorm.kernels.registry import BACKENDS
-from truenorm.nn.tracking import track
 
 TRITON, ATEN, REFERENCE = (BACKENDS[name] for name in ("triton", "aten", "reference"))
 pytestmark = [needs_triton, pytest.mark.slow]  # interpreted kernels
@@ -17,8 +17,8 @@ def fresh(dtype=torch.float32, count=0):
     return mean, torch.ones_like(mean), torch.tensor(count, device=DEVICE)
 
 
-def tracked(x, buffers, **named):
-    return TRITON.tracked_batch_norm(x, None, None, *buffers, residual=None, activation="identity", eps=1e-5, **named)
+def tracked(x, buffers, *, momentum, tracking):
+    return TRITON.batch_norm(x, Affine(), running=Running(*buffers, momentum, tracking))[0]
 
 
 @pytest.mark.parametrize("tracking", ["pooled", "torch"])
@@ -31,9 +31,8 @@ def test_running_statistics_are_those_of_the_layers_rule(tracking, momentum, cou
         x = random(6, 3, 5, offset=float(step))
         y = tracked(x, (*running, count if counting else None), momentum=momentum, tracking=tracking)
         var, mean = torch.var_mean(x.double(), (0, 2), correction=0)
-        taken = {"count": 30, "momentum": momentum, "tracking": tracking}
-        track(*true, true_count if counting else None, mean, var, **taken)
-        expected = REFERENCE.batch_norm(x.double(), None, None, residual=None, activation="identity", eps=1e-5)[0]
+        track(Running(*true, true_count if counting else None, momentum, tracking), mean, var, count=30)
+        expected = REFERENCE.batch_norm(x.double(), Affine())[0]
         assert_close(y.double(), expected, rtol=1e-4, atol=1e-5)
     tolerance = 1e-2 if dtype == torch.float16 else 1e-6
     for got, expected in zip(running, true, strict=True):
@@ -56,7 +55,7 @@ def test_momentum_on_the_device_may_change_between_replays(tracking):
 
 def test_a_batch_in_evaluation_mode_leaves_statistics_alone():
     mean, var, _ = fresh()
-    TRITON.normalize(random(6, 3), mean, var, None, None, residual=None, activation="identity", eps=1e-5)
+    TRITON.normalize(random(6, 3), mean, var, Affine())
     assert mean.tolist() == [0] * 3 and var.tolist() == [1] * 3
 
 
@@ -89,7 +88,7 @@ def test_no_digits_are_lost_far_from_zero(far, layout):
     results = {}
     for backend, dtype in ((TRITON, torch.float32), (ATEN, torch.float32), (REFERENCE, torch.float64)):
         mine = [value.detach().to(dtype).requires_grad_() for value in (x, weight, bias)]
-        y, _, var = backend.batch_norm(*mine, residual=None, activation="identity", eps=1e-5)
+        y, _, var = backend.batch_norm(mine[0], Affine(*mine[1:]))
         y.backward(dy.to(dtype))
         results[backend] = [y.detach(), var, *(value.grad for value in mine)]
 
@@ -119,7 +118,7 @@ def test_the_same_bits_each_time(shape):
 
     def step():
         mine = x.clone().requires_grad_()
-        y, mean, var = TRITON.batch_norm(mine, None, None, residual=dy, activation="relu", eps=1e-5)
+        y, mean, var = TRITON.batch_norm(mine, Affine(), Epilogue(dy, "relu"))
         y.backward(dy)
         return y, mean, var, mine.grad
 
@@ -131,9 +130,9 @@ def test_a_sample_does_not_know_who_stands_beside_it():
     """At inference."""
     x = random(40, 3, 7, 7)
     mean, var = torch.zeros(3, device=DEVICE), torch.ones(3, device=DEVICE)
-    named = {"residual": None, "activation": "relu", "eps": 1e-5}
-    together = TRITON.normalize(x, mean, var, None, None, **named)
-    alone = torch.cat([TRITON.normalize(one, mean, var, None, None, **named) for one in x.split(1)])
+    given = (mean, var, Affine(), Epilogue(activation="relu"))
+    together = TRITON.normalize(x, *given)
+    alone = torch.cat([TRITON.normalize(one, *given) for one in x.split(1)])
     assert torch.equal(together, alone)
 
 

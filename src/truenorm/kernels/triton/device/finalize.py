@@ -28,7 +28,7 @@ def finalize(
     """Chan's combination in float64, relative to the first part, in an order that only the shape decides.
 
     partials is (parts, 3, channels · length): `length` entries belong to a channel (SINGLE: one). Running statistics as
-    `nn.tracking.track` has them: t counts this batch already; no momentum at all averages. On the device a
+    `tracking.track` has them: t counts this batch already; no momentum at all averages. On the device a
     schedule may set it between replays of a graph.
     """
     c = tl.program_id(0) * BC + tl.arange(0, BC)

@@ -13,15 +13,18 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import truenorm as tn
+from truenorm import experimental
 from truenorm.errors import InvalidInput
-from truenorm.lab.networks.named import network_factory
-from truenorm.model import pattern
-from truenorm.model.alike import difference
-from truenorm.model.fuse import Fused, places
+from truenorm.experimental.fusing import pattern
+from truenorm.experimental.fusing.comparison import first_difference
+from truenorm.experimental.fusing.owners import Fused, places
+from truenorm.lab.networks.plain import cnn, mlp
+from truenorm.lab.networks.resnet import RESNETS
 from truenorm.model.layers import batch_norms
+from truenorm.model.loan import is_lendable
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
-NETWORKS = {  # how many batch norms, and how many take along what
+NETWORKS = {  # how many batch norms, and how many are fused with what
     ("torchvision", "resnet18"): (20, {"relu": 9, "add, relu": 8}),
     ("torchvision", "resnet50"): (53, {"relu": 33, "add, relu": 16}),
     ("torchvision", "mobilenet_v3_small"): (34, {"hardswish": 18, "relu": 5}),
@@ -39,17 +42,20 @@ NETWORKS = {  # how many batch norms, and how many take along what
 
 def make(library, name, request):
     if library == "study":
-        return network_factory(name, input_shape=(3, 32, 32), num_classes=4, widths=(16, 8))("bn")
+        shape = (3, 32, 32)
+        if name == "mlp":
+            return mlp(shape, 4, norm_layer=nn.BatchNorm1d, widths=(16, 8))
+        return {"cnn": cnn, **RESNETS}[name](shape, 4, norm_layer=nn.BatchNorm2d)
     if library == "timm":
         return request.getfixturevalue("timm").create_model(name, num_classes=4)
     return getattr(request.getfixturevalue("torchvision").models, name)(num_classes=4)
 
 
-def fused(model, **named):
+def fused(model, example=None):
     """The copy; a warning is an error here."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return tn.convert(model, to="fused", **named)
+        return experimental.fuse(model, example)
 
 
 def counts(model):
@@ -98,7 +104,7 @@ def test_a_fused_copy_does_the_same_to_the_bit(library, name, request):
 def test_torchvisions_densenet_asks_what_it_is_given_and_is_right(torchvision):
     net = torchvision.models.densenet121(num_classes=4)
     with pytest.warns(UserWarning, match=r"denselayer1, .* and 50 more \(its forward asks what type a value is\)"):
-        twin = tn.convert(net, to="fused")
+        twin = experimental.fuse(net)
     assert counts(twin) == {"relu": 4}
     assert_same_step(net, twin, torch.randn(4, 3, 32, 32))
 
@@ -274,14 +280,14 @@ def test_what_cannot_be_fused_is_left_and_named(kind):
     forward, why = LEFT[kind]
     block = with_forward(forward, calls=0, seen=[])
     with pytest.raises(InvalidInput, match=f"no batch norm of Own can be fused with what follows it: {why}"):
-        tn.convert(block, to="fused")
+        experimental.fuse(block)
     assert block.calls == 0 and block.seen == [] and type(block.bn) is nn.BatchNorm2d
     net = nn.Sequential(block, nn.BatchNorm2d(3), nn.ReLU())
     before = random.getstate(), torch.get_rng_state()
     with pytest.warns(
         UserWarning, match=f"left as they are: 0{why.removeprefix('Own') if why[0] == 'O' else '.' + why}"
     ):
-        twin = tn.convert(net, to="fused")
+        twin = experimental.fuse(net)
     assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
     assert twin[0].calls == 0 and twin[0].seen == [] and places(twin) == {"1": "relu"}
     x = torch.randn(4, 3, 5, 5) + 1
@@ -291,16 +297,16 @@ def test_what_cannot_be_fused_is_left_and_named(kind):
         assert_close(twin(x), net(x), rtol=0, atol=0)
     else:
         random.seed(0)
-        expected = difference(net, net, (x,))
+        expected = first_difference(net, net, (x,))
         random.seed(0)
-        assert difference(net, twin, (x,)) == expected is None
+        assert first_difference(net, twin, (x,)) == expected is None
 
 
 def test_nothing_to_fuse_is_an_error():
     with pytest.raises(InvalidInput, match="no addition or activation that is known follows one"):
-        tn.convert(nn.Sequential(nn.BatchNorm1d(3), nn.Tanh()), to="fused")
+        experimental.fuse(nn.Sequential(nn.BatchNorm1d(3), nn.Tanh()))
     with pytest.raises(InvalidInput, match="no batch-norm layer"):
-        tn.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), to="fused")
+        experimental.fuse(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
 
 
 @pytest.mark.parametrize("act", [nn.LeakyReLU(0.2), nn.GELU("tanh"), nn.Tanh()], ids=str)
@@ -315,7 +321,7 @@ def test_a_hooked_activation_goes_on_being_called():
     net = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU())
     net[1].register_forward_hook(lambda module, inputs, output: output * 2)
     with pytest.warns(UserWarning, match=r"left as they are: 0 \(its activation has hooks\)"):
-        twin = tn.convert(net, to="fused")
+        twin = experimental.fuse(net)
     assert places(twin) == {"3": "relu"}
     assert_same_step(net, twin, torch.randn(5, 3))
     block = Block()
@@ -331,7 +337,7 @@ def test_hooks_of_a_batch_norm_work_and_those_that_see_its_output_keep_it_as_it_
     net[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 3 + 1,))
     net[2].register_forward_hook(lambda module, inputs, output: seen.append(output.min().item()))
     with pytest.warns(UserWarning, match=r"left as they are: 2 \(a hook sees its output\)"):
-        twin = tn.convert(net, to="fused")
+        twin = experimental.fuse(net)
     assert places(twin) == {"0": "relu"}
     assert_same_step(net, twin, torch.randn(5, 3))
     assert len(seen) == 4 and seen[::2] == seen[1::2] and min(seen) < 0
@@ -341,12 +347,12 @@ def test_an_owner_whose_forward_was_replaced_and_a_layer_likewise_are_left():
     block = Block()
     block.forward = lambda x: F.relu(block.bn(x))
     with pytest.raises(InvalidInput, match=r"Block \(its forward was replaced on the instance\)"):
-        tn.convert(block, to="fused")
+        experimental.fuse(block)
     net = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), nn.SyncBatchNorm(3), nn.ReLU(), nn.BatchNorm1d(3), nn.ReLU())
     net[0].forward = lambda x: x
-    why = r"0 \(its forward was replaced on the instance\); 2 \(synchronised batch norm is a sweep of its own\)"
+    why = r"0 \(its forward was replaced on the instance\); 2 \(synchronised batch norm cannot be fused\)"
     with pytest.warns(UserWarning, match=why):
-        assert places(tn.convert(net, to="fused")) == {"4": "relu"}
+        assert places(experimental.fuse(net)) == {"4": "relu"}
 
 
 def test_tracking_is_torchs_where_it_was_torchs_and_stays_where_it_was_ours():
@@ -357,8 +363,9 @@ def test_tracking_is_torchs_where_it_was_torchs_and_stays_where_it_was_ours():
     assert twin[0].num_batches_tracked == 0
     for _ in range(3):
         assert_same_step(net, twin, torch.randn(5, 3))
-    back = tn.convert(twin, to="torch")
-    assert [type(m) for m in back] == [nn.BatchNorm1d, nn.ReLU] * 2 and type(back) is nn.Sequential
+    back = experimental.unfuse(twin)
+    assert [type(m) for m in back] == [nn.BatchNorm1d, nn.ReLU, tn.nn.BatchNorm1d, nn.ReLU]
+    assert type(back) is nn.Sequential and "tracking" not in vars(back[0]) and back[2].tracking == "pooled"
 
 
 def everything(net):
@@ -376,7 +383,9 @@ def test_there_and_back_is_lossless(library, request):
     net = make(library, name, request)
     plain = [(name, kind, {k: v for k, v in kept.items() if isinstance(v, int | float | str | None)})
              for name, kind, kept in everything(net)]  # fmt: skip
-    back = tn.convert(fused(net), to="torch")
+    twin = fused(net)
+    back = experimental.unfuse(twin)
+    assert back is twin
     assert plain == [
         (name, kind, {k: v for k, v in kept.items() if isinstance(v, int | float | str | None)})
         for name, kind, kept in everything(back)
@@ -387,18 +396,35 @@ def test_there_and_back_is_lossless(library, request):
     assert_same_step(net, back, x)
 
 
-def test_other_targets_undo_the_fusing():
+def test_what_is_not_fused_is_not_changed_by_undoing_it():
+    net = nn.Sequential(Block(), tn.nn.BatchNorm2d(3), nn.ReLU())
+    before = everything(net)
+    assert experimental.unfuse(net) is net and everything(net) == before
+    assert places(fused(fused(net))) == places(fused(net)) == {"0.bn": "add, relu", "1": "relu"}
+
+
+@pytest.mark.parametrize(
+    ("to", "kind"),
+    [("torch", nn.BatchNorm2d), ("sync", nn.SyncBatchNorm), ("group", tn.nn.BatchFreeNorm)],
+)
+def test_a_fused_copy_that_is_converted_runs_its_own_forward_and_can_be_unfused(to, kind):
     block = Block()
-    twin = fused(block)
-    assert tn.convert(twin) is twin and type(twin) is Block
-    assert type(twin.bn) is tn.nn.BatchNorm2d and twin.bn.tracking == "pooled"
-    assert vars(twin.bn).keys() == vars(tn.nn.BatchNorm2d(3)).keys()
-    for to, kind in (("sync", nn.SyncBatchNorm), ("group", tn.nn.BatchFreeNorm), ("torch", nn.BatchNorm2d)):
-        done = tn.convert(fused(block), to=to)
-        assert type(done) is Block and type(done.bn) is kind
-        assert not {"tracking", "ours_by_fusing"} & vars(done.bn).keys()
-    twice = fused(fused(block))
-    assert places(twice) == places(fused(block))
+    twin = tn.convert(fused(block), to=to)
+    tn.convert(block, to=to)
+    assert type(twin.bn) is kind and not places(twin) and "fused" not in repr(twin)
+    assert vars(twin.bn).keys() == vars(block.bn).keys()
+    if to == "sync":
+        block.eval(), twin.eval()  # it trains on GPUs alone
+    x = torch.randn(4, 3, 5, 5)
+    assert_close(twin(x), block(x), rtol=0, atol=0)
+    assert type(experimental.unfuse(twin)) is Block and type(twin.bn) is kind
+
+
+def test_a_fused_copy_has_layers_of_ours_already():
+    twin = fused(Block())
+    kind = type(twin.bn)
+    assert tn.convert(twin) is twin and type(twin.bn) is kind and places(twin) == {"bn": "add, relu"}
+    assert type(tn.convert(experimental.unfuse(twin)).bn) is tn.nn.BatchNorm2d and twin.bn.tracking == "pooled"
 
 
 def test_on_an_error_a_fused_network_stays_fused(timm):
@@ -428,7 +454,18 @@ def test_timms_layer_applies_its_activation_itself_only_while_nothing_else_is_as
     twin[0].act.register_forward_hook(lambda *args: calls.append(1))
     twin(torch.randn(4, 3, 5, 5))
     assert calls == [1]
-    assert not tn.convert(copy.deepcopy(twin), to="truenorm")[0].fuses
+
+
+def test_timms_layer_is_what_it_was_when_it_is_unfused(timm):
+    act = timm.layers.norm_act.BatchNormAct2d
+    for net in (nn.Sequential(act(3)), tn.convert(nn.Sequential(act(3)))):
+        twin = fused(net)
+        for other in (twin, copy.deepcopy(twin), pickle.loads(pickle.dumps(twin))):
+            assert places(other) == {"0": "relu"} and isinstance(other[0], act) and is_lendable(other[0])
+            other.load_state_dict(net.state_dict())
+            assert_same_step(net, other, torch.randn(4, 3, 5, 5))
+            assert type(experimental.unfuse(other)[0]) is type(net[0])
+            assert vars(other[0]).keys() == vars(net[0]).keys()
 
 
 def test_copies_and_pickles_are_fused_and_share_nothing(torchvision):
@@ -603,16 +640,14 @@ def test_half_types_and_autocast_are_equal():
     assert_same_step(block.bfloat16(), twin.bfloat16(), x.bfloat16())
 
 
-def test_examples_are_tried_on_copies():
+def test_an_example_is_tried_on_copies():
     block = Block()
     state = bits(block)
     x = torch.randn(4, 3, 5, 5)
     before = torch.get_rng_state()
-    assert places(fused(block, examples=x)) == places(fused(block, examples=(x,))) == {"bn": "add, relu"}
+    assert places(fused(block, example=x)) == places(fused(block, example=(x,))) == {"bn": "add, relu"}
     assert_same_bits(block.state_dict(), state)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(InvalidInput, match="examples are for to='fused'"):
-        tn.convert(block, to="torch", examples=x)
 
 
 def test_a_copy_that_does_something_else_is_refused(monkeypatch):
@@ -621,9 +656,9 @@ def test_a_copy_that_does_something_else_is_refused(monkeypatch):
     block = with_forward(lambda self, x: F.selu(self.bn(self.conv(x))))
     assert places(fused(block)) == {"bn": "relu"}
     with pytest.raises(
-        InvalidInput, match=r"the fused copy of Own does something else .* output 0 in evaluation is off by"
+        InvalidInput, match=r"the fused copy of Own computes something else .* output 0 in evaluation is off by"
     ):
-        tn.convert(block, to="fused", examples=torch.randn(4, 3, 5, 5))
+        experimental.fuse(block, torch.randn(4, 3, 5, 5))
 
 
 @pytest.mark.parametrize(("kind", "change"), [
@@ -636,9 +671,9 @@ def test_differences_of_every_kind_are_seen(kind, change):
     net = Block()
     other = copy.deepcopy(net)
     x = torch.randn(4, 3, 5, 5)
-    assert difference(net, other, (x,)) is None
+    assert first_difference(net, other, (x,)) is None
     change(other)
-    assert difference(net, other, (x,)).startswith(f"{kind} is off by")
+    assert str(first_difference(net, other, (x,))).startswith(f"{kind} is off by")
 
 
 def test_a_bare_owner_class_is_named_as_its_origin():
@@ -708,7 +743,7 @@ UNSEEN = {
 @pytest.mark.parametrize("what", UNSEEN)
 def test_what_a_graph_would_freeze_is_not_fused(what):
     with pytest.raises(InvalidInput, match="can be fused"):
-        tn.convert(Surroundings(UNSEEN[what]), to="fused")
+        experimental.fuse(Surroundings(UNSEEN[what]))
 
 
 SEEN = {
@@ -748,7 +783,7 @@ def test_a_fused_copy_is_right_where_much_happens_around(what):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            twin = tn.convert(net, to="fused")
+            twin = experimental.fuse(net)
     except InvalidInput:
         return  # left as it is: right
     x = torch.randn(4, 3, 5, 5)
@@ -803,7 +838,7 @@ def test_a_hook_that_sees_named_arguments_is_in_the_way():
     net = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
     net[0].register_forward_pre_hook(lambda module, args, named: (args, {}), with_kwargs=True)
     with pytest.raises(InvalidInput, match="a hook sees its named arguments"):
-        tn.convert(net, to="fused")
+        experimental.fuse(net)
 
 
 def test_replicas_of_data_parallelism_run_their_own_forward():
@@ -818,7 +853,7 @@ def test_what_is_fused_is_shown():
 
 def test_infinite_outputs_are_compared():
     net = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), Masked())
-    fused(net, examples=torch.randn(5, 3))
+    fused(net, example=torch.randn(5, 3))
 
 
 class Masked(nn.Module):

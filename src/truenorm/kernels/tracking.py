@@ -1,28 +1,12 @@
 """How running statistics take in a batch: pooled, or as torch does it."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Tracking = Literal["pooled", "torch"]
-"""`pooled`: biased variances, and the variance between batches. `torch`: torch's own recursion, with n/(n−1)."""
-
-LONG_TRAINED = 10_000
-"""Batches that stand behind statistics of which nobody counted the batches."""
+from truenorm.kernels.arguments import Running
 
 
-def track(
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    count: int,
-    momentum: float | None,
-    tracking: Tracking,
-) -> None:
+def track(running: Running, mean: Tensor, var: Tensor, *, count: int) -> None:
     r"""Take a batch into running statistics, in place.
 
     With a the gain and δ = m − M, pooled and as torch has it:
@@ -34,24 +18,23 @@ def track(
     torch: a = momentum. Both: momentum None averages, a = 1/t; without a count it does nothing.
 
     Args:
-        running_mean, running_var: M and V, of shape (C,).
-        num_batches_tracked: t before this batch; raised here. None: nobody counts.
+        running: M, V and t, momentum and which of the two.
         mean, var: m and v (biased) of the batch.
         count: n, values per channel.
-        momentum: weight of the new batch (Keras's is 1 − ours). 0 leaves everything as it is.
-        tracking: which of the two.
 
     Example:
-        >>> M, V, t = torch.zeros(1), torch.ones(1), torch.tensor(0)
+        >>> running = Running(torch.zeros(1), torch.ones(1), torch.tensor(0), momentum=None, tracking="pooled")
         >>> for m in (1.0, 3.0):
-        ...     batch = {"mean": torch.tensor([m]), "var": torch.tensor([2.0])}
-        ...     track(M, V, t, **batch, count=8, momentum=None, tracking="pooled")
-        >>> M.item(), V.item(), t.item()
+        ...     track(running, torch.tensor([m]), torch.tensor([2.0]), count=8)
+        >>> running.mean.item(), running.var.item(), running.num_batches.item()
         (2.0, 3.0, 2)
     """
-    if num_batches_tracked is not None and (momentum != 0 or tracking == "torch"):
-        num_batches_tracked.add_(1)
-    if momentum == 0 or (momentum is None and num_batches_tracked is None):
+    running_mean, running_var, num_batches, momentum, tracking = running
+    if running_mean is None or running_var is None:
+        return
+    if num_batches is not None and (momentum != 0 or tracking == "torch"):
+        num_batches.add_(1)
+    if momentum == 0 or (momentum is None and num_batches is None):
         return
     exact = running_mean.dtype in _EXACT
     # Past autograd's version counter, as torch's own batch norm writes: the graph of an earlier forward in
@@ -64,10 +47,10 @@ def track(
         mean, var = mean.to(M.dtype), var.to(V.dtype)
     if tracking == "torch" and momentum is not None:
         gain: float | Tensor = momentum
-    elif num_batches_tracked is None:
+    elif num_batches is None:
         gain = momentum or 0.0
     else:
-        gain = _gain(num_batches_tracked, momentum or 0.0, M.dtype)
+        gain = _gain(num_batches, momentum or 0.0, M.dtype)
     if tracking == "torch":
         M.lerp_(mean, gain)
         V.lerp_(var * (count / max(1, count - 1)), gain)

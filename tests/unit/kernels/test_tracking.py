@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import truenorm as tn
-from truenorm.nn.tracking import track
+from truenorm.kernels import BACKENDS, Affine, Running, track
 
 
 def batches(seed, sizes, *, dtype=torch.float32, offset=2.0):
@@ -143,7 +143,7 @@ def test_long_trained_statistics_move_by_the_momentum():
 def test_without_a_count_a_momentum_works_and_an_average_does_nothing(momentum, tracking):
     mean, var = torch.zeros(1), torch.ones(1)
     batch = {"mean": torch.tensor([1.0]), "var": torch.tensor([1.0])}
-    track(mean, var, None, **batch, count=2, momentum=momentum, tracking=tracking)
+    track(Running(mean, var, None, momentum, tracking), **batch, count=2)
     assert_close(mean, torch.tensor([momentum or 0.0]))
 
 
@@ -159,8 +159,35 @@ def test_half_buffers_hold_what_float32_computed(dtype):
     """A mean that jumps by 300 has a square that half precision does not."""
     mean, var, count = torch.zeros(1, dtype=dtype), torch.ones(1, dtype=dtype), torch.tensor(100)
     batch = {"mean": torch.tensor([300.0], dtype=dtype), "var": torch.tensor([1.0], dtype=dtype)}
-    track(mean, var, count, **batch, count=8, momentum=0.1, tracking="pooled")
+    track(Running(mean, var, count, 0.1, "pooled"), **batch, count=8)
     assert_close(var.float(), torch.tensor([0.09 * 300**2 + 1]), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "aten"])
+@pytest.mark.parametrize("tracking", ["pooled", "torch"])
+@pytest.mark.parametrize("momentum", [0.3, None, 0.0])
+def test_a_backend_updates_what_it_is_given(backend, tracking, momentum):
+    """Triton's: see triton/test_statistics.py."""
+    mine, true = (
+        Running(torch.zeros(3), torch.ones(3), torch.tensor(0), momentum=momentum, tracking=tracking) for _ in range(2)
+    )
+    for x in batches(0, [4, 5, 2]):
+        y, *_ = BACKENDS[backend].batch_norm(x, Affine(), running=mine)
+        expected, mean, var = BACKENDS["aten"].batch_norm(x, Affine())
+        track(true, mean, var, count=x.numel() // 3)
+        assert_close(y, expected)
+    close(mine[:2], true[:2], rtol=1e-5)
+    assert mine.num_batches == true.num_batches
+
+
+@pytest.mark.parametrize("backend", ["reference", "aten"])
+def test_a_backend_updates_nothing_where_no_statistics_are_kept(backend):
+    none = Running(None, None, torch.tensor(0), momentum=0.1, tracking="pooled")
+    (x,) = batches(0, [4])
+    assert_close(
+        BACKENDS[backend].batch_norm(x, Affine(), running=none)[0], BACKENDS["aten"].batch_norm(x, Affine())[0]
+    )
+    assert none.num_batches == 0
 
 
 def test_a_planted_bug_would_be_seen():

@@ -1,9 +1,9 @@
-"""Find batch norm → (addition) → activation in the forwards of a network, and make each one call.
+"""Give the modules that call batch norms a generated forward in which batch norm → (addition) → activation is one call.
 
-The module that owns such layers gets a class made at run time, a subclass of its own, whose forward is generated:
+The owner, the module whose forward calls the batch norm, gets a class made at run time, a subclass of its own:
 `self.relu(self.bn3(x) + r)` becomes `self.bn3(x, residual=r, activation="relu")`. The batch norm is still called as
-a module, so hooks, watches and passes find it; the activation stays where it is, unused. Calls that the
-generated forward was not made for, and those after something was exchanged, go to the class's own.
+a module, so hooks, watches and passes find it; the activation stays where it is and is not called. Calls that the
+generated forward was not made for, and calls after a child was exchanged, run the forward of the owner's own class.
 """
 
 import linecache
@@ -17,68 +17,71 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph
 
+from truenorm.experimental.fusing.activation import activation_of
+from truenorm.experimental.fusing.layers import OneCallBatchNormAct
+from truenorm.experimental.fusing.pattern import is_plain, rewritten
+from truenorm.experimental.fusing.trace import Untraceable, trace
 from truenorm.kernels import Activation
-from truenorm.model.pattern import is_plain, rewritten
-from truenorm.model.trace import Untraceable, trace
-from truenorm.nn.act import BatchNormAct, TrackedBatchNormAct, activation_of
+from truenorm.nn.act import BatchNormAct
 
 
-def fuse(model: nn.Module) -> dict[str, str]:
-    """Give every owner of our batch norms a forward in which they take along what follows them; in place.
+def fuse_owners(model: nn.Module) -> dict[str, str]:
+    """Give every owner of our batch norms a forward in which they are fused with what follows; in place.
 
     Returns:
-        what was left as it is although something follows that could be taken along, and why.
+        which batch norms or owners could not be fused, and why.
 
     Example:
         >>> from truenorm.nn import BatchNorm1d
         >>> net = nn.Sequential(nn.Linear(2, 3), BatchNorm1d(3), nn.ReLU())
-        >>> fuse(net), places(net)
+        >>> fuse_owners(net), places(net)
         ({}, {'1': 'relu'})
     """
-    left: dict[str, str] = {}
+    unfused: dict[str, str] = {}
     for path, owner in _owners(model).items():
-        left |= {f"{path}.{name}".strip("."): why for name, why in _fuse_one(owner).items()}
-    return left
+        unfused |= {f"{path}.{name}".strip("."): why for name, why in _fuse_one(owner).items()}
+    return unfused
 
 
-def unfuse(owner: nn.Module) -> None:
-    """Give a module that `fuse` changed its own class back.
+def restore_owner(owner: nn.Module) -> None:
+    """Undo `fuse_owners` for one module; in place. Other modules stay as they are.
 
     Example:
         >>> from truenorm.nn import BatchNorm1d
         >>> net = nn.Sequential(BatchNorm1d(3), nn.ReLU())
-        >>> _ = fuse(net)
-        >>> unfuse(net)
+        >>> _ = fuse_owners(net)
+        >>> restore_owner(net)
         >>> type(net) is nn.Sequential, places(net)
         (True, {})
     """
-    origin = _origin(owner)
     owner.__dict__.pop(_PLAN, None)
-    if type(owner) is _fused(origin):  # a parametrization may have put a class of its own on it
+    origin = _origin(owner)
+    if origin is not type(owner) and type(owner) is _fused(origin):  # a parametrization may have given it another class
         module: Any = owner  # the checker knows it as what it no longer is
         module.__class__ = origin
 
 
 def places(model: nn.Module) -> dict[str, str]:
-    """The batch norms that take along what follows them, by name, and what that is.
+    """The batch norms that are fused, by name, and with what.
 
     Example:
         >>> from truenorm.nn import BatchNormAct1d
         >>> places(nn.Sequential(BatchNormAct1d(3, activation="silu")))
         {'0': 'silu'}
     """
-    found: dict[str, str] = {}
+    fusions: dict[str, str] = {}
     for path, module in model.named_modules():
-        own = None
+        activation = None
         if isinstance(module, BatchNormAct):
-            own = module.activation
-        elif isinstance(module, TrackedBatchNormAct):
-            own = module.in_one_call()
-        found |= {path: own} if own not in (None, "identity") else {}
+            activation = module.activation
+        elif isinstance(module, OneCallBatchNormAct):
+            activation = module.in_one_call()
+        if activation not in (None, "identity"):
+            fusions[path] = activation
         plan = module.__dict__.get(_PLAN)
-        if isinstance(plan, _Plan):
-            found |= {f"{path}.{name}".strip("."): what for name, what in plan.places.items()}
-    return found
+        if isinstance(plan, _Plan) and plan.is_current():
+            fusions |= {f"{path}.{name}".strip("."): what for name, what in plan.places.items()}
+    return fusions
 
 
 class Fused(nn.Module):
@@ -99,11 +102,11 @@ class Fused(nn.Module):
 
     def _fuse_anew(self) -> None:
         before: _Plan | None = self.__dict__.get(_PLAN)
-        left = _fuse_one(self)
+        unfused = _fuse_one(self)
         after: _Plan | None = self.__dict__.get(_PLAN)
         lost = (before.places.keys() if before else set()) - (after.places.keys() if after else set())
         for name in sorted(lost):
-            why = left.get("", left.get(name, "nothing follows any more that it could take along"))
+            why = unfused.get("", unfused.get(name, "no addition or activation that is known follows it any more"))
             warnings.warn(f"{name} of a {type(self).__name__} is no longer fused: {why}", UserWarning, stacklevel=3)
 
     def _replicate_for_data_parallel(self) -> Any:
@@ -113,7 +116,7 @@ class Fused(nn.Module):
 
     def extra_repr(self) -> str:
         plan = self.__dict__.get(_PLAN)
-        fused = "fused: " + ", ".join(plan.places) if plan is not None else ""
+        fused = "fused: " + ", ".join(plan.places) if plan is not None and plan.is_current() else ""
         return ", ".join(filter(None, (super().extra_repr(), fused)))
 
 
@@ -123,36 +126,41 @@ _PLAN = "truenorm_plan"
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A generated forward, and for what it was made."""
+    """A generated forward, and what it was made for."""
 
     forward: Callable[..., Any]
     num_arguments: int
     reads: frozenset[str]
     places: Mapping[str, str]
     children: tuple[tuple[nn.Module, dict[str, nn.Module | None]], ...] = ()
-    """The owner, and what holds the modules that are called: whose children are these?"""
-    taken: tuple[tuple[nn.Module, Activation | None], ...] = ()
-    """Modules that are not called any more, and what they were."""
+    """The owner and the containers of the modules that it calls, each with its children."""
+    replaced: tuple[tuple[nn.Module, Activation | None], ...] = ()
+    """Modules that are no longer called, and the activation that each was."""
     batch_norms: tuple[nn.Module, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Of a plan only what was found goes along: functions that were generated have no address.
+        # Copies and pickles keep the places alone: a generated function cannot be found by its name.
         return _Plan, (_no_forward, -1, frozenset[str](), self.places)
 
     def holds(self, arguments: tuple[Any, ...]) -> bool:
-        """Was it made for this call: tensors, none of them twice, for the arguments that must be given; and for what
-        the owner now consists of?"""
+        """Does it hold for this call: a tensor for each required argument, none of them twice, and `is_current`?"""
         return (
             len(arguments) == self.num_arguments == len(set(map(id, arguments)))
-            and all(isinstance(one, Tensor) for one in arguments)
-            and all(one._modules == children for one, children in self.children)  # pyright: ignore[reportPrivateUsage]  # None, too
-            and all(activation_of(one) == activation for one, activation in self.taken)
+            and all(isinstance(argument, Tensor) for argument in arguments)
+            and self.is_current()
+        )
+
+    def is_current(self) -> bool:
+        """Does the owner still have the modules that it was made for?"""
+        return (
+            all(owner._modules == children for owner, children in self.children)  # pyright: ignore[reportPrivateUsage]  # None, too
+            and all(activation_of(module) == activation for module, activation in self.replaced)
             and all(map(is_plain, self.batch_norms))
         )
 
 
 def _no_forward(*args: Any) -> None:
-    raise AssertionError("a plan that was copied is made anew before it is used")
+    raise AssertionError("a copied plan is made anew before it is used")
 
 
 @cache
@@ -180,36 +188,40 @@ def _empty(origin: type[nn.Module]) -> Any:
 
 
 def _fuse_one(owner: nn.Module) -> dict[str, str]:
-    """Fuse what one forward calls; what was left, by the name of the batch norm, or "" for all of them."""
+    """Fuse the batch norms that one forward calls.
+
+    Returns:
+        the reasons of those that could not be fused, by the name of the batch norm; "" stands for all of them.
+    """
     owner.__dict__.pop(_PLAN, None)
     origin = _origin(owner)
     try:
         if not _is_copied_plainly(origin):
-            raise Untraceable("it has a way of its own of being copied")
+            raise Untraceable("its class defines how it is copied")
         traced = trace(owner, origin)
     except Untraceable as error:
         return {"": str(error)}
-    found, left = rewritten(traced.graph, owner)
-    if found:
+    fusions, unfused = rewritten(traced.graph, owner)
+    if fusions:
         modules = dict(owner.named_modules(remove_duplicate=False))
         called = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
-        gone = [name for taken in found.values() for name in taken.modules]
-        holders = {path: modules[path] for name in (*called, *gone) for path in _above(name)}
+        replaced = [name for fusion in fusions.values() for name in fusion.modules]
+        holders = {path: modules[path] for name in (*called, *replaced) for path in _above(name)}
         owner.__dict__[_PLAN] = _Plan(
             _function(traced.graph, origin),
             traced.num_arguments,
             traced.reads,
-            {name: taken.what for name, taken in found.items()},
-            tuple((one, dict(one._modules)) for one in holders.values()),  # pyright: ignore[reportPrivateUsage]  # None, too
-            tuple((modules[name], activation_of(modules[name])) for name in gone),
-            tuple(modules[name] for name in found),
+            {name: fusion.what for name, fusion in fusions.items()},
+            tuple((holder, dict(holder._modules)) for holder in holders.values()),  # pyright: ignore[reportPrivateUsage]  # None, too
+            tuple((modules[name], activation_of(modules[name])) for name in replaced),
+            tuple(modules[name] for name in fusions),
         )
         owner.__class__ = _fused(origin)
-    return left
+    return unfused
 
 
 def _above(name: str) -> list[str]:
-    """The paths of what holds a module, down from the owner, which is "".
+    """The paths of the modules that contain a module, from the owner, which is "", downwards.
 
     Example:
         >>> _above("blocks.0.bn")
@@ -225,15 +237,15 @@ def _is_copied_plainly(origin: type[nn.Module]) -> bool:
 
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules in whose forwards batch norms are called: the nearest above them that have one."""
+    """The modules whose forwards call batch norms: for each, the nearest above it that has a forward."""
     modules = dict(model.named_modules())
-    found: dict[str, nn.Module] = {}
+    owners: dict[str, nn.Module] = {}
     for path in (path for path, layer in modules.items() if path and is_plain(layer)):
         owner = path.rpartition(".")[0]
         while owner and type(modules[owner]).forward is nn.Module.forward and "forward" not in vars(modules[owner]):
             owner = owner.rpartition(".")[0]
-        found[owner] = modules[owner]
-    return found
+        owners[owner] = modules[owner]
+    return owners
 
 
 def _function(graph: Graph, origin: type[nn.Module]) -> Callable[..., Any]:
@@ -244,7 +256,7 @@ def _function(graph: Graph, origin: type[nn.Module]) -> Callable[..., Any]:
 
 @cache
 def _compiled(source: str, names: tuple[tuple[str, Any], ...], place: str) -> Callable[..., Any]:
-    """One function for all blocks that are alike: compilers meet it once."""
+    """One function for all blocks with the same source, so that a compiler compiles it once."""
     linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)  # for tracebacks
     namespace = dict(names)
     exec(compile(source, place, "exec"), namespace)

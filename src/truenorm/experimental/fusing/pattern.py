@@ -1,4 +1,4 @@
-"""Batch norm → (addition) → activation in the graph of a forward: what is it, what is in the way, and its rewriting."""
+"""Find batch norm → (addition) → activation in the graph of a forward, say what prevents a fusion, and rewrite it."""
 
 import operator
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.nn import functional as F
 
+from truenorm.experimental.fusing.activation import activation_of, is_hooked
+from truenorm.experimental.fusing.layers import OneCallBatchNormAct
+from truenorm.experimental.fusing.trace import IN_PLACE
 from truenorm.kernels import Activation
 from truenorm.model.loan import Hook
-from truenorm.model.trace import IN_PLACE
-from truenorm.nn.act import TrackedBatchNormAct, activation_of, is_hooked
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -33,7 +34,7 @@ _DEFAULTS = {"negative_slope": 0.01, "approximate": "none"}
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Does the layer give batch norm and nothing more, by a forward that takes a residual and an activation?
+    """Does the layer compute batch norm and nothing else, by a forward that takes a residual and an activation?
 
     Example:
         >>> from truenorm.nn import BatchNorm1d, BatchNormAct1d
@@ -42,56 +43,56 @@ def is_plain(layer: nn.Module) -> bool:
     """
     if "forward" in layer.__dict__:
         return False
-    if isinstance(layer, TrackedBatchNormAct):
-        return type(layer).forward is TrackedBatchNormAct.forward and layer.in_one_call() == "identity"
+    if isinstance(layer, OneCallBatchNormAct):
+        return layer.in_one_call() == "identity"
     return type(layer).forward is TrackedBatchNorm.forward
 
 
-def rewritten(graph: Graph, owner: nn.Module) -> "tuple[dict[str, Taken], dict[str, str]]":
-    """Make each batch norm and what it can take along one call, in the graph.
+def rewritten(graph: Graph, owner: nn.Module) -> "tuple[dict[str, Fusion], dict[str, str]]":
+    """Make each batch norm and the operations that it can be fused with one call, in the graph.
 
     Args:
         graph: of the owner's forward, its children leaves; changed.
         owner: the module that the calls are of.
 
     Returns:
-        what was found and what was left and why, by name of the layer.
+        the fusions, and the reasons of those batch norms that could not be fused, by name of the layer.
 
     Example:
-        >>> from truenorm.model.trace import trace
+        >>> from truenorm.experimental.fusing.trace import trace
         >>> from truenorm.nn import BatchNorm1d
         >>> net = nn.Sequential(BatchNorm1d(2), nn.ReLU())
         >>> graph = trace(net, nn.Sequential).graph
         >>> rewritten(graph, net), [str(node.target) for node in graph.nodes]
-        (({'0': Taken(what='relu', modules=('1',))}, {}), ['input', '0', 'output'])
+        (({'0': Fusion(what='relu', modules=('1',))}, {}), ['input', '0', 'output'])
     """
     modules = dict(owner.named_modules(remove_duplicate=False))
     calls = [node for node in graph.nodes if node.op == "call_module" and is_plain(modules[str(node.target)])]
-    found: dict[str, Taken] = {}
-    left: dict[str, str] = {}
+    fusions: dict[str, Fusion] = {}
+    unfused: dict[str, str] = {}
     for call in calls:
-        place = _Search(call, calls, modules).place()
-        if isinstance(place, str):
-            left[str(call.target)] = place
-        elif place is not None:
-            taken = [str(node.target) for node in place.behind if node.op == "call_module"]
-            found[str(call.target)] = Taken(place.what, tuple(taken))
-            place.rewrite(graph)
+        match = _Search(call, calls, modules).match()
+        if isinstance(match, str):
+            unfused[str(call.target)] = match
+        elif match is not None:
+            called = [str(node.target) for node in match.behind if node.op == "call_module"]
+            fusions[str(call.target)] = Fusion(match.what, tuple(called))
+            match.rewrite(graph)
     graph.lint()
-    return found, left
+    return fusions, unfused
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a batch norm takes along, in words, and the modules that are not called any more."""
+class Fusion:
+    """What a batch norm is fused with, in words, and the modules that are no longer called."""
 
     what: str
     modules: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A batch norm and what it takes along: what is added to its output, what is applied."""
+class _Match:
+    """A batch norm, the addition and the activation that it can be fused with."""
 
     call: Node
     behind: list[Node]
@@ -145,8 +146,8 @@ class _Search:
         self._behind: list[Node] = []
         self._end = call
 
-    def place(self) -> _Place | str | None:
-        """What it can take along; or why it cannot; None: there is nothing."""
+    def match(self) -> _Match | str | None:
+        """What the batch norm can be fused with; or why it cannot; None: no addition or activation follows."""
         user, addition, residual = self._next(), None, None
         if user is not None and _is_addition(user):
             left, right = user.args
@@ -169,7 +170,7 @@ class _Search:
             users = self._end.users
             wanted = len(users) > 1 and any(_is_addition(one) or self._activation(one) for one in users)
             return "its output is used more than once" if wanted else None
-        return self._obstacle(addition) or _Place(
+        return self._obstacle(addition) or _Match(
             call=self._call,
             behind=self._behind,
             addition=addition,
@@ -251,6 +252,6 @@ def _is_addition(node: Node) -> bool:
 
 
 def _is_seen(layer: nn.Module) -> Iterator[bool]:
-    """Hooks that are given the output or its gradient, those aside that a watch left on a copy."""
+    """Hooks that get the output or its gradient; not those that a watch left on a copy."""
     for kind in ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks"):
         yield from (not isinstance(hook, Hook) for hook in layer.__dict__[kind].values())

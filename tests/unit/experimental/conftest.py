@@ -1,0 +1,6 @@
+"""The networks of these tests are those of the tests of `model`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
