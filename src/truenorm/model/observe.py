@@ -1,0 +1,165 @@
+"""Observe the input of every batch-norm layer during a pass."""
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from truenorm import kernels
+from truenorm.errors import NotFinite, NotMeasurable
+from truenorm.model.layers import buffers_of
+from truenorm.model.loan import Loan, channel_dim, is_lendable, too_small
+from truenorm.model.stream import streams_of
+from truenorm.rules import Rule, Within
+from truenorm.stats.moments import Moments
+from truenorm.stats.provenance import Flow, Provenance
+from truenorm.stats.statistics import Statistics
+
+
+class LayerMoments:
+    """The moments of every layer's batches in one pass: hooks that take them, a stream, what comes of it.
+
+    Args:
+        layers: batch-norm layers by name.
+        rules: how the moments of the batches are pooled.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], rules: tuple[Rule, ...]) -> None:
+        self._layers = layers
+        self._rules = rules
+        self._order: dict[str, int] = {}
+        self._calls: dict[str, int] = {}
+        self._repeated: dict[str, None] = {}
+        self._names = list(layers)
+        self._places = streams_of(layers, rules)
+        self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
+
+    def end_batch(self) -> None:
+        """Note a layer that was called more than once for one batch; start counting anew."""
+        self._repeated |= dict.fromkeys(name for name, calls in self._calls.items() if calls > 1)
+        self._calls.clear()
+
+    def standard_error(self) -> float:
+        """Of the means, in σ: the largest of any layer's, √(D/N)."""
+        found = [part for stream in self._streams for part in stream.read(0, 0)[0].values()]
+        return max((_error_of_mean(part) for part in found), default=math.inf)
+
+    @contextmanager
+    def normalising(self, frozen: list[str]) -> Generator[None]:
+        """Layers that divide by their batch's moments, which are taken.
+
+        Those whose forward is known stay in evaluation mode and store the batch's moments for its length; others
+        train, and are measured beside it. The caller puts all buffers back.
+        """
+        loans: list[Loan] = []
+        handles: list[RemovableHandle] = []
+        try:
+            for index, (name, layer) in enumerate(self._layers.items()):
+                if name in frozen:
+                    continue
+                if is_lendable(layer):
+                    observe = self._observer(index, normalises=True)
+                    handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
+                else:
+                    loans.append(Loan(self, index, name, layer))
+                    layer.train()
+            yield
+        finally:
+            for loan in loans:
+                loan.close()
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def observing(self) -> Generator[None]:
+        """Layers that divide by what they store; the moments of what arrives are taken."""
+        handles: list[RemovableHandle] = []
+        try:
+            for index, layer in enumerate(self._layers.values()):
+                observe = self._observer(index, normalises=False)
+                handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _observer(
+        self, index: int, *, normalises: bool
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        name = self._names[index]
+        num_channels = len(buffers_of(self._layers[name])[0])
+        kind = buffers_of(self._layers[name])[0].dtype
+
+        def observe(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            values = inputs[0] if inputs else None
+            if not isinstance(values, Tensor):
+                values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
+            dim = None if values is None else channel_dim(values, num_channels)
+            if values is None or dim is None:
+                shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
+                raise NotMeasurable(f"layer {name!r} of {num_channels} channels was given {shape}")
+            count = values.numel() // num_channels
+            if not count:
+                return  # a layer that got no rows, as an expert or a detection head may: nothing to take
+            if normalises and count < 2:
+                raise too_small(name, values)
+            values = values if dim == 1 else values.movedim(dim, 1)
+            mean, var = kernels.deliver_moments(values, *self.slot(index))
+            self.receive(index, count, None)
+            if normalises:
+                # In evaluation mode it divides by what it stores: that is lent the batch's moments.
+                buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
+                same = mean.dtype == kind
+                buffers["running_mean"], buffers["running_var"] = (mean, var) if same else (mean.to(kind), var.to(kind))
+
+        return observe
+
+    def slot(self, index: int) -> tuple[Tensor, Tensor]:
+        stream, layer = self._places[index]
+        return stream.slot(layer)
+
+    def receive(self, index: int, count: int, momentum: float | None) -> None:
+        name = self._names[index]
+        self._order.setdefault(name, len(self._order))
+        self._calls[name] = self._calls.get(name, 0) + 1
+        stream, layer = self._places[index]
+        stream.commit(layer, count, training=True, gradient=False)
+
+    def result(self, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> list[Statistics]:
+        """The statistics by each rule."""
+        return [self._result(rule, flow, seen, frozen, tolerance) for rule in range(len(self._rules))]
+
+    def _result(self, rule: int, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
+        moments = {name: found for stream in self._streams for name, found in stream.read(rule, 0)[0].items()}
+        if not moments and len(frozen) == len(self._layers):
+            raise NotMeasurable(
+                "every batch-norm layer is frozen (by truenorm.freeze, or by eval() while the model trains): "
+                "nothing to measure"
+            )
+        if not moments:
+            raise NotMeasurable(
+                "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
+            )
+        for name, found in moments.items():
+            if not bool((found.mean + found.var).isfinite().all()):
+                raise NotFinite(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
+        provenance = Provenance(
+            flow=flow,
+            samples=seen,
+            variance="within" if isinstance(self._rules[rule], Within) else "pooled",
+            standard_error=None if tolerance is None else self.standard_error(),
+            frozen=tuple(frozen),
+            skipped=tuple(name for name in self._layers if name not in moments and name not in frozen),
+            repeated=tuple(self._repeated),
+        )
+        return Statistics({name: moments[name] for name in self._order if name in moments}, provenance=provenance)
+
+
+def _error_of_mean(moments: Moments) -> float:
+    """√(D/N), in σ; a layer that never varies has none, and one batch does not tell D."""
+    if moments.count and moments.design_effect is not None:
+        return math.sqrt(moments.design_effect / moments.count)
+    return math.inf if bool((moments.var > 0).any()) else 0.0
