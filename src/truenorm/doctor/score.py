@@ -19,6 +19,10 @@ Score = Callable[[Any, Any], Any]
 """`score(output, batch)`: a number, or one for each sample; more is better (give a loss its minus)."""
 
 ACCURACY, LIKELIHOOD, OWN = "accuracy", "log likelihood", "score"
+"""Metrics."""
+
+AS_IS, BY_BATCH = "as it is", "batch"
+"""Names of scores: of the network as it is, and with each batch's own statistics."""
 
 _LEAST = 1e-12
 """Probability below which a prediction is simply wrong: NaN counts as it, too."""
