@@ -89,7 +89,13 @@ def diagnose(
         write_whole(json, record.dumps().encode())
     lines = diagnosis.lines(advice)
     if html is not None:
-        page = diagnosis_page(f"diagnosis of {model}", record, diagnosis.tables(), lines)
+        page = diagnosis_page(
+            f"diagnosis of {model}",
+            record,
+            verdict=diagnosis.verdict,
+            tables=diagnosis.tables(),
+            lines=lines[1:],
+        )
         write_whole(html, page.encode())
     output = console()
     output.print(replace(diagnosis, steps=()))

@@ -182,10 +182,10 @@ def _only(statistics: Statistics, names: list[str]) -> Statistics:
     return Statistics({name: statistics[name] for name in names}, about=statistics.about)
 
 
-def on_cpu(found: Statistics) -> Statistics:
-    """Small numbers from many layers: they are compared where nobody waits for them."""
-    moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in found.items()}
-    return Statistics(moved, about=found.about)
+def on_cpu(statistics: Statistics) -> Statistics:
+    """Small tensors of many layers: comparing them elsewhere would wait for the device each time."""
+    moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in statistics.items()}
+    return Statistics(moved, about=statistics.about)
 
 
 def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:
@@ -241,12 +241,12 @@ def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, fl
     if before is None or not bool(before.isfinite().all()):
         return {}
     spread = float(before.std(correction=0).clamp_min(1e-12))
-    found: dict[str, float] = {}
+    effect: dict[str, float] = {}
     for name in names:
         after = _output(case, part, {name: case.exact[name]})
         if after is not None and bool(after.isfinite().all()):
-            found[name] = float((after - before).square().mean().sqrt()) / spread
-    return found
+            effect[name] = float((after - before).square().mean().sqrt()) / spread
+    return effect
 
 
 def _output(case: Case, part: Sample, mended: dict[str, Moments]) -> Tensor | None:
