@@ -584,5 +584,7 @@ def test_the_split_of_the_data_shares_nothing(data):
 
 
 def test_its_repr_is_one_line(data):
-    assert repr(tn.diagnose(patients.initial()[0], data)) == snapshot("Diagnosis(healthy=False, cause='initial values', 2 of 2 layers off)")
-    assert repr(tn.diagnose(patients.sound())) == snapshot('Diagnosis(healthy=True, cause=None, no layer measured)')
+    assert repr(tn.diagnose(patients.initial()[0], data)) == snapshot(
+        "Diagnosis(healthy=False, cause='initial values', 2 of 2 layers off)"
+    )
+    assert repr(tn.diagnose(patients.sound())) == snapshot("Diagnosis(healthy=True, cause=None, no layer measured)")
