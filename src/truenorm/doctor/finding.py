@@ -63,9 +63,9 @@ class Finding:
         remedy: what helps.
 
     Example:
-        >>> finding = Finding(cause="dropout", evidence={"layers": ("drop",), "rates": (0.5,)}, explained=0.9)
-        >>> finding.sentence.partition(";")[2]
-        ' 90% of the shift is explained by it'
+        >>> finding = Finding(cause="dropout", evidence={"dropouts": ("drop",), "rates": (0.5,)}, explained=0.9)
+        >>> finding.place, finding.to_dict()["remedy"]["kind"]
+        (0.9, 'repair statistics')
     """
 
     cause: Cause

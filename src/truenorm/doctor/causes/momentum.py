@@ -78,8 +78,8 @@ def window(momentum: float) -> float:
     """Batches that leave as much noise if each weighs the same.
 
     Example:
-        >>> window(0.1)
-        19.0
+        >>> window(0.5)
+        3.0
     """
     return (2 - momentum) / momentum
 
