@@ -407,7 +407,7 @@ def dropout_only(data: Images, rng: random.Random, seed: int) -> Broken:
     assert isinstance(network, nn.Sequential)
     network.insert(len(network) - 1, nn.Dropout(rng.uniform(0.3, 0.7)))
     train(network, data.train, seed=seed)
-    return Broken(network, {""})
+    return Broken(network, set())
 
 
 def overfitted(data: Images, rng: random.Random, seed: int) -> Broken:
@@ -415,7 +415,7 @@ def overfitted(data: Images, rng: random.Random, seed: int) -> Broken:
     torch.manual_seed(seed)
     network = ARCHITECTURES[rng.choice(list(ARCHITECTURES))](tuple(data.train[0].shape[1:]), rng)
     train(network, few, epochs=20, seed=seed)
-    return Broken(network, {""})
+    return Broken(network, set())
 
 
 def label_noise(data: Images, rng: random.Random, seed: int) -> Broken:
@@ -425,7 +425,7 @@ def label_noise(data: Images, rng: random.Random, seed: int) -> Broken:
     torch.manual_seed(seed)
     network = ARCHITECTURES[rng.choice(list(ARCHITECTURES))](tuple(data.train[0].shape[1:]), rng)
     train(network, (data.train[0], labels), seed=seed)
-    return Broken(network, {""})
+    return Broken(network, set())
 
 
 KINDS: dict[str, Callable[[Images, random.Random, int], Broken]] = {

@@ -7,7 +7,6 @@ import argparse
 import copy
 import io
 import random
-import re
 import shlex
 import statistics
 import sys
@@ -26,6 +25,7 @@ from torch.optim.swa_utils import update_bn
 
 import truenorm as tn
 from truenorm.data.sample import take_sample
+from truenorm.doctor.remedy import Preprocess, RepairStatistics, SetEps, TrackStatistics
 from truenorm.doctor.score import ACCURACY, LIKELIHOOD, scored
 from truenorm.files import write_whole
 from truenorm.metrics.intervals import paired
@@ -37,16 +37,15 @@ _FIRST_HEALTHY = 50_000
 
 
 def examined(kind: str, broken: Broken, data: Images) -> tuple[dict[str, Any], list[tuple[str, str, float]]]:
-    """What `diagnose` says; accuracy and loss on test images as it is, after its advice, after the peers."""
+    """What `diagnose` finds; accuracy and loss on test images as it is, after its advice, after the peers."""
     validation = [(broken.change(x), y) for x, y in batches(data.validation, 64)]
     test = take_sample([(broken.change(x), y) for x, y in batches(data.test, 500)], limit=10**6)
-    found = tn.diagnose(broken.network, validation, optimizer=broken.optimizer)
-    corrected = test.changed(preprocessed(found))
+    diagnosis = tn.diagnose(broken.network, validation, optimizer=broken.optimizer)
+    corrected = test.changed(preprocessed(diagnosis))
     assert corrected is not None
-    told = [finding for finding in found.findings if finding.level != "note"]
     training = [(broken.change(x), y) for x, y in batches(data.train, broken.batch)]
     rows: list[tuple[str, str, float]] = []
-    arms = {"as it is": _nothing, "advice": advice(found), "update_bn": _update_bn, "fvcore": _fvcore}
+    arms = {"as it is": _nothing, "advice": advice(diagnosis), "update_bn": _update_bn, "fvcore": _fvcore}
     for arm, mend in arms.items():
         mended = copy.deepcopy(broken.network)
         try:
@@ -60,36 +59,39 @@ def examined(kind: str, broken: Broken, data: Images) -> tuple[dict[str, Any], l
         "kind": kind,
         "right": sorted(broken.causes),
         "severity": broken.severity,
-        "named": [finding.cause for finding in told],
-        "shares": [round(finding.share, 3) for finding in told],
-        "alarm": not found.healthy,
+        "named": [finding.cause for finding in diagnosis.causes],
+        "explained": [
+            None if finding.explained is None else round(finding.explained, 3) for finding in diagnosis.causes
+        ],
+        "alarm": not diagnosis.healthy,
     }
     return case, rows
 
 
-def advice(found: tn.Diagnosis) -> Callable[[nn.Module, Batches], None]:
-    """What is recommended, done: the line about statistics, and what is said of eps and of switched-off tracking."""
-    eps = re.search(r"with eps=([\d.e-]+)", found.recommendation)
+def advice(diagnosis: tn.Diagnosis) -> Callable[[nn.Module, Batches], None]:
+    """What is recommended, done: the repair, and what it says of eps and of switched-off tracking."""
+    remedies = [step.remedy for step in diagnosis.steps]
 
     def mend(network: nn.Module, training: Batches) -> None:
-        for layer in norms(network):
-            if "track_running_stats=True" in found.recommendation:
-                layer.track_running_stats = True
-            if eps is not None:
-                layer.eps = float(eps[1])
-        if "truenorm.repair" in found.recommendation:
-            tn.repair(network, training)
+        for remedy in remedies:
+            for layer in norms(network):
+                if isinstance(remedy, TrackStatistics):
+                    layer.track_running_stats = True
+                elif isinstance(remedy, SetEps):
+                    layer.eps = remedy.eps
+            if isinstance(remedy, RepairStatistics):
+                tn.repair(network, training)
 
     return mend
 
 
-def preprocessed(found: tn.Diagnosis) -> Callable[[Tensor], Tensor]:
+def preprocessed(diagnosis: tn.Diagnosis) -> Callable[[Tensor], Tensor]:
     """The images as the advice on preprocessing has them: its a · x + δ."""
-    said = re.search(r"([\d.e+-]+) · x ((?:[+-][\d.e+-]+(?:, )?)+) comes near", found.recommendation)
-    if said is None:
-        return lambda images: images
-    offset = torch.tensor([float(value) for value in said[2].split(", ")]).reshape(1, -1, 1, 1)
-    return lambda images: float(said[1]) * images + offset
+    for step in diagnosis.steps:
+        if isinstance(step.remedy, Preprocess):
+            scale, offset = step.remedy.scale, torch.tensor(step.remedy.offset).reshape(1, -1, 1, 1)
+            return lambda images: scale * images + offset
+    return lambda images: images
 
 
 def _nothing(network: nn.Module, training: Batches) -> None:
@@ -226,7 +228,7 @@ def _worst(members: Iterable[str], values: dict[tuple[str, str, str], float], ar
 
 
 def _is_broken(case: Mapping[str, Any]) -> bool:
-    return case["right"] != [""]
+    return any(case["right"])  # records of before name the empty cause
 
 
 def _is_right(case: Mapping[str, Any]) -> bool:
@@ -284,7 +286,7 @@ def main() -> None:
     for number in range(options.healthy):
         seed = options.seed + _FIRST_HEALTHY + number
         network, regime = healthy(data, random.Random(seed), seed)
-        add(f"{HEALTHY} #{number}", HEALTHY, Broken(network, {""}, regime, batch=regime["batch"]))
+        add(f"{HEALTHY} #{number}", HEALTHY, Broken(network, set(), regime, batch=regime["batch"]))
     record = Record(
         command=shlex.join(["python", *sys.argv]),
         rows=tuple(rows),

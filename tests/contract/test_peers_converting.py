@@ -144,7 +144,7 @@ def test_m28_statistics_that_were_thrown_away_are_missed():
     for data in (None, x.split(16)):
         found = tn.diagnose(theirs, data)
         assert not found.healthy and found.cause == "track_running_stats"
-        assert found.findings[0].layers == ("0", "1") and "each output depends" in found.findings[0].sentence
+        assert found.findings[0].layers == ("0", "1") and not found.findings[0].evidence["stored"]
     for refused in (tn.statistics, tn.watch, lambda model: tn.measure(model, x.split(16))):
         with pytest.raises(InvalidInput, match=r"0, 1: track_running_stats=False"):
             refused(theirs)

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import truenorm as tn
+from truenorm.doctor.remedy import CountOnce, RepairStatistics, SetEps
 from truenorm.errors import InvalidInput, NotMeasurable
 
 
@@ -74,9 +75,9 @@ def test_m9_averaged_weights_are_diagnosed_and_get_statistics_of_their_own():
     assert shift(ema, truth) > 0.3  # torch copied the buffers of other weights
     found = tn.diagnose(ema, data)
     assert not found.healthy and found.cause == "averaged weights"
-    assert found.recommendation.startswith("truenorm.repair(model, train_loader)")
+    assert found.steps[0].remedy == RepairStatistics()
     done = tn.repair(ema, data, held_out=data)
-    assert done.scores[done.chosen]["log likelihood"] > done.scores[""]["log likelihood"] + 0.03
+    assert done.scores[done.chosen]["log likelihood"] > done.scores["as it is"]["log likelihood"] + 0.03
     assert shift(ema, truth) < 0.05
     tn.assign(ema, tn.measure(ema, data, flow="sequential"))
     assert shift(ema, truth) < 1e-4
@@ -159,14 +160,15 @@ def test_m29_layers_that_were_updated_twice_are_diagnosed(reentrant):
     steps(net, 20)
     found = tn.diagnose(net)
     assert found.cause == "updated twice" and found.findings[0].layers == ("a.1",)
-    assert "a.1 counted 40 batches, other layers 20" in found.findings[0].sentence
-    assert "truenorm.watch(model)" in found.recommendation
+    assert (found.findings[0].evidence["batches"], found.findings[0].evidence["others"]) == (40, 20)
+    assert found.steps[0].remedy == CountOnce(layer="a.1")
     net = Recomputed(reentrant, both=True)  # all of them alike: only the optimizer can tell
     optimizer = torch.optim.Adam(net.parameters(), 1e-4)
     steps(net, 20, optimizer)
-    assert tn.diagnose(net).cause == ""
+    assert tn.diagnose(net).cause is None
     found = tn.diagnose(net, optimizer=optimizer)
-    assert found.cause == "updated twice" and "40 batches were counted in 20 steps" in found.findings[0].sentence
+    assert found.cause == "updated twice"
+    assert (found.findings[0].evidence["batches"], found.findings[0].evidence["steps"]) == (40, 20)
 
 
 # M30
@@ -258,5 +260,5 @@ def test_m30_another_eps_than_in_training_is_diagnosed():
     other.load_state_dict(net.state_dict())
     data = batches_of(x, y, 64)
     found = tn.diagnose(other, data)
-    assert found.cause == "eps" and "build the network with eps=0.001" in found.recommendation
+    assert found.cause == "eps" and found.steps[0].remedy == SetEps(eps=1e-3)
     assert tn.diagnose(net, data).cause != "eps"

@@ -2,10 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from truenorm.doctor.step import Step
+if TYPE_CHECKING:
+    from truenorm.doctor.remedy import Remedy
 
 
 def diagnose(
@@ -69,39 +72,60 @@ def diagnose(
                 try_batch(network, batches)
     looking = console(stderr=True).status("looking at the network")
     with looking, users_code("looking at the network"), unchanged(weights, model, data, score, forward):
-        found = examine(network, batches, limit=limit, **functions)
+        diagnosis = examine(network, batches, limit=limit, **functions)
     named: dict[str, object] = {"--model": model, "--checkpoint": checkpoint or "CHECKPOINT", "--key": key}
     named |= {"--data-root": data_root, "--image-size": image_size, "--score": score, "--forward": forward}
     named |= {"--device": device if device != "cpu" else None}
     line = [str(part) for name, value in named.items() if value is not None for part in (name, value)]
     line += ["--trust-checkpoint"] if trust_checkpoint else []
-    ends = {
-        "repair": ["--data", "TRAINING_DATA" if data is None or ":" in data else data, "--out", _mended(checkpoint)],
-        "diagnose": ["--data", data or "HELD_OUT_DATA"],
-    }
-
-    def on_the_command_line(step: Step) -> Step:
-        if step.call is None:
-            return step
-        scored = ["--score", "FILE.py:FUNCTION"] if step.needs_score else []
-        return replace(step, text=shlex.join(["truenorm", step.call, *line, *scored, *ends[step.call]]))
-
-    found = replace(found, steps=tuple(map(on_the_command_line, found.steps)))
-    command = shlex.join(["truenorm", *sys.argv[1:]])
-    record = found.record(command=command)
+    advice = _advice(
+        line,
+        repaired_from="TRAINING_DATA" if data is None or ":" in data else data,
+        diagnosed_on=data or "HELD_OUT_DATA",
+        out=_mended(checkpoint),
+    )
+    record = diagnosis.record(command=shlex.join(["truenorm", *sys.argv[1:]]), advice=advice)
     if json is not None:
         write_whole(json, record.dumps().encode())
+    lines = diagnosis.lines(advice)
     if html is not None:
-        page = diagnosis_page(f"diagnosis of {model}", record, found.tables(), found.lines())
+        page = diagnosis_page(
+            f"diagnosis of {model}",
+            record,
+            verdict=diagnosis.verdict,
+            tables=diagnosis.tables(),
+            lines=lines[1:],
+        )
         write_whole(html, page.encode())
     output = console()
-    output.print(replace(found, steps=()))
+    output.print(replace(diagnosis, steps=()))
     # A line to run is one line, however narrow the terminal is.
-    margin = max(len(what) for what, _ in found.lines()) + 2
-    for step in found.steps:
-        output.print(f"{step.when:{margin}}{step.text}", markup=False, soft_wrap=True)
-    if not found.healthy:
+    margin = max(len(heading) for heading, _ in lines) + 2
+    for step in diagnosis.steps:
+        output.print(f"{step.when:{margin}}{advice(step.remedy)}", markup=False, soft_wrap=True)
+    if not diagnosis.healthy:
         sys.exit(3)
+
+
+def _advice(options: list[str], *, repaired_from: str, diagnosed_on: str, out: str) -> "Callable[[Remedy], str]":
+    """Advice with commands of the shell in place of Python."""
+    from truenorm.doctor import words
+    from truenorm.doctor.remedy import DiagnoseAgain, RepairStatistics
+
+    def command(name: str, needs_score: bool, *ends: str) -> str:
+        score = ["--score", "FILE.py:FUNCTION"] if needs_score else []
+        return shlex.join(["truenorm", name, *options, *score, *ends])
+
+    def advice(remedy: "Remedy") -> str:
+        match remedy:
+            case DiagnoseAgain(needs_score=needs_score):
+                return command("diagnose", needs_score, "--data", diagnosed_on)
+            case RepairStatistics(needs_score=needs_score):
+                return command("repair", needs_score, "--data", repaired_from, "--out", out)
+            case _:
+                return words.advice(remedy)
+
+    return advice
 
 
 def _mended(checkpoint: Path | None) -> str:

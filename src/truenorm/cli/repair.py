@@ -70,7 +70,7 @@ def repair(
     with measuring, users_code("measuring the statistics"), unchanged(weights, *code):
         done = mend(network, batches, held_out=judged, tolerance=tolerance, limit=limit, **functions)
     output = console()
-    if not done.chosen:
+    if done.chosen is None:
         output.print(done)
         output.print(f"{out} was not written: {checkpoint} is as good", markup=False, soft_wrap=True)
         sys.exit(3)

@@ -1,4 +1,4 @@
-"""`truenorm.diagnose`: look, measure, weigh the causes, and say one thing to do."""
+"""`truenorm.diagnose`: examine, rank the causes, and choose what to do."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -8,22 +8,20 @@ import torch
 from torch import nn
 
 from truenorm.data.sample import take_sample
-from truenorm.doctor.causes import LEFT_OVER, MEASURED, STATIC
+from truenorm.doctor.causes import CERTAIN, LEFT_OVER, MEASURED, STATIC, Find
 from truenorm.doctor.causes.dropout import stochastic
 from truenorm.doctor.diagnosis import Diagnosis, LayerState
 from truenorm.doctor.examine import ESTIMATORS, Case, effects, examine, harm, own_share
-from truenorm.doctor.finding import Finding, some
-from truenorm.doctor.score import ACCURACY, OWN, Score, Scored, is_gain
-from truenorm.doctor.step import Step, calling
-from truenorm.metrics.intervals import Interval
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.outcome import Improvement, Looked, Outcome, OutcomeKind, RuledOut
+from truenorm.doctor.rank import EXPLAINS
+from truenorm.doctor.remedy import DiagnoseAgain, InCode, Nothing, Preprocess, Remedy, RepairStatistics, Step
+from truenorm.doctor.score import ACCURACY, AS_IS, OWN, Score, Scored, is_gain
 from truenorm.model.evaluate import Forward, random_states_kept
 from truenorm.model.layers import is_program
 
 LIMIT = 2000
 """Samples that are looked at."""
-
-_EXPLAINS = 0.85
-"""From here on a cause explains the shift, and others that explain less are not looked for."""
 
 _TRIED = 16
 """Layers that are mended one by one, to see what each does to the output."""
@@ -93,52 +91,60 @@ def _concluded(case: Case) -> Diagnosis:
     layers = _ranked(case)
     off = [layer for layer in layers if _shows(layer)]
     findings = _findings(case, measured=bool(off) or _damaged(case))
-    defects = [found for found in findings if found.level == "defect"]
-    causes = [found for found in findings if found.level == "cause"]
-    ranked = sorted([*defects, *causes], key=lambda found: -found.share)
-    if ranked and ranked[0].share > _EXPLAINS:  # what fits less well is no other cause
-        ranked = [ranked[0], *(found for found in ranked[1:] if found.level == "defect")]
+    causes = ranked(finding for finding in findings if finding.level != "note")
+    notes = [finding for finding in findings if finding.level == "note"]
     # Another preprocessing is no fault of the statistics; it is named only if undoing it was shown to help.
-    data_at_fault = bool(ranked) and ranked[0].remedy == "data"
+    data_at_fault = bool(causes) and isinstance(causes[0].remedy, Preprocess)
     # What mending would give is not always known: then far off is bad enough.
     far = not gains and any(layer.off > FAR for layer in off)
-    healthy = not defects and not ((off and best) or data_at_fault or far)
-    notes = [found for found in findings if found.level == "note"]
-    scores = {name: {metric: judged.mean(metric) for metric in judged.values} for name, judged in case.scores.items()}
+    defect = any(finding.level == "defect" for finding in causes)
+    healthy = not (defect or (off and best) or data_at_fault or far)
     return Diagnosis(
         healthy=healthy,
-        verdict=_verdict(case, healthy, off, best, gains, ranked),
+        outcome=_outcome(case, healthy, len(off), best, bool(causes)),
         layers=tuple(layers),
-        findings=(*ranked, *notes),
+        findings=(*causes, *notes),
         gains=gains,
-        scores=scores,
+        scores={
+            name: {metric: scored.mean(metric) for metric in scored.values} for name, scored in case.scores.items()
+        },
         best=best,
-        ruled_out=_ruled_out(case, off, best, gains) if healthy and gains else (),
-        steps=_steps(healthy, best, gains, ranked, bool(case.estimates)),
-        notes=_looked(case),
+        ruled_out=_ruled_out(case) if healthy and gains else (),
+        steps=_steps(case, healthy, best, causes[0].remedy if causes else None),
+        looked=_looked(case),
     )
 
 
-def best_estimate(scores: Mapping[str, Scored]) -> str:
-    """The first estimate that gains beyond noise, unless a later one gains beyond noise over it; "" is as it is."""
-    best = ""
+def ranked(findings: Iterable[Finding]) -> list[Finding]:
+    """The likeliest first; if it explains the shift, other causes are dropped, and only defects follow."""
+    ordered = sorted(findings, key=lambda finding: (-finding.place, finding.level != "defect"))
+    if ordered and ordered[0].place > EXPLAINS:
+        ordered[1:] = [finding for finding in ordered[1:] if finding.level == "defect"]
+    return ordered
+
+
+def best_estimate(scores: Mapping[str, Scored]) -> str | None:
+    """The first estimate that gains beyond noise, unless a later one gains beyond noise over it; None: as it is."""
+    best = None
     for name in ESTIMATORS:
-        if name in scores and is_gain(scores[name].gain(scores[best])):
+        if name in scores and is_gain(scores[name].gain(scores[best or AS_IS])):
             best = name
     return best
 
 
 def _findings(case: Case, *, measured: bool) -> list[Finding]:
-    found = [finding for cause in STATIC for finding in cause(case)]
+    findings = _found(STATIC, case)
     if case.estimates and measured:
-        found += [finding for cause in MEASURED for finding in cause(case)]
-        if max((finding.share for finding in found if finding.level != "note"), default=0.0) < _EXPLAINS:
-            found += [finding for cause in LEFT_OVER for finding in cause(case)]
+        findings += _found(MEASURED, case)
+        if all(finding.place < EXPLAINS for finding in findings if finding.level != "note"):
+            findings += _found(LEFT_OVER, case)
     elif case.estimates:
-        # What is certain is said though nothing is off on these data.
-        certain = [finding for cause in MEASURED[:1] for finding in cause(case)]
-        found += [finding for finding in certain if finding.level == "defect"]
-    return found
+        findings += _found(CERTAIN, case)
+    return findings
+
+
+def _found(causes: Iterable[Find], case: Case) -> list[Finding]:
+    return [finding for find in causes for finding in find(case)]
 
 
 def _damaged(case: Case) -> bool:
@@ -150,8 +156,8 @@ def _ranked(case: Case) -> list[LayerState]:
     if off is None or case.arriving is None:
         return []
     states: list[LayerState] = []
-    for found in off.layers:
-        name, shift = found.layer, min(found.shift, _MOST)
+    for layer in off.layers:
+        name, shift = layer.layer, min(layer.shift, _MOST)
         if name not in case.exact:
             continue
         stored, exact = case.stored[name], case.exact[name]
@@ -162,7 +168,7 @@ def _ranked(case: Case) -> list[LayerState]:
                 off=shift,
                 own=own,
                 inherited=shift - own,
-                floor=found.noise_floor,
+                floor=layer.noise_floor,
                 harm=harm(case.layers[name], stored, exact),
             )
         )
@@ -179,47 +185,31 @@ def _shows(state: LayerState) -> bool:
     return state.off > max(SHOWS * (state.floor or 0.0), 0.02)
 
 
-_NOT_SCORED = "what mending gives is not known: the batches hold no class for each sample to score by"
+def _outcome(case: Case, healthy: bool, off: int, best: str | None, cause: bool) -> Outcome:
+    def outcome(kind: OutcomeKind, improved: tuple[Improvement, ...] = ()) -> Outcome:
+        return Outcome(kind=kind, data=case.sample is not None, off=off, layers=len(case.stored), improved=improved)
 
-
-def _verdict(
-    case: Case,
-    healthy: bool,
-    off: list[LayerState],
-    best: str,
-    gains: Mapping[str, Mapping[str, Interval]],
-    ranked: list[Finding],
-) -> str:
     if not case.estimates:
-        with_data = "" if case.sample is None else "no layer keeps statistics; "
-        without = "without data: " if case.sample is None else ""
-        return f"{with_data}{without}{'nothing wrong is seen' if healthy else 'something is wrong in any case'}"
-    if not gains and _damaged(case):
-        return f"what is stored is no statistics; {_NOT_SCORED}"
+        return outcome("no defect" if healthy else "defect")
+    gains = case.gains()
     if not gains:
-        return f"{len(off)} of {len(case.stored)} layers are off; {_NOT_SCORED}"
-    if best:
-        part = gains[best]
-        gained = [metric for metric, interval in part.items() if (interval.low or 0.0) > 0]
-        told = ", ".join(f"{m} {case.scores[''].mean(m):.4g} → {case.scores[best].mean(m):.4g}" for m in gained)
-        return f"the stored statistics are wrong, and mending them helps: {told} (same weights, held-out samples)"
-    if not healthy:
-        return "something is wrong that other statistics do not mend" if ranked else "something is wrong"
-    if off:
-        return (
-            f"it is not batch norm: {len(off)} of {len(case.stored)} layers are off beyond noise, and no other "
-            "statistics do better"
+        return outcome("damaged" if _damaged(case) else "not scored")
+    if best is not None:
+        before, after = case.scores[AS_IS], case.scores[best]
+        metrics = [metric for metric, gain in gains[best].items() if (gain.low or 0.0) > 0]
+        return outcome(
+            "repairable", tuple(Improvement(metric=m, before=before.mean(m), after=after.mean(m)) for m in metrics)
         )
-    return "it is not batch norm: the stored statistics are those of these data, up to noise"
+    if not healthy:
+        return outcome("not repairable" if cause else "unexplained")
+    return outcome("harmless" if off else "sound")
 
 
-def _ruled_out(
-    case: Case, off: list[LayerState], best: str, gains: Mapping[str, Mapping[str, Interval]]
-) -> tuple[str, ...]:
-    said: list[str] = []
-    metric = ACCURACY if ACCURACY in case.scores[""].values else OWN
-    most = max((gain[metric].mean for gain in gains.values()), default=0.0)
-    said.append(f"statistics: no other gives more than {most:+.2g} of {metric}")
+def _ruled_out(case: Case) -> tuple[RuledOut, ...]:
+    before = case.scores[AS_IS]
+    metric = ACCURACY if ACCURACY in before.values else OWN
+    most = max((gain[metric].mean for gain in case.gains().values()), default=0.0)
+    parts = [RuledOut(what="statistics", metric=metric, change=most)]
     rates = stochastic(case.model)
     if rates and case.held_out is not None:
 
@@ -232,44 +222,42 @@ def _ruled_out(
             torch.manual_seed(0)
             noisy = case.judged(case.held_out, awake)
         if noisy is not None:
-            change = noisy.mean(metric) - case.scores[""].mean(metric)
-            said.append(f"dropout: on, as in train(), {metric} changes by {change:+.2g}")
-    said.append("if the training data score much better than these, it is overfitting, or other data")
-    return tuple(said)
+            parts.append(RuledOut(what="dropout", metric=metric, change=noisy.mean(metric) - before.mean(metric)))
+    return (*parts, RuledOut(what="training data"))
 
 
-def _steps(
-    healthy: bool,
-    best: str,
-    gains: Mapping[str, Mapping[str, Interval]],
-    ranked: list[Finding],
-    with_data: bool,
-) -> tuple[Step, ...]:
-    first = ranked[0] if ranked else None
-    advice = first.advice if first is not None else ""
-    if not with_data:
-        return (Step(text=advice) if advice else calling("repair" if first else "diagnose"),)
-    if first is not None and first.remedy in ("data", "code") and advice:
-        return (Step(text=advice), *([calling("repair", when="then")] if best and first.remedy == "code" else []))
-    if best:
-        return (calling("repair"), *([Step(text=advice, when="later")] if advice else []))
-    if first is not None and not healthy and not gains:
-        return (Step(text=advice) if advice else calling("repair", needs_score=True),)
-    if first is not None and not healthy:
-        return (Step(text=advice or "leave the statistics alone: none that was tried does better on these data"),)
-    return (Step(text="leave the statistics alone") if gains else calling("diagnose", needs_score=True),)
+def _steps(case: Case, healthy: bool, best: str | None, remedy: Remedy | None) -> tuple[Step, ...]:
+    """What to do now, and what in the next training, by the remedy of the likeliest cause."""
+    if not case.estimates:
+        return (Step(remedy=remedy or DiagnoseAgain()),)
+    if isinstance(remedy, Preprocess):
+        return (Step(remedy=remedy),)
+    if isinstance(remedy, InCode):
+        return (Step(remedy=remedy), *([Step(remedy=RepairStatistics(), when="then")] if best is not None else []))
+    next_time = remedy.next_time if isinstance(remedy, RepairStatistics) else remedy
+    if best is not None:
+        later = () if next_time is None else (Step(remedy=next_time, when="later"),)
+        return (Step(remedy=RepairStatistics()), *later)
+    scored = AS_IS in case.scores
+    if remedy is not None and not healthy:
+        otherwise = Nothing(none_better=True) if scored else RepairStatistics(needs_score=True)
+        return (Step(remedy=next_time or otherwise),)
+    return (Step(remedy=Nothing() if scored else DiagnoseAgain(needs_score=True)),)
 
 
-def _looked(case: Case) -> tuple[str, ...]:
-    if case.sample is None or case.held_out is None:
-        return () if case.sample is None else ("not run: what is seen without data says enough",)
-    others = "the same" if case.held_out is case.sample else f"{len(case.held_out):,} others"
-    scored = f"{others} scored" if case.scores else "none scored"
-    said = [f"{len(case.sample):,} samples measured and {scored}, in batches of {case.sample.batch_size}"]
+def _looked(case: Case) -> Looked | None:
+    if case.sample is None:
+        return None
+    if case.held_out is None:
+        return Looked()
     reached = {*case.joint, *case.partly}
-    skipped = [name for name, layer in case.layers.items() if name not in reached and layer.stored is not None]
-    said += [f"no batch reached {some(skipped)}"] if skipped else []
-    said += [f"reached in some passes only, and left out: {some(case.partly)}"] if case.partly else []
-    said += [f"frozen, which a repair leaves as they are: {some(case.left)}"] if case.left else []
-    said += [f"called more than once per forward: {some(case.repeated)}"] if case.repeated else []
-    return tuple(said)
+    return Looked(
+        measured=len(case.sample),
+        scored=len(case.held_out) if case.scores else 0,
+        same=case.held_out is case.sample,
+        batch_size=case.sample.batch_size,
+        unreached=tuple(n for n, layer in case.layers.items() if n not in reached and layer.stored is not None),
+        partly=case.partly,
+        frozen=case.left,
+        repeated=case.repeated,
+    )

@@ -1,12 +1,15 @@
 """The answer: how far each layer is off, why, what mending it gives, and what to do."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from truenorm.doctor.finding import Finding
-from truenorm.doctor.step import Step, in_one_line
+from truenorm.doctor import words
+from truenorm.doctor.finding import Cause, Finding
+from truenorm.doctor.outcome import Looked, Outcome, RuledOut
+from truenorm.doctor.remedy import Remedy, Step, to_dict
+from truenorm.doctor.score import AS_IS, BY_BATCH
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table, number, plain
@@ -44,21 +47,21 @@ class LayerState:
         return self.off**2 / 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Diagnosis:
     """What `diagnose` found; shows itself in a terminal and in a notebook.
 
     Args:
         healthy: no alarm: no defect, and no gain beyond its interval.
-        verdict: one sentence.
+        outcome: the verdict as a value; `verdict` is its sentence.
         layers: the most harmful first: by what mending one alone does to the output, else by its weighted error.
         findings: causes, the likeliest first; then notes.
         gains: what each estimate of the statistics gives on held-out samples, by estimate and metric.
-        scores: how the network scores as it is, and with the batches' own statistics (as in train()).
-        best: the estimate that gains most, "" where the statistics had better be left alone.
-        ruled_out: what was looked at and found innocent.
-        steps: what to do: a line to run or a sentence each.
-        notes: what was looked at: samples, batches, what was skipped.
+        scores: by statistics and metric: "as it is", with each batch's own ("batch", as in train()), each estimate.
+        best: the estimate that gains most; None where the statistics had better be left alone.
+        ruled_out: what was looked at and is not the fault.
+        steps: what to do; `recommendation` is the sentence.
+        looked: samples, batches, what was skipped; `notes` are the sentences. None without data.
 
     Example:
         >>> import torch, truenorm as tn
@@ -68,25 +71,45 @@ class Diagnosis:
     """
 
     healthy: bool
-    verdict: str
+    outcome: Outcome
     layers: tuple[LayerState, ...]
     findings: tuple[Finding, ...]
     gains: Mapping[str, Mapping[str, Interval]]
     scores: Mapping[str, Mapping[str, float]]
-    best: str
-    ruled_out: tuple[str, ...]
+    best: str | None
+    ruled_out: tuple[RuledOut, ...]
     steps: tuple[Step, ...]
-    notes: tuple[str, ...]
+    looked: Looked | None
 
     @property
-    def cause(self) -> str:
-        """The likeliest cause; "" where there is none."""
-        return next((found.cause for found in self.findings if found.level != "note"), "")
+    def causes(self) -> tuple[Finding, ...]:
+        """The findings that are not notes, the likeliest first."""
+        return tuple(finding for finding in self.findings if finding.level != "note")
+
+    @property
+    def cause(self) -> Cause | None:
+        """The name of the likeliest cause; None where there is none."""
+        return self.causes[0].cause if self.causes else None
+
+    @property
+    def verdict(self) -> str:
+        """The outcome as a sentence."""
+        return words.verdict(self.outcome)
 
     @property
     def recommendation(self) -> str:
         """The steps in one line."""
-        return in_one_line(self.steps)
+        return words.in_one_line(self.steps)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was looked at, in sentences."""
+        return () if self.looked is None else words.looked(self.looked)
+
+    def __repr__(self) -> str:
+        """One line."""
+        layers = f"{self.outcome.off} of {len(self.layers)} layers off" if self.layers else "no layer measured"
+        return f"Diagnosis(healthy={self.healthy}, cause={self.cause!r}, {layers})"
 
     def tables(self) -> tuple[Table, ...]:
         """Layers, and what mending them gives."""
@@ -116,11 +139,11 @@ class Diagnosis:
             )
         if self.gains:
             metrics = list(next(iter(self.gains.values())))
-            rows = [("as it is", *(number(self.scores[""][metric]) for metric in metrics))]
+            rows = [(AS_IS, *(number(self.scores[AS_IS][metric]) for metric in metrics))]
             for name, gain in self.gains.items():
-                rows.append((_NAMES[name], *(_told(self.scores[name][m], gain[m]) for m in metrics)))
-            if "batch" in self.scores:
-                rows.append(("each batch's own, as in train()", *(number(self.scores["batch"][m]) for m in metrics)))
+                rows.append((_NAMES[name], *(words.with_gain(self.scores[name][m], gain[m]) for m in metrics)))
+            if BY_BATCH in self.scores:
+                rows.append(("each batch's own, as in train()", *(number(self.scores[BY_BATCH][m]) for m in metrics)))
             tables.append(
                 Table(
                     title="the same weights with other statistics, on held-out samples",
@@ -131,18 +154,19 @@ class Diagnosis:
             )
         return tuple(tables)
 
-    def lines(self) -> tuple[tuple[str, str], ...]:
-        """What is said below the tables: (what, sentence)."""
-        first = "harmless" if self.healthy and self.gains else "cause"
-        causes = [(first if i == 0 else "also", f.sentence) for i, f in enumerate(self._causes()[:3])]
-        notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
-        ruled = [("not", "; ".join(self.ruled_out))] if self.ruled_out else []
-        about = [("looked", "; ".join(self.notes))] if self.notes else []
-        do = [(step.when, step.text) for step in self.steps]
-        return (("verdict", self.verdict), *causes, *ruled, *notes, *about, *do)
+    def lines(self, advice: Callable[[Remedy], str] = words.advice) -> tuple[tuple[str, str], ...]:
+        """The sentences below the tables, each with its heading.
 
-    def _causes(self) -> list[Finding]:
-        return [found for found in self.findings if found.level != "note"]
+        Args:
+            advice: makes the sentence of a remedy; Python unless another is given.
+        """
+        first = "harmless" if self.healthy and self.gains else "cause"
+        causes = [(first if i == 0 else "also", f.sentence) for i, f in enumerate(self.causes[:3])]
+        notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
+        ruled_out = [("not", "; ".join(map(words.ruled_out, self.ruled_out)))] if self.ruled_out else []
+        looked = [("looked", "; ".join(self.notes))] if self.notes else []
+        steps = [(step.when, advice(step.remedy)) for step in self.steps]
+        return (("verdict", self.verdict), *causes, *ruled_out, *notes, *looked, *steps)
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -152,8 +176,8 @@ class Diagnosis:
         grid = Grid.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column()
-        for what, sentence in self.lines():
-            grid.add_row(Text(what), Text(sentence, overflow="fold"))
+        for heading, sentence in self.lines():
+            grid.add_row(Text(heading), Text(sentence, overflow="fold"))
         return Group(*(table.__rich__() for table in self.tables()), grid)
 
     def __str__(self) -> str:
@@ -163,24 +187,30 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         from html import escape
 
-        said = "".join(f"<dt>{escape(what)}</dt><dd>{escape(sentence)}</dd>" for what, sentence in self.lines())
-        return "".join(table.to_html() for table in self.tables()) + f"<dl>{said}</dl>"
+        sentences = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in self.lines())
+        return "".join(table.to_html() for table in self.tables()) + f"<dl>{sentences}</dl>"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+    def to_dict(self, advice: Callable[[Remedy], str] = words.advice) -> dict[str, Any]:
+        """Plain values, and their sentences."""
         return {
             "healthy": self.healthy,
             "verdict": self.verdict,
+            "outcome": _plain(asdict(self.outcome)),
             "cause": self.cause,
-            "findings": [found.to_dict() for found in self.findings],
+            "findings": [finding.to_dict() for finding in self.findings],
             "best": self.best,
-            "ruled_out": list(self.ruled_out),
-            "recommendation": self.recommendation,
+            "ruled_out": [asdict(part) | {"sentence": words.ruled_out(part)} for part in self.ruled_out],
+            "steps": [
+                {"when": step.when, "remedy": to_dict(step.remedy), "sentence": advice(step.remedy)}
+                for step in self.steps
+            ],
+            "recommendation": words.in_one_line(self.steps, advice),
+            "looked": None if self.looked is None else _plain(asdict(self.looked)),
             "notes": list(self.notes),
         }
 
-    def record(self, *, command: str = "truenorm.diagnose") -> Record:
-        """The figures as a record: a row per layer and number, a row per score."""
+    def record(self, *, command: str = "truenorm.diagnose", advice: Callable[[Remedy], str] = words.advice) -> Record:
+        """The figures as a record: a row per layer and number, a row per score; `to_dict` as its trial."""
         rows: list[Measurement] = []
         for layer in self.layers:
             for metric, value in (
@@ -195,7 +225,7 @@ class Diagnosis:
                 rows.append(Measurement("diagnosis", "stored", layer.layer, "effect", layer.effect))
         for name, scores in self.scores.items():
             rows += [
-                Measurement("diagnosis", name or "stored", None, metric, value)
+                Measurement("diagnosis", "stored" if name == AS_IS else name, None, metric, value)
                 for metric, value in scores.items()
                 if math.isfinite(value)
             ]
@@ -207,7 +237,7 @@ class Diagnosis:
         return Record(
             command=command,
             rows=tuple(rows),
-            trials={"diagnosis": self.to_dict()},
+            trials={"diagnosis": self.to_dict(advice)},
             versions=installed_versions("truenorm", "torch"),
             machine=this_machine(),
         )
@@ -220,6 +250,6 @@ _NAMES = {
 }
 
 
-def _told(value: float, gain: Interval) -> str:
-    width = "" if gain.half_width is None else f" ± {number(gain.half_width, 2)}"
-    return f"{number(value)} ({'+' if gain.mean >= 0 else '−'}{number(abs(gain.mean), 2)}{width})"
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists for tuples, as JSON has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from truenorm.data.batches import images_in, num_samples
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, layers_of, stored_statistics
-from truenorm.doctor.score import Score, Scored, logits_in, scored
+from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, logits_in, scored
 from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
 from truenorm.model.evaluate import Forward, evaluating, run
@@ -46,7 +46,7 @@ class Case:
         stored: what the layers carry.
         arriving: the moments of what reaches each layer in evaluation; None where they cannot be had.
         estimates: what the layers could carry, by estimator.
-        scores: as it is (""), with the batches' own statistics ("batch"), and under each estimate.
+        scores: as it is (`AS_IS`), with the batches' own statistics (`BY_BATCH`), and under each estimate.
         repeated: layers that are called more than once per forward.
         left: layers that a repair would leave alone (frozen).
         partly: layers that some of the passes did not reach.
@@ -89,9 +89,9 @@ class Case:
 
     def gains(self) -> dict[str, dict[str, Interval]]:
         """What each estimate gives on held-out samples, by metric."""
-        if "" not in self.scores:
+        if AS_IS not in self.scores:
             return {}
-        return {name: self.scores[name].gain(self.scores[""]) for name in self.estimates if name in self.scores}
+        return {name: self.scores[name].gain(self.scores[AS_IS]) for name in self.estimates if name in self.scores}
 
     def measure(self, sample: Sample, flow: Literal["joint", "eval"] = "joint") -> Statistics:
         """Either flow over other batches, frozen layers included."""
@@ -143,22 +143,22 @@ def examine(
         joint, within = map(on_cpu, joint_estimates(model, measured.batches, forward=forward, frozen=[]))
         giant = measured.batched(giant_batch(model, measured, forward))
         exact = on_cpu(joint_estimates(model, giant.batches, forward=forward, frozen=[])[0])
-    passes = [found for found in (joint, exact, arriving) if found is not None]
+    passes = [statistics for statistics in (joint, exact, arriving) if statistics is not None]
     # A layer that the model calls for some batches only may be missing in a pass: what it should carry is not known.
-    reached = [name for name in joint if all(name in found for found in passes)]
+    reached = [name for name in joint if all(name in statistics for statistics in passes)]
     arriving = None if arriving is None else _only(arriving, reached)
     named = {"joint": joint, "within": within, "sequential": exact}
-    estimates = {name: _only(found, reached) for name, found in named.items()}
+    estimates = {name: _only(statistics, reached) for name, statistics in named.items()}
     scores: dict[str, Scored] = {}
-    for name, estimate in {"": Statistics({}), **estimates}.items():
+    for name, estimate in {AS_IS: Statistics({}), **estimates}.items():
         given = {layer: moments for layer, moments in estimate.items() if layer not in left}  # as repair does
-        found = scored(model, held_out, statistics=given, score=score, forward=forward)
-        if found is not None:
-            scores[name] = found
+        values = scored(model, held_out, statistics=given, score=score, forward=forward)
+        if values is not None:
+            scores[name] = values
     synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if scores and not synchronised:  # whose training mode would wait for other processes
-        found = scored(model, held_out, score=score, forward=forward, prepare=_by_batch)
-        scores |= {"batch": found} if found is not None else {}
+        values = scored(model, held_out, score=score, forward=forward, prepare=_by_batch)
+        scores |= {} if values is None else {BY_BATCH: values}
     return Case(
         model=model,
         layers={name: layers[name] for name in dict.fromkeys((*reached, *layers))},
@@ -182,10 +182,10 @@ def _only(statistics: Statistics, names: list[str]) -> Statistics:
     return Statistics({name: statistics[name] for name in names}, provenance=statistics.provenance)
 
 
-def on_cpu(found: Statistics) -> Statistics:
-    """Small numbers from many layers: they are compared where nobody waits for them."""
-    moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in found.items()}
-    return Statistics(moved, provenance=found.provenance)
+def on_cpu(statistics: Statistics) -> Statistics:
+    """Small tensors of many layers: comparing them elsewhere would wait for the device each time."""
+    moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in statistics.items()}
+    return Statistics(moved, provenance=statistics.provenance)
 
 
 def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:
@@ -241,12 +241,12 @@ def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, fl
     if before is None or not bool(before.isfinite().all()):
         return {}
     spread = float(before.std(correction=0).clamp_min(1e-12))
-    found: dict[str, float] = {}
+    effect: dict[str, float] = {}
     for name in names:
         after = _output(case, part, {name: case.exact[name]})
         if after is not None and bool(after.isfinite().all()):
-            found[name] = float((after - before).square().mean().sqrt()) / spread
-    return found
+            effect[name] = float((after - before).square().mean().sqrt()) / spread
+    return effect
 
 
 def _output(case: Case, part: Sample, mended: dict[str, Moments]) -> Tensor | None:

@@ -1,65 +1,101 @@
-"""One thing that is wrong, with its figure."""
+"""One thing that is wrong: its cause, the numbers that show it, and what helps."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
-Remedy = Literal["repair", "data", "code", "retrain", "none"]
-"""What helps: other statistics, other data, a line of the user's code, training anew, or nothing is needed."""
+from truenorm.doctor import words
+from truenorm.doctor.rank import Rank
+from truenorm.doctor.remedy import Remedy, RepairStatistics, to_dict
 
 Level = Literal["defect", "cause", "note"]
 """A defect is certain and alarms by itself; a cause explains a shift that was measured; a note does neither."""
 
+Cause = Literal[
+    "not finite",
+    "negative variance",
+    "half precision",
+    "never updated",
+    "initial values",
+    "momentum 0",
+    "momentum",
+    "sampling noise",
+    "lag",
+    "variance convention",
+    "sorted batches",
+    "preprocessing",
+    "domain",
+    "dropout",
+    "averaged weights",
+    "pruned weights",
+    "updated twice",
+    "called several times",
+    "frozen parameters",
+    "frozen by eval()",
+    "eps",
+    "track_running_stats",
+    "tiny batches",
+    "dead channels",
+    "bias before batch norm",
+    "weight decay",
+    "synchronised alone",
+    "program in training mode",
+    "last batch of one",
+]
+
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+"""The names of all causes."""
+
+Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...] | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A cause, the figure that speaks for it, and what helps.
+    """A cause, the evidence for it, and what helps.
 
     Args:
-        cause: its name, one of `truenorm.doctor.causes.CAUSES`.
-        sentence: what was found, with its figure.
-        share: how much of the shift it explains, 0 to 1; causes are ranked by it.
+        cause: its name, one of `CAUSES`.
+        evidence: every number and decision of the sentence, by name.
+        explained: how much of the shift it explains, 0 to 1, measured; None where that is not measured.
+        rank: where it stands among other causes if `explained` does not decide that; notes have none.
         level: see `Level`.
         layers: where; empty means everywhere.
-        remedy: see `Remedy`.
-        advice: what to do, where that is not a repair.
+        remedy: what helps.
 
     Example:
-        >>> Finding(cause="momentum", sentence="momentum 0.9", share=0.8).level
-        'cause'
+        >>> finding = Finding(cause="dropout", evidence={"dropouts": ("drop",), "rates": (0.5,)}, explained=0.9)
+        >>> finding.place, finding.to_dict()["remedy"]["kind"]
+        (0.9, 'repair statistics')
     """
 
-    cause: str
-    sentence: str
-    share: float
+    cause: Cause
+    evidence: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    explained: float | None = None
+    rank: Rank | None = None
     level: Level = "cause"
     layers: tuple[str, ...] = ()
-    remedy: Remedy = "repair"
-    advice: str = ""
+    remedy: Remedy = field(default_factory=RepairStatistics)
+
+    @property
+    def place(self) -> float:
+        """Causes are ordered by it, the highest first: what it explains, or what its rank says."""
+        if self.rank is not None:
+            return self.rank.place({**self.evidence, "explained": self.explained})
+        return 0.0 if self.explained is None else self.explained
+
+    @property
+    def sentence(self) -> str:
+        """What was found, with its numbers."""
+        return words.sentence(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "layers": list(self.layers)}
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """A few of the names, and how many there are beside; a number alone is called a layer.
-
-    Example:
-        >>> some("abcde"), some("1")
-        ('a, b, c and 2 more', 'layer 1')
-    """
-    found = [f"layer {name}" if name.isdigit() else name for name in names]
-    shown = ", ".join(found[:most])
-    return shown if len(found) <= most else f"{shown} and {len(found) - most} more"
-
-
-def times(number: int, what: str) -> str:
-    """A count with its noun.
-
-    Example:
-        >>> times(1, "layer"), times(3, "batch")
-        ('1 layer', '3 batches')
-    """
-    plural = what + ("es" if what.endswith(("ch", "s", "x")) else "s")
-    return f"{number:,} {what if number == 1 else plural}"
+        return {
+            "cause": self.cause,
+            "level": self.level,
+            "evidence": {name: list(v) if isinstance(v, tuple) else v for name, v in self.evidence.items()},
+            "explained": self.explained,
+            "layers": list(self.layers),
+            "remedy": to_dict(self.remedy),
+            "sentence": self.sentence,
+        }

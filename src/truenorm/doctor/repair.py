@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from truenorm.data.batches import batches_of
 from truenorm.data.sample import Sample, take_sample
+from truenorm.doctor import words
 from truenorm.doctor.diagnose import LIMIT, best_estimate
 from truenorm.doctor.examine import giant_batch
-from truenorm.doctor.score import Score, Scored, scored
+from truenorm.doctor.score import AS_IS, Score, Scored, scored
 from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
 from truenorm.model.evaluate import Forward, random_states_kept
@@ -23,17 +24,20 @@ from truenorm.show import Table, number, plain
 from truenorm.stats.statistics import Statistics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Repair:
     """What was done.
 
     Args:
-        chosen: the estimate that was assigned (`joint`, `within`, `sequential`), "" if nothing was changed.
+        chosen: the estimate that was assigned (`joint`, `within`, `sequential`); None if nothing was changed.
         previous: what the layers carried; `assign(model, repair.previous)` is the undo.
         statistics: what they carry now.
-        scores: on held-out samples, by statistics ("" is before) and metric.
+        scores: on held-out samples, by statistics ("as it is" is before) and metric.
         gains: of each estimate over what was there, by metric: paired, 95 %.
-        notes: how it was measured.
+        measured: samples that were measured.
+        batch_size: of these samples.
+        scored: samples that were scored.
+        held_out: which these are: `given`, `others` of the data, or `the measured` themselves.
 
     Example:
         >>> import torch, truenorm as tn
@@ -42,16 +46,36 @@ class Repair:
         'joint'
     """
 
-    chosen: str
+    chosen: str | None
     previous: Statistics
     statistics: Statistics
     scores: Mapping[str, Mapping[str, float]]
     gains: Mapping[str, Mapping[str, Interval]]
-    notes: tuple[str, ...] = ()
+    measured: int
+    batch_size: int
+    scored: int
+    held_out: Literal["given", "others", "the measured"]
+
+    @property
+    def before(self) -> Mapping[str, float]:
+        """The scores before, by metric."""
+        return self.scores[AS_IS]
 
     @property
     def sentence(self) -> str:
         """Before and after, in one line."""
+        return words.repaired(self)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it was measured, in sentences."""
+        return (words.measured(self),)
+
+    def __repr__(self) -> str:
+        """One line."""
+        after = {} if self.chosen is None else self.scores[self.chosen]
+        changes = [f", {metric} {number(self.before[metric])} → {number(value)}" for metric, value in after.items()]
+        return f"Repair(chosen={self.chosen!r}{''.join(changes)})"
         if not self.chosen:
             return "nothing was changed: no other statistics do better on held-out samples, beyond noise"
         told = ", ".join(
@@ -67,7 +91,7 @@ class Repair:
         metrics = list(next(iter(self.scores.values()), {}))
         rows = [
             (
-                (name or "as it was") + (" ← assigned" if name and name == self.chosen else ""),
+                ("as it was" if name == AS_IS else name) + (" ← assigned" if name == self.chosen else ""),
                 *(number(scores[metric], 4) for metric in metrics),
             )
             for name, scores in self.scores.items()
@@ -161,29 +185,29 @@ def _repaired(
         batches = batches_of(data, limit=limit)
         sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
         judged, measured = _parts(sample, held_out)
-        found = {"": _judged(model, judged, None, score, forward)}
+        own = {AS_IS: _judged(model, judged, None, score, forward)}
         joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)
         giant = measured.batched(giant_batch(model, measured, forward))
         estimates = {"joint": joint, "within": within, "sequential": measure(model, giant.batches, forward=forward)}
     estimates = gathered(model, estimates)
     with all_or_none():
-        found |= {name: _judged(model, judged, estimate, score, forward) for name, estimate in estimates.items()}
-    found = {name: _everyone(part) for name, part in found.items()}
-    gains = {name: found[name].gain(found[""]) for name in estimates}
-    chosen = best_estimate(found)
+        own |= {name: _judged(model, judged, estimate, score, forward) for name, estimate in estimates.items()}
+    scores = {name: _everyone(part) for name, part in own.items()}
+    gains = {name: scores[name].gain(scores[AS_IS]) for name in estimates}
+    chosen = best_estimate(scores)
     previous = statistics(model)
-    if chosen:
+    if chosen is not None:
         assign(model, estimates[chosen])
     return Repair(
         chosen=chosen,
         previous=previous,
         statistics=statistics(model),
-        scores={name: {metric: part.mean(metric) for metric in part.values} for name, part in found.items()},
+        scores={name: {metric: part.mean(metric) for metric in part.values} for name, part in scores.items()},
         gains=gains,
-        notes=(
-            f"measured on {joint.provenance.samples} samples in batches of {measured.batch_size}, scored on "
-            + ("the same" if judged is measured else f"{len(judged):,} {'others' if held_out is None else 'held out'}"),
-        ),
+        measured=joint.provenance.samples or 0,
+        batch_size=measured.batch_size,
+        scored=len(judged),
+        held_out="given" if held_out is not None else "the measured" if judged is measured else "others",
     )
 
 
@@ -202,19 +226,19 @@ _MEASURED = 0.75
 def _judged(
     model: nn.Module, sample: Sample, estimate: Statistics | None, score: Score | None, forward: Forward | None
 ) -> Scored:
-    found = scored(model, sample, statistics=estimate, score=score, forward=forward)
-    if found is None:
+    values = scored(model, sample, statistics=estimate, score=score, forward=forward)
+    if values is None:
         raise MissingFunction(
             "nothing says whether other statistics do better: the batches hold no classes that fit the model's output",
             "score",
         )
-    return found
+    return values
 
 
-def _everyone(found: Scored) -> Scored:
+def _everyone(own: Scored) -> Scored:
     """The scores of all processes, in rank order: all choose alike."""
     if num_processes() == 1:
-        return found
+        return own
     everyone: list[dict[str, torch.Tensor]] = [{} for _ in range(num_processes())]
-    torch.distributed.all_gather_object(everyone, dict(found.values))
-    return Scored({metric: torch.cat([part[metric] for part in everyone]) for metric in found.values})
+    torch.distributed.all_gather_object(everyone, dict(own.values))
+    return Scored({metric: torch.cat([part[metric] for part in everyone]) for metric in own.values})

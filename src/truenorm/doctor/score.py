@@ -19,6 +19,10 @@ Score = Callable[[Any, Any], Any]
 """`score(output, batch)`: a number, or one for each sample; more is better (give a loss its minus)."""
 
 ACCURACY, LIKELIHOOD, OWN = "accuracy", "log likelihood", "score"
+"""Metrics."""
+
+AS_IS, BY_BATCH = "as it is", "batch"
+"""Names of scores: of the network as it is, and with each batch's own statistics."""
 
 _LEAST = 1e-12
 """Probability below which a prediction is simply wrong: NaN counts as it, too."""
@@ -77,7 +81,7 @@ def scored(
     Raises:
         InvalidInput: the score gives no number, or the classes are not the model's.
     """
-    found: dict[str, list[Tensor]] = {}
+    scores: dict[str, list[Tensor]] = {}
     with evaluating(model, statistics):
         prepare(model)
         for batch in sample.batches:
@@ -87,8 +91,8 @@ def scored(
             if values is None:
                 return None
             for metric, tensor in values.items():
-                found.setdefault(metric, []).append(tensor.detach().double().cpu())
-    return Scored({metric: torch.cat(parts) for metric, parts in found.items()})
+                scores.setdefault(metric, []).append(tensor.detach().double().cpu())
+    return Scored({metric: torch.cat(parts) for metric, parts in scores.items()})
 
 
 def is_gain(gain: Mapping[str, Interval]) -> bool:
@@ -129,8 +133,8 @@ def logits_in(output: Any) -> Tensor | None:
         >>> logits_in((torch.ones(2, 3), None)).shape
         torch.Size([2, 3])
     """
-    found = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
-    return found if isinstance(found, Tensor) else None
+    logits = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
+    return logits if isinstance(logits, Tensor) else None
 
 
 def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
@@ -158,22 +162,22 @@ def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
     }
 
 
-def _described(found: Any) -> str:
-    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _own(score: Score, output: Any, batch: Any) -> Tensor:
     try:
-        found = score(output, batch)
+        value = score(output, batch)
     except TruenormError:
         raise
     except Exception as error:  # whatever the user's function raises is reported as theirs
         raise InvalidInput(f"score(output, batch) failed: {type(error).__name__}: {error}") from error
-    if isinstance(found, Tensor) and found.ndim == 1 and len(found):
-        return found
+    if isinstance(value, Tensor) and value.ndim == 1 and len(value):
+        return value
     try:
-        return torch.tensor([float(found)])
+        return torch.tensor([float(value)])
     except (TypeError, ValueError) as error:
         raise InvalidInput(
-            f"score(output, batch) gave {_described(found)}; expected a number, or a tensor of one for each sample"
+            f"score(output, batch) gave {_described(value)}; expected a number, or a tensor of one for each sample"
         ) from error

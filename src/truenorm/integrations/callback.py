@@ -15,12 +15,12 @@ from truenorm.errors import TruenormError
 from truenorm.model.statistics import using
 
 
-def parted(train: float, validation: float, gap: float) -> bool:
+def losses_diverged(train: float, validation: float, gap: float) -> bool:
     """Is the validation loss worse than the training loss by more than the factor, or not a number?
 
     Example:
-        >>> parted(1.0, 1.4, 1.5), parted(1.0, 1.6, 1.5), parted(1.0, float("nan"), 1.5)
-        (False, True, True)
+        >>> [losses_diverged(1.0, validation, 1.5) for validation in (1.4, 1.6, float("nan"))]
+        [False, True, True]
     """
     return math.isfinite(train) and not validation - train <= (gap - 1) * abs(train)
 
@@ -35,16 +35,16 @@ def as_trained(model: nn.Module, modes: Mapping[nn.Module, bool]) -> Generator[N
 
 
 @contextmanager
-def spared(what: str) -> Generator[None]:
-    """Nothing that fails in here is worth the run."""
+def as_warning(what: str) -> Generator[None]:
+    """Turn exceptions into warnings: a callback must not end training."""
     try:
         yield
     except Exception as error:  # a diagnosis that fails must not end the training
-        said = str(error) if isinstance(error, TruenormError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"{what}: {said}", stacklevel=1)
+        reason = str(error) if isinstance(error, TruenormError) else f"{type(error).__name__}: {error}"
+        warnings.warn(f"{what}: {reason}", stacklevel=1)
 
 
-def apart(data: Any) -> Any:
+def own_loader(data: Any) -> Any:
     """The batches of a loader through another: iterators, workers and generators of the run are not touched."""
     if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
         return data

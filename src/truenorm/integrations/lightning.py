@@ -11,7 +11,7 @@ from truenorm.doctor.diagnosis import Diagnosis
 from truenorm.doctor.repair import Repair, repair
 from truenorm.doctor.score import Score
 from truenorm.errors import InvalidInput, UnknownName, extra
-from truenorm.integrations.callback import apart, as_trained, parted, spared
+from truenorm.integrations.callback import as_trained, as_warning, losses_diverged, own_loader
 from truenorm.model.evaluate import Forward
 from truenorm.model.statistics import assign
 from truenorm.model.watch import Watch, watch
@@ -119,10 +119,12 @@ class TrueNorm(lightning.Callback):
         self._leave()
         self._modes = {}
         if self._rules is not None:
-            with spared("the run is not watched"):
+            with as_warning("the run is not watched"):
                 self.watched = watch(pl_module, self._rules).__enter__()
-        if self._repairs and any(getattr(one, "save_weights_only", False) for one in trainer.checkpoint_callbacks):
-            with spared("checkpoints keep the statistics they have"):
+        if self._repairs and any(
+            getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks
+        ):
+            with as_warning("checkpoints keep the statistics they have"):
                 raise InvalidInput("for save_weights_only=True Lightning calls no callback; save them whole")
 
     def on_train_batch_start(
@@ -134,18 +136,18 @@ class TrueNorm(lightning.Callback):
         if not self._diagnoses or trainer.sanity_checking:
             return
         # Layers may exchange statistics while they are measured: all processes look, or none does.
-        if trainer.strategy.reduce_boolean_decision(self._parted(trainer.callback_metrics), all=False):
-            with spared("validation falls behind, and was not diagnosed"), as_trained(pl_module, self._modes):
-                found = diagnose(
+        if trainer.strategy.reduce_boolean_decision(self._losses_diverged(trainer.callback_metrics), all=False):
+            with as_warning("validation falls behind, and was not diagnosed"), as_trained(pl_module, self._modes):
+                diagnosis = diagnose(
                     pl_module,
-                    apart(_first(trainer.val_dataloaders)),
+                    own_loader(_first(trainer.val_dataloaders)),
                     score=self._score,
                     optimizer=trainer.optimizers[0] if trainer.optimizers else None,
                     forward=self._forward,
                 )
-                if self.diagnosis is None or found.cause != self.diagnosis.cause:
-                    pl_module.print(found)
-                self.diagnosis = found
+                if self.diagnosis is None or diagnosis.cause != self.diagnosis.cause:
+                    pl_module.print(diagnosis)
+                self.diagnosis = diagnosis
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -153,22 +155,22 @@ class TrueNorm(lightning.Callback):
         if not self._repairs:
             return
         saved: dict[str, Tensor] = checkpoint["state_dict"]
-        with spared("the checkpoint keeps the statistics it had"), as_trained(pl_module, self._modes):
+        with as_warning("the checkpoint keeps the statistics it had"), as_trained(pl_module, self._modes):
             with _holding(pl_module, saved):
                 self.repaired = self._repair(trainer, pl_module)
-            if self.repaired.chosen:
+            if self.repaired.chosen is not None:
                 # Copies: the module's own are put back when the block ends.
                 saved.update({key: value.clone() for key, value in _carried(pl_module).items() if key in saved})
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._leave()
         if self._repairs:
-            with spared("the module keeps the statistics it had"):
+            with as_warning("the module keeps the statistics it had"):
                 with as_trained(pl_module, self._modes):
                     self.repaired = self._repair(trainer, pl_module)
                 assign(pl_module, self.repaired.statistics)
         if self._diagnoses and trainer.enable_validation:
-            with spared("training and validation were not compared"):
+            with as_warning("training and validation were not compared"):
                 for name in (self._train, self._validation):
                     if name not in trainer.callback_metrics:
                         raise UnknownName("metric", name, trainer.callback_metrics)
@@ -182,17 +184,17 @@ class TrueNorm(lightning.Callback):
         if self.watched is not None:
             self.watched.__exit__()
 
-    def _parted(self, metrics: Mapping[str, Tensor]) -> bool:
+    def _losses_diverged(self, metrics: Mapping[str, Tensor]) -> bool:
         if self._train not in metrics or self._validation not in metrics:
             return False
         low, high = float(metrics[self._train]), float(metrics[self._validation])
-        return parted(low, high, self._gap) if self._mode == "min" else parted(high, low, self._gap)
+        return losses_diverged(low, high, self._gap) if self._mode == "min" else losses_diverged(high, low, self._gap)
 
     def _repair(self, trainer: lightning.Trainer, model: nn.Module) -> Repair:
         return repair(
             model,
-            apart(_first(trainer.train_dataloader) if self._data is None else self._data),
-            held_out=apart(_first(trainer.val_dataloaders)),
+            own_loader(_first(trainer.train_dataloader) if self._data is None else self._data),
+            held_out=own_loader(_first(trainer.val_dataloaders)),
             score=self._score,
             forward=self._forward,
             limit=self._limit,

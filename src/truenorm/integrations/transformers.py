@@ -11,7 +11,7 @@ from truenorm.doctor.diagnosis import Diagnosis
 from truenorm.doctor.repair import Repair, repair
 from truenorm.doctor.score import Score
 from truenorm.errors import InvalidInput, UnknownName, extra
-from truenorm.integrations.callback import apart, as_trained, parted, spared
+from truenorm.integrations.callback import as_trained, as_warning, losses_diverged, own_loader
 from truenorm.model.evaluate import Forward, random_states_kept
 from truenorm.model.statistics import assign
 from truenorm.model.watch import Watch, watch
@@ -111,7 +111,7 @@ class TrueNorm(transformers.TrainerCallback):
         self._leave()
         self._is_training, self._modes, self._previous = True, {}, None
         if self._rules is not None:
-            with spared("the run is not watched"):
+            with as_warning("the run is not watched"):
                 self.watched = watch(kwargs["model"], self._rules).__enter__()
 
     def on_step_begin(
@@ -132,19 +132,19 @@ class TrueNorm(transformers.TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         losses = [row[self._train] for row in state.log_history if self._train in row]
         now = kwargs["metrics"].get(self._validation)
-        if self._diagnoses and losses and now is not None and parted(losses[-1], now, self._gap):
-            with spared("validation falls behind, and was not diagnosed"), as_trained(kwargs["model"], self._modes):
-                held_out = apart(kwargs["eval_dataloader"])
-                found = diagnose(
+        if self._diagnoses and losses and now is not None and losses_diverged(losses[-1], now, self._gap):
+            with as_warning("validation falls behind, and was not diagnosed"), as_trained(kwargs["model"], self._modes):
+                held_out = own_loader(kwargs["eval_dataloader"])
+                diagnosis = diagnose(
                     kwargs["model"],
                     held_out,
                     score=self._score_for(held_out, kwargs["model"]),
                     optimizer=kwargs["optimizer"],
                     forward=self._forward,
                 )
-                if state.is_world_process_zero and (self.diagnosis is None or found.cause != self.diagnosis.cause):
-                    print(found)
-                self.diagnosis = found
+                if state.is_world_process_zero and (self.diagnosis is None or diagnosis.cause != self.diagnosis.cause):
+                    print(diagnosis)
+                self.diagnosis = diagnosis
         if self._is_training and (control.should_save or args.save_strategy == "best"):
             self._mend(kwargs)
 
@@ -160,7 +160,7 @@ class TrueNorm(transformers.TrainerCallback):
         self._previous = None  # what it has now stays
         if self._diagnoses and args.eval_strategy != "no":
             known = {name for row in state.log_history for name in row}
-            with spared("training and validation were not compared"):
+            with as_warning("training and validation were not compared"):
                 for name in (self._train, self._validation):
                     if name not in known:
                         raise UnknownName("metric", name, known)
@@ -169,18 +169,18 @@ class TrueNorm(transformers.TrainerCallback):
         if self.watched is not None:
             self.watched.__exit__()
 
-    def _mend(self, told: Mapping[str, Any]) -> None:
+    def _mend(self, given: Mapping[str, Any]) -> None:
         """Assign true statistics, unless they are."""
         if not self._repairs or self._previous is not None:
             return
-        with spared("what is saved keeps the statistics it had"):
-            model = told["model"]
-            data = apart(told["train_dataloader"] if self._data is None else self._data)
+        with as_warning("what is saved keeps the statistics it had"):
+            model = given["model"]
+            data = own_loader(given["train_dataloader"] if self._data is None else self._data)
             with as_trained(model, self._modes):
                 self.repaired = repair(
                     model,
                     data,
-                    held_out=apart(told["eval_dataloader"]),
+                    held_out=own_loader(given["eval_dataloader"]),
                     score=self._score_for(data, model),
                     forward=self._forward,
                     limit=self._limit,

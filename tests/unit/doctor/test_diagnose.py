@@ -1,6 +1,8 @@
 """What is said of sound and of broken networks, of any data; and that nothing is left of it in the model."""
 
+import copy
 import math
+import pickle
 from collections import OrderedDict
 from html.parser import HTMLParser
 
@@ -9,6 +11,7 @@ import oracle
 import patients
 import pytest
 import torch
+from inline_snapshot import snapshot
 from patients import PATIENTS
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import truenorm as tn
 from truenorm.data.sample import take_sample
+from truenorm.doctor.outcome import Improvement, Looked, Outcome, RuledOut
+from truenorm.doctor.remedy import DiagnoseAgain, Nothing, RepairStatistics, Step
 from truenorm.errors import InvalidInput, NotMeasurable, TruenormError
 from truenorm.show import plain
 
@@ -41,27 +46,26 @@ def word(found, what):
 
 def test_a_sound_network(net, data):
     found = tn.diagnose(net, data)
-    assert found.healthy and found.best == "" and found.cause == "" and found.findings == ()
-    assert found.verdict == "it is not batch norm: the stored statistics are those of these data, up to noise"
-    assert found.recommendation == "leave the statistics alone"
+    assert found.healthy and found.best is None and found.cause is None and found.findings == ()
+    assert found.outcome == Outcome(kind="sound", off=0, layers=2)
+    assert found.steps == (Step(remedy=Nothing()),)
     assert [layer.layer for layer in found.layers] == ["bn1", "bn2"]
     assert all(layer.off < 2 * layer.floor for layer in found.layers)
-    assert found.notes == ("512 samples measured and 512 others scored, in batches of 32",)
-    assert not any("dropout" in said for said in found.ruled_out)
+    assert found.looked == Looked(measured=512, scored=512, batch_size=32)
+    assert [part.what for part in found.ruled_out] == ["statistics", "training data"]
 
 
 def test_dropout_behind_batch_norm_is_ruled_out(net, data):
     net.add_module("head", nn.Sequential(nn.Dropout(0.9), net.head))
     found = tn.diagnose(net, data)
-    assert found.healthy and found.cause == ""
-    (said,) = (said for said in found.ruled_out if said.startswith("dropout"))
-    change = float(said.rpartition(" ")[2])
+    assert found.healthy and found.cause is None
+    (change,) = (part.change for part in found.ruled_out if part.what == "dropout")
     # Nine of ten inputs of the last layer are gone.
     x, y = patients.joined(data)
     with torch.no_grad():
         inner = net.eval()[:-1](x)
         dropped = [float((net.head.train()(inner).argmax(1) == y).float().mean()) for _ in range(10)]
-    assert change == pytest.approx(np.mean(dropped) - found.scores[""]["accuracy"], abs=0.06)
+    assert change == pytest.approx(np.mean(dropped) - found.scores["as it is"]["accuracy"], abs=0.06)
     assert change < -0.1
 
 
@@ -76,11 +80,11 @@ def test_no_alarm_where_what_is_gained_is_noise(net, data, kind):
     else:
         nn.init.zeros_(net.head.weight)
     found = tn.diagnose(net, data)
-    assert found.healthy and found.best == ""
+    assert found.healthy and found.best is None
     if found.findings:
         assert word(found, "harmless") == found.findings[0].sentence
-    assert found.verdict.startswith("it is not batch norm: ")
-    assert found.recommendation == "leave the statistics alone"
+    assert found.outcome.kind in ("harmless", "sound")
+    assert found.steps == (Step(remedy=Nothing()),)
 
 
 def test_overfitting_and_wrong_labels_are_not_batch_norm():
@@ -89,7 +93,7 @@ def test_overfitting_and_wrong_labels_are_not_batch_norm():
     net = patients.settled(patients.train(patients.mlp(), few, 200), few)
     found = tn.diagnose(net, patients.blobs(32, seed=2))
     assert found.healthy
-    assert "overfitting" in found.ruled_out[-1]
+    assert found.ruled_out[-1] == RuledOut(what="training data")
 
 
 # Broken ones
@@ -134,12 +138,14 @@ def test_the_gains_are_those_that_assigning_gives(net, data):
     net, data, _ = patients.never()
     found = tn.diagnose(net, data)
     assert not found.healthy and found.best == "joint"
-    assert list(found.gains) == ESTIMATES and set(found.scores) == {"", "batch", *ESTIMATES}
-    assert found.verdict.startswith("the stored statistics are wrong, and mending them helps: accuracy ")
-    assert found.recommendation == "truenorm.repair(model, train_loader)"
+    assert list(found.gains) == ESTIMATES and set(found.scores) == {"as it is", "batch", *ESTIMATES}
+    assert found.outcome.kind == "repairable" and found.outcome.improved[0] == Improvement(
+        metric="accuracy", before=found.scores["as it is"]["accuracy"], after=found.scores["joint"]["accuracy"]
+    )
+    assert found.steps == (Step(remedy=RepairStatistics()),)
     for name in ESTIMATES:
         for metric, gain in found.gains[name].items():
-            assert gain.mean == pytest.approx(found.scores[name][metric] - found.scores[""][metric], abs=1e-9)
+            assert gain.mean == pytest.approx(found.scores[name][metric] - found.scores["as it is"][metric], abs=1e-9)
             assert gain.n == 512
     tn.assign(net, tn.measure(net, data))
     x, y = patients.joined(data)
@@ -168,13 +174,13 @@ def test_two_faults_are_both_said():
 def test_layers_that_no_batch_reaches_are_named(net, data):
     net.add_module("unused", nn.BatchNorm1d(2))
     found = tn.diagnose(net, data, forward=lambda model, batch: model[:-1](batch[0]))
-    assert found.notes[1] == "no batch reached unused"
+    assert found.looked.unreached == ("unused",)
     assert [layer.layer for layer in found.layers] == ["bn1", "bn2"]
 
 
 def test_a_layer_called_twice_is_named():
     net, data, _ = patients.called_several_times()
-    assert tn.diagnose(net, data).notes[1] == "called more than once per forward: norm"
+    assert tn.diagnose(net, data).looked.repeated == ("norm",)
 
 
 def test_twice_the_same_is_said():
@@ -192,21 +198,21 @@ def test_a_frozen_layer_is_seen_and_left_out_of_what_is_to_be_mended(net, data):
     tn.freeze(net, "bn1")
     found = tn.diagnose(net.train(), data)
     assert [layer.layer for layer in found.layers] == ["bn1", "bn2"]
-    assert "frozen, which a repair leaves as they are: bn1" in found.notes
+    assert found.looked.frozen == ("bn1",)
     done = tn.repair(net, data)
     assert done.statistics["bn1"] == done.previous["bn1"]
 
 
 def test_a_frozen_layer_is_not_called_unreached(net, data):
     tn.freeze(net, "bn1")
-    assert not any("no batch reached" in note for note in tn.diagnose(net, data).notes)
+    assert tn.diagnose(net, data).looked.unreached == ()
 
 
 def test_a_network_that_is_frozen_in_every_layer(net, data):
     net.bn1.running_mean += 1
     tn.freeze(net)
     found = tn.diagnose(net, data)
-    assert found.layers[0].off > 0.5 and found.best == ""
+    assert found.layers[0].off > 0.5 and found.best is None
     with pytest.raises(NotMeasurable, match="every batch-norm layer is frozen"):
         tn.repair(net, data)
     assert tn.diagnose(net).healthy
@@ -217,9 +223,9 @@ def test_a_network_that_is_frozen_in_every_layer(net, data):
 
 def test_without_data(net):
     found = tn.diagnose(net)
-    assert found.healthy and found.layers == () and found.gains == {} and found.scores == {} and found.notes == ()
-    assert found.verdict == "without data: nothing wrong is seen"
-    assert found.recommendation == "truenorm.diagnose(model, val_loader)"
+    assert found.healthy and found.layers == () and found.gains == {} and found.scores == {} and found.looked is None
+    assert found.outcome == Outcome(kind="no defect", data=False, layers=2)
+    assert found.steps == (Step(remedy=DiagnoseAgain()),)
     assert found.tables() == ()
 
 
@@ -228,14 +234,14 @@ def test_what_is_certain_alarms_without_data(cause):
     net, _, how = PATIENTS[cause]()
     found = tn.diagnose(net, **how)
     assert not found.healthy and found.cause == cause
-    assert found.verdict == "without data: something is wrong in any case"
+    assert found.outcome.kind == "defect" and not found.outcome.data
 
 
 @pytest.mark.parametrize("cause", ["half precision", "bias before batch norm", "weight decay", "synchronised alone"])
 def test_habits_do_not_alarm(cause):
     net, _, how = PATIENTS[cause]()
     found = tn.diagnose(net, **how)
-    assert found.healthy and found.cause == ""
+    assert found.healthy and found.cause is None
     assert word(found, "note") == found.findings[0].sentence
 
 
@@ -251,17 +257,15 @@ def test_without_batch_norm():
 def test_no_labels_and_no_score(data):
     net, _, _ = patients.never()
     found = tn.diagnose(net, [x for x, _ in data])
-    assert found.gains == {} and found.scores == {} and found.best == "" and found.ruled_out == ()
+    assert found.gains == {} and found.scores == {} and found.best is None and found.ruled_out == ()
     assert found.cause == "never updated" and not found.healthy
-    assert found.verdict.endswith(
-        "what mending gives is not known: the batches hold no class for each sample to score by"
-    )
-    assert found.notes[0] == "512 samples measured and none scored, in batches of 32"
-    assert found.recommendation == "truenorm.repair(model, train_loader, score=...)"
+    assert found.outcome.kind == "not scored" and found.outcome.off
+    assert found.looked == Looked(measured=512, scored=0, batch_size=32)
+    assert found.steps == (Step(remedy=RepairStatistics(needs_score=True)),)
 
 
 def test_where_nothing_is_scored_another_score_is_asked_for(net, data):
-    assert tn.diagnose(net, [x for x, _ in data]).recommendation == "truenorm.diagnose(model, val_loader, score=...)"
+    assert tn.diagnose(net, [x for x, _ in data]).steps == (Step(remedy=DiagnoseAgain(needs_score=True)),)
 
 
 def test_what_was_not_scored_is_not_called_harmless(data):
@@ -284,7 +288,9 @@ def test_batches_as_people_have_them(wrap):
     net, data, _ = patients.initial()
     found = tn.diagnose(net, [wrap(x, y) for x, y in data])
     assert found.cause == "initial values" and not found.healthy
-    assert found.scores[""]["accuracy"] == pytest.approx(tn.diagnose(net, data).scores[""]["accuracy"], abs=0.04)
+    assert found.scores["as it is"]["accuracy"] == pytest.approx(
+        tn.diagnose(net, data).scores["as it is"]["accuracy"], abs=0.04
+    )
 
 
 def test_batches_that_only_forward_understands():
@@ -297,8 +303,9 @@ def test_batches_that_only_forward_understands():
     }
     found = tn.diagnose(net, batches, **how)
     assert found.cause == "initial values"
-    assert found.notes[0] == "512 samples measured and 512 others scored, in batches of 32"
-    assert "measured on 768 samples in batches of 32" in tn.repair(net, batches, **how).notes[0]
+    assert found.looked == Looked(measured=512, scored=512, batch_size=32)
+    done = tn.repair(net, batches, **how)
+    assert (done.measured, done.batch_size) == (768, 32)
 
 
 def test_loaders(net, data):
@@ -312,7 +319,7 @@ def test_loaders(net, data):
 
     for loader in (shuffled, DataLoader(Stream(), batch_size=32), iter(data), (batch for batch in data)):
         found = tn.diagnose(net, loader)
-        assert found.healthy and found.notes == expected.notes
+        assert found.healthy and found.looked == expected.looked
 
 
 def test_it_reads_once_and_no_more_than_the_limit(net):
@@ -325,7 +332,7 @@ def test_it_reads_once_and_no_more_than_the_limit(net):
 
     found = tn.diagnose(net, endless(), limit=100)
     assert sum(read) == 128
-    assert found.notes == ("64 samples measured and 64 others scored, in batches of 32",)
+    assert found.looked == Looked(measured=64, scored=64, batch_size=32)
 
 
 @pytest.mark.parametrize("examine", [tn.diagnose, tn.repair])
@@ -373,7 +380,7 @@ def test_batches_of_no_sample(net, examine):
 
 def test_one_batch(net, data):
     found = tn.diagnose(net, data[:1])
-    assert found.notes == ("16 samples measured and 16 others scored, in batches of 16",)
+    assert found.looked == Looked(measured=16, scored=16, batch_size=16)
     assert found.healthy
 
 
@@ -498,7 +505,7 @@ def nasty(data):
 
 def test_layer_names_are_text_everywhere(nasty):
     assert nasty.layers[0].layer == NASTY
-    assert f"{NASTY} holds the initial mean 0" in nasty.findings[0].sentence
+    assert nasty.findings[0].layers == (NASTY,) and NASTY in nasty.findings[0].sentence
     shown = Texts(nasty._repr_html_())
     assert shown.tags == {"table", "caption", "thead", "tr", "th", "tbody", "td", "p", "dl", "dt", "dd"}
     assert NASTY in shown.texts and nasty.findings[0].sentence in shown.texts
@@ -534,7 +541,13 @@ def test_as_a_record():
     record = found.record(command="by hand")
     assert tn.Record.loads(record.dumps()).rows == record.rows
     assert record.command == "by hand"
-    assert record.trials["diagnosis"]["cause"] == "initial values"
+    kept = record.trials["diagnosis"]
+    assert kept["cause"] == "initial values" and kept["outcome"]["kind"] == "repairable"
+    assert kept["findings"][0]["evidence"]["counted_batches"] == 40
+    assert kept["findings"][0]["explained"] > 0.9
+    assert kept["findings"][0]["sentence"] == found.findings[0].sentence
+    assert kept["steps"][0]["remedy"]["kind"] == "repair statistics"
+    assert kept["looked"]["measured"] == 512
     values = {(row.arm, row.layer, row.metric): row.value for row in record.rows}
     assert len(values) == len(record.rows)
     for layer in found.layers:
@@ -542,7 +555,7 @@ def test_as_a_record():
         assert values["stored", layer.layer, "effect"] == layer.effect
     for name, scores in found.scores.items():
         for metric, value in scores.items():
-            assert values[name or "stored", None, metric] == value
+            assert values["stored" if name == "as it is" else name, None, metric] == value
 
 
 @pytest.mark.parametrize("cause", PATIENTS)
@@ -551,6 +564,8 @@ def test_every_diagnosis_shows_itself_and_is_a_record(cause):
     found = tn.diagnose(net, data, **how)
     assert found.verdict in " ".join(str(found).split())
     assert found._repr_html_()
+    assert "\n" not in repr(found) and len(repr(found)) < 100
+    assert pickle.loads(pickle.dumps(found)) == copy.deepcopy(found) == found
     text = found.record().dumps()
     assert tn.Record.loads(text).dumps() == text
 
@@ -566,3 +581,10 @@ def test_the_split_of_the_data_shares_nothing(data):
     measured, held_out = take_sample(numbered, limit=10**6).parts()
     parts = [{int(v) for x, _ in part.batches for v in x[:, 0]} for part in (measured, held_out)]
     assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 1024
+
+
+def test_its_repr_is_one_line(data):
+    assert repr(tn.diagnose(patients.initial()[0], data)) == snapshot(
+        "Diagnosis(healthy=False, cause='initial values', 2 of 2 layers off)"
+    )
+    assert repr(tn.diagnose(patients.sound())) == snapshot("Diagnosis(healthy=True, cause=None, no layer measured)")

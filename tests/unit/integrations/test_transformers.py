@@ -317,7 +317,7 @@ def test_where_there_are_no_classes_the_loss_decides(kit, tmp_path):
     parts = [[row | {"labels": float(row["pixel_values"].sum() - 20)} for row in part] for part in (TRAIN, HELD_OUT)]
     callback = kit.TrueNorm()
     fit(kit, tmp_path, callback, net=Regression, train=parts[0], held_out=parts[1], epochs=3, **EPOCHS)
-    assert list(callback.repaired.scores[""]) == ["score"] and callback.repaired.chosen
+    assert list(callback.repaired.scores["as it is"]) == ["score"] and callback.repaired.chosen
     assert callback.diagnosis.cause == "initial values"
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import truenorm as tn
+from truenorm.doctor.remedy import DiagnoseAgain, RepairStatistics
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms
 from truenorm.nn.batchnorm import TrackedBatchNorm
@@ -103,14 +104,15 @@ def test_a_spoilt_layer_is_found_and_mended(network):
     before, before_modes, hooks = bits(network), modes(network), num_hooks(network)
 
     found = tn.diagnose(network, data, score=nearness, limit=LIMIT)
-    assert not found.healthy and found.best and "truenorm.repair" in found.recommendation
+    assert not found.healthy and found.best
+    assert any(isinstance(step.remedy, RepairStatistics) for step in found.steps)
     assert {state.layer for state in found.layers} == set(names)
     assert max(found.layers, key=lambda state: state.harm).layer == spoilt
     assert_same_bits(network.state_dict(), before)
     assert modes(network) == before_modes and num_hooks(network) == hooks
 
     done = tn.repair(network, data, score=nearness, limit=LIMIT)
-    assert done.chosen and done.scores[done.chosen]["score"] > done.scores[""]["score"]
+    assert done.chosen and done.scores[done.chosen]["score"] > done.scores["as it is"]["score"]
     assert modes(network) == before_modes and num_hooks(network) == hooks
     after = network.state_dict()
     changed = {key for key in before if not torch.equal(after[key], before[key])}
@@ -128,8 +130,10 @@ def test_a_spoilt_layer_is_found_and_mended(network):
 def test_classes_of_images_are_scored_by_and_those_of_voxels_are_not(network, library):
     found = tn.diagnose(network, data_of(network), limit=LIMIT)
     if library == "here":
-        assert not found.gains and "to score by" in found.verdict
-        assert all(step.needs_score for step in found.steps if step.call)
+        assert not found.gains and found.outcome.kind == "not scored"
+        assert all(
+            step.remedy.needs_score for step in found.steps if isinstance(step.remedy, DiagnoseAgain | RepairStatistics)
+        )
     else:
         assert list(found.gains["joint"]) == ["accuracy", "log likelihood"]
     assert found.layers and found.recommendation

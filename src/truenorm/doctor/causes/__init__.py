@@ -1,4 +1,4 @@
-"""Causes of a bad eval(): one file each, a function from a case to what it finds."""
+"""Causes of a bad eval(): functions from a case to findings, a file for each kind of evidence."""
 
 from collections.abc import Callable, Iterable
 
@@ -17,26 +17,35 @@ from truenorm.doctor.causes import (
     momentum,
     order,
     preprocessing,
+    program,
     reuse,
     switched_off,
     tiny,
+    untouched,
 )
 from truenorm.doctor.examine import Case
-from truenorm.doctor.finding import Finding
+from truenorm.doctor.finding import CAUSES, Finding
 
-Cause = Callable[[Case], Iterable[Finding]]
+Find = Callable[[Case], Iterable[Finding]]
 
-STATIC: tuple[Cause, ...] = (
+STATIC: tuple[Find, ...] = (
     damage.find,
     switched_off.find,
     counting.find,
+    program.find,
     habits.find,
+    momentum.find_setting,
+    untouched.find_setting,
     dead.find,
-    frozen.asleep,
+    frozen.find_asleep,
 )
 """Seen without running anything (and better with it)."""
 
-MEASURED: tuple[Cause, ...] = (
+CERTAIN: tuple[Find, ...] = (untouched.find,)
+"""Need data, and are defects though nothing may be off on them."""
+
+MEASURED: tuple[Find, ...] = (
+    *CERTAIN,
     initial.find,
     momentum.find,
     tiny.find,
@@ -48,40 +57,9 @@ MEASURED: tuple[Cause, ...] = (
     frozen.find,
     reuse.find,
 )
-"""Each says how much of the measured shift it explains."""
+"""Looked for where something is off; most measure how much of the shift they explain."""
 
-LEFT_OVER: tuple[Cause, ...] = (domain.find, lag.find)
-"""What is left when no other cause explains the shift: told apart by where it begins."""
+LEFT_OVER: tuple[Find, ...] = (domain.find, lag.find)
+"""Looked for when no other cause explains the shift, and distinguished by the layer where it begins."""
 
-CAUSES = (
-    "not finite",
-    "negative variance",
-    "half precision",
-    "never updated",
-    "initial values",
-    "momentum 0",
-    "momentum",
-    "sampling noise",
-    "lag",
-    "variance convention",
-    "sorted batches",
-    "preprocessing",
-    "domain",
-    "dropout",
-    "averaged weights",
-    "pruned weights",
-    "updated twice",
-    "called several times",
-    "frozen parameters",
-    "frozen by eval()",
-    "eps",
-    "track_running_stats",
-    "tiny batches",
-    "dead channels",
-    "bias before batch norm",
-    "weight decay",
-    "synchronised alone",
-    "program in training mode",
-    "last batch of one",
-)
-"""The names of all causes."""
+__all__ = ["CAUSES", "CERTAIN", "LEFT_OVER", "MEASURED", "STATIC", "Find"]

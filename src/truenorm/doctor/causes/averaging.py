@@ -1,5 +1,6 @@
 """Weights that the statistics were not taken with: averaged (SWA, EMA, teachers, merges), pruned."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -9,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from truenorm.doctor.causes.domain import from_the_data
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import OTHER_WEIGHTS, SHRUNK
 from truenorm.stats.shift import errors
 
 _ZEROS = 0.2
@@ -16,6 +18,9 @@ _ZEROS = 0.2
 
 _SHRUNK = 0.78
 """Share of channels that vary less than what is stored, over layers, from which on it is no accident."""
+
+_LARGE = 0.3
+"""Logarithm of the factor from which on a larger one is no stronger evidence."""
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -27,30 +32,27 @@ def find(case: Case) -> Iterable[Finding]:
     if total and zeros / total > _ZEROS:
         yield Finding(
             cause="pruned weights",
-            sentence=f"{zeros / total:.0%} of the weights are exactly 0, and the statistics are off: they were taken "
-            "before the network was pruned",
-            share=0.84,
+            evidence={"zeros": zeros / total},
+            rank=OTHER_WEIGHTS,
         )
     # Averages are shorter than what they are made of: what reaches a layer varies less than what was stored.
     less = torch.stack([(errors(case.stored[name], case.exact[name])[1] > 0).double().mean() for name in names])
     log_std = torch.stack([errors(case.stored[name], case.exact[name])[1].median() for name in names])
     shrunk = float(less.mean())
     if averaged:
-        number = int(getattr(averaged[0], "n_averaged", torch.tensor(0)))
+        models = int(getattr(averaged[0], "n_averaged", torch.tensor(0)))
+        yield Finding(cause="averaged weights", evidence={"models": models}, rank=OTHER_WEIGHTS)
+        return
+    log_factor = float(log_std.median())
+    if shrunk > _SHRUNK and log_factor > 0.02 and (from_the_data(case) or 0.0) < 0.9:
         yield Finding(
             cause="averaged weights",
-            sentence=f"these are averaged weights ({number} models), and the statistics are copies of the last one's: "
-            "they belong to other weights",
-            share=0.84,
-        )
-    elif shrunk > _SHRUNK and float(log_std.median()) > 0.02 and (from_the_data(case) or 0.0) < 0.9:
-        by = float(torch.exp(log_std.median()))
-        yield Finding(
-            cause="averaged weights",
-            sentence=f"what reaches the layers varies less than what is stored: in {shrunk:.0%} of the channels, by a "
-            f"factor of {by:.2f} in the middle layer; so it is with weights that were averaged (SWA, EMA, teacher, "
-            "merged) and kept the statistics of others",
-            share=min(0.75, 0.55 + 0.2 * float(log_std.median()) / 0.3),
+            evidence={
+                "channels": shrunk,
+                "factor": math.exp(log_factor),
+                "shrinkage": min(1.0, log_factor / _LARGE),
+            },
+            rank=SHRUNK,
         )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 import torch
 
 from truenorm.doctor.examine import Case
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import COUNTED
+from truenorm.doctor.remedy import CountOnce
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -22,14 +24,10 @@ def find(case: Case) -> Iterable[Finding]:
     if steps and _is_twice(common / steps):
         yield Finding(
             cause="updated twice",
-            sentence=f"{common:,} batches were counted in {steps:,} steps of the optimizer, {common / steps:.2g} for "
-            "each: activation checkpointing runs forwards twice, and forwards in train() beside the training count too "
-            "(with gradients accumulated over two batches it is right)",
-            share=0.6,
+            evidence={"batches": common, "steps": steps, "ratio": common / steps},
+            rank=COUNTED,
             layers=tuple(counted),
-            remedy="code",
-            advice="put eval() around forwards that are not training, or train under truenorm.watch(model), which "
-            "knows repeated forwards",
+            remedy=CountOnce(),
         )
         return
     least = min(counted.values())
@@ -38,16 +36,12 @@ def find(case: Case) -> Iterable[Finding]:
         name, count = next(iter(twice.items()))
         yield Finding(
             cause="updated twice",
-            sentence=f"{some(twice)} counted {count:,} batches, other layers {least:,}: {count / least:.2g} updates "
-            "for each; activation checkpointing runs a segment's forward twice"
-            + ("" if case.estimates else " (or they are called twice per forward: data would tell)"),
-            share=0.6,
+            evidence={"batches": count, "others": least, "ratio": count / least, "data": bool(case.estimates)},
+            rank=COUNTED,
             # Only data show whether it is not simply called twice.
             level="defect" if case.estimates else "cause",
             layers=tuple(twice),
-            remedy="code",
-            advice=f"train under truenorm.watch(model), which knows repeated forwards, or set the momentum of "
-            f"{name} to 1 − √(1 − m)",
+            remedy=CountOnce(layer=name),
         )
 
 

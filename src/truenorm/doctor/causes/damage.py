@@ -5,7 +5,9 @@ from collections.abc import Iterable
 import torch
 
 from truenorm.doctor.examine import Case
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import BUFFERS
+from truenorm.doctor.remedy import ChangeCode
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -27,9 +29,8 @@ def find(case: Case) -> Iterable[Finding]:
         channels = int((~(worst.mean + worst.var).isfinite()).sum())
         yield Finding(
             cause="not finite",
-            sentence=f"NaN or inf is stored in {some(not_finite)} ({channels} of {worst.num_channels} channels in the "
-            "first): one bad batch stays in a running average for ever",
-            share=1.0,
+            evidence={"channels": channels, "of_channels": worst.num_channels},
+            rank=BUFFERS,
             level="defect",
             layers=tuple(not_finite),
         )
@@ -38,20 +39,16 @@ def find(case: Case) -> Iterable[Finding]:
         assert worst is not None
         yield Finding(
             cause="negative variance",
-            sentence=f"a negative variance ({float(worst.var.min()):.3g}) is stored in {some(negative)}: eval() takes "
-            "its square root; E[x²] − E[x]² in float32, or an average of weights that went over the buffers, does that",
-            share=1.0,
+            evidence={"lowest": float(worst.var.min())},
+            rank=BUFFERS,
             level="defect",
             layers=tuple(negative),
         )
     if half:
-        kind = str(case.layers[half[0]].dtype).removeprefix("torch.")
         yield Finding(
             cause="half precision",
-            sentence=f"the statistics of {some(half)} are {kind}: running averages stall in it, and variances "
-            "above 65,504 or below 6e-8 do not fit float16; keep batch norm in float32 (model.float() on these layers)",
-            share=0.05,
+            evidence={"dtype": str(case.layers[half[0]].dtype).removeprefix("torch.")},
             level="note",
             layers=tuple(half),
-            remedy="code",
+            remedy=ChangeCode(what="float32 statistics"),
         )

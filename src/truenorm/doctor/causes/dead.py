@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from truenorm.doctor.examine import Case
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.remedy import Nothing
 from truenorm.stats.shift import DEAD_BELOW
 
 
@@ -12,14 +13,12 @@ def find(case: Case) -> Iterable[Finding]:
         return
     dead = {name: int((moments.var <= DEAD_BELOW).sum()) for name, moments in case.arriving.items()}
     total = sum(moments.num_channels for moments in case.arriving.values())
-    found = {name: count for name, count in dead.items() if count}
-    if sum(found.values()) > 0.1 * total:
+    channels = sum(dead.values())
+    if channels > 0.1 * total:
         yield Finding(
             cause="dead channels",
-            sentence=f"{sum(found.values())} of {total} channels hardly vary on these data (variance below "
-            f"{DEAD_BELOW:g}), in {some(found)}: they are left out of the comparison, and tell nothing to the network",
-            share=0.02,
+            evidence={"channels": channels, "of_channels": total, "below": DEAD_BELOW},
             level="note",
-            layers=tuple(found),
-            remedy="none",
+            layers=tuple(name for name, count in dead.items() if count),
+            remedy=Nothing(),
         )

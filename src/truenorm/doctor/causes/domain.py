@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import FIRST_LAYER
+from truenorm.doctor.remedy import ChangeTraining, RepairStatistics
 from truenorm.stats.shift import errors
 
 
@@ -24,18 +26,15 @@ def from_the_data(case: Case) -> float | None:
 
 
 def find(case: Case) -> Iterable[Finding]:
-    share = from_the_data(case)
+    from_data = from_the_data(case)
     own = case.own()
-    if share is None or own is None:
+    if from_data is None or own is None:
         return
     first = own.layers[0]
     yield Finding(
         cause="domain",
-        sentence=f"the first layer, which only data and its own weights reach, is {first.shift:.2g} σ off: these "
-        "data are unlike those that the statistics were taken from (another domain, other noise, augmentation in "
-        "training)",
-        share=0.6 * share,
+        evidence={"shift": first.shift, "from_data": from_data},
+        rank=FIRST_LAYER,
         layers=(first.layer,),
-        remedy="repair",
-        advice="if these are the data it will meet, repair on them; else train on such data",
+        remedy=RepairStatistics(next_time=ChangeTraining(what="train on such data")),
     )

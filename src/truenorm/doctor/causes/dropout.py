@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
 from truenorm.doctor.examine import Case, distance
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.remedy import ChangeTraining, RepairStatistics
 
 
 def stochastic(model: nn.Module) -> dict[str, float]:
@@ -30,14 +31,13 @@ def find(case: Case) -> Iterable[Finding]:
             for handle in handles:
                 handle.remove()
     before, after = distance(case.stored, case.joint, names), distance(case.stored, dropped, names)
-    share = 1 - after / before if before > 0 else 0.0
-    if share > 0.2:
+    explained = 1 - after / before if before > 0 else 0.0
+    if explained > 0.2:
         yield Finding(
             cause="dropout",
-            sentence=f"dropout ({some(f'{name} {rate:g}' for name, rate in rates.items())}) stands before batch norm: "
-            f"its noise is in the stored variances and not in eval(); {share:.0%} of the shift is explained by it",
-            share=share,
-            advice="put dropout behind the last batch norm",
+            evidence={"dropouts": tuple(rates), "rates": tuple(rates.values())},
+            explained=explained,
+            remedy=RepairStatistics(next_time=ChangeTraining(what="dropout last")),
         )
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.remedy import SetEps
 from truenorm.errors import NotMeasurable
 from truenorm.model.layers import batch_norms
 from truenorm.stats.statistics import Statistics
@@ -42,16 +43,18 @@ def find(case: Case) -> Iterable[Finding]:
     if best is None or before <= 0:
         return
     after, eps = best
-    share = 1 - after / before
-    if share > _FITS:
-        whose = f" ({_USUAL[eps]})" if _USUAL[eps] else ""
+    explained = 1 - after / before
+    if explained > _FITS:
         yield Finding(
             cause="eps",
-            sentence=f"eps is {_shown(now)}, and {eps:g}{whose} fits the stored statistics: with it {share:.0%} of the "
-            f"shift is gone (a quarter of the variances of a layer lie below {least:.2g})",
-            share=share,
-            remedy="code",
-            advice=f"build the network with eps={eps:g}",
+            evidence={
+                "eps": eps,
+                "other_eps": tuple(sorted(now)),
+                "framework": _USUAL[eps] or None,
+                "lower_quartile": least,
+            },
+            explained=explained,
+            remedy=SetEps(eps=eps),
         )
 
 
@@ -66,7 +69,3 @@ def _eps(model: nn.Module, eps: float) -> Generator[None]:
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.__dict__["eps"] = value
-
-
-def _shown(values: set[float]) -> str:
-    return ", ".join(f"{value:g}" for value in sorted(values))

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from truenorm.doctor.examine import Case
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import FREE
+from truenorm.doctor.remedy import Freeze, RepairStatistics
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -15,36 +17,29 @@ def find(case: Case) -> Iterable[Finding]:
     if moving and trains:
         yield Finding(
             cause="frozen parameters",
-            sentence=f"γ and β of {some(moving)} do not learn, the rest does, and the running statistics are free: "
-            "every forward in train() moves them away from the weights they belong to",
-            share=0.75,
-            level="cause",
+            rank=FREE,
             layers=tuple(moving),
-            advice=f"truenorm.freeze(model, {_pattern(case, moving)!r}) before training: it survives train()",
+            remedy=RepairStatistics(next_time=Freeze(layers=_pattern(case, moving))),
         )
 
 
-def asleep(case: Case) -> Iterable[Finding]:
+def find_asleep(case: Case) -> Iterable[Finding]:
     """Layers in eval() while the model trains."""
-    found = [
+    asleep = [
         name
         for name, layer in case.layers.items()
         if layer.stored is not None and not layer.frozen and not layer.training and case.model.training
     ]
-    if found:
+    if asleep:
         yield Finding(
             cause="frozen by eval()",
-            sentence=f"{some(found)} {'is' if len(found) == 1 else 'are'} in eval() while the model trains: the next "
-            "model.train() wakes them",
-            share=0.03,
             level="note",
-            layers=tuple(found),
-            remedy="code",
-            advice=f"truenorm.freeze(model, {_pattern(case, found)!r})",
+            layers=tuple(asleep),
+            remedy=Freeze(layers=_pattern(case, asleep)),
         )
 
 
-def _pattern(case: Case, names: list[str]) -> str | list[str]:
+def _pattern(case: Case, names: list[str]) -> str | tuple[str, ...]:
     """A shell pattern that fits these layers and no others; else their names."""
     if len(names) == 1:
         return names[0]
@@ -55,4 +50,4 @@ def _pattern(case: Case, names: list[str]) -> str | list[str]:
         stem.append(parts[0])
     pattern = ".".join([*stem, "*"])
     fits = [name for name in case.layers if fnmatchcase(name, pattern)]
-    return pattern if fits == [name for name in case.layers if name in names] else names
+    return pattern if fits == [name for name in case.layers if name in names] else tuple(names)

@@ -3,20 +3,24 @@
 from collections.abc import Iterable
 
 from truenorm.doctor.causes.domain import from_the_data
-from truenorm.doctor.causes.momentum import LARGE
+from truenorm.doctor.causes.momentum import LARGE, window
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import LATER_LAYERS
 
 
 def find(case: Case) -> Iterable[Finding]:
-    share = from_the_data(case)
+    from_data = from_the_data(case)
     momenta = sorted({layer.momentum for layer in case.layers.values() if layer.momentum})
-    if share is None or (momenta and momenta[0] >= LARGE):
+    if from_data is None or (momenta and momenta[0] >= LARGE):
         return  # a window of a batch or two does not lag
-    window = f" (momentum {momenta[0]:g}: a window of {(2 - momenta[0]) / momenta[0]:.0f} batches)" if momenta else ""
+    momentum = momenta[0] if momenta else None
     yield Finding(
         cause="lag",
-        sentence="the shift grows behind the first layer and nothing else explains it: the weights moved on while the "
-        f"running average lagged behind{window}; a learning rate that ends at zero, or a pass at the end, mends that",
-        share=0.5 * (1 - share),
+        evidence={
+            "momentum": momentum,
+            "window": None if momentum is None else window(momentum),
+            "from_weights": 1 - from_data,
+        },
+        rank=LATER_LAYERS,
     )

@@ -5,10 +5,15 @@ import statistics
 from collections.abc import Iterable
 
 from truenorm.doctor.examine import Case, distance
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding, Value
+from truenorm.doctor.rank import NOISE, OTHER_WEIGHTS, SETTINGS
+from truenorm.doctor.remedy import SetMomentum
 
 LARGE = 0.45
 """From here on a momentum is one that was taken for a decay (0.9, 0.99), or Keras's."""
+
+USUAL = 0.1
+"""torch's default."""
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -38,17 +43,46 @@ def find(case: Case) -> Iterable[Finding]:
         where = [name for name, layer in layers.items() if (layer.momentum or 0) >= LARGE]
         yield Finding(
             cause="momentum",
-            sentence=f"momentum is {largest.momentum:g} in {some(where)}: the statistics are those of the last "
-            f"{(2 - largest.momentum) / largest.momentum:.2g} batches (torch's momentum is the weight of the new "
-            f"batch; Keras's {largest.momentum:g} is {1 - largest.momentum:.3g} here)",
-            share=0.84,
+            evidence=_evidence(largest.momentum),
+            rank=OTHER_WEIGHTS,
             layers=tuple(where),
         )
     elif 1 <= batch < 0.5 * case.sample.batch_size and observed > 4 * floor:
         yield Finding(
             cause="sampling noise",
-            sentence=f"with momentum {largest.momentum:g} the statistics rest on "
-            f"{(2 - largest.momentum) / largest.momentum:.0f} batches; they are {math.sqrt(observed):.2g} σ off in the "
-            f"mean of layers, which is the noise of batches of about {max(2, round(batch))} samples",
-            share=0.58,
+            evidence={
+                "momentum": largest.momentum,
+                "window": window(largest.momentum),
+                "sigma": math.sqrt(observed),
+                "samples": max(2, round(batch)),
+            },
+            rank=NOISE,
         )
+
+
+def find_setting(case: Case) -> Iterable[Finding]:
+    """Without data: its effect cannot be looked at."""
+    large = {name: layer.momentum for name, layer in case.layers.items() if layer.momentum and layer.momentum >= LARGE}
+    if large and not case.estimates:
+        yield Finding(
+            cause="momentum",
+            evidence=_evidence(next(iter(large.values()))),
+            rank=SETTINGS,
+            level="defect",
+            layers=tuple(large),
+            remedy=SetMomentum(momentum=USUAL),
+        )
+
+
+def window(momentum: float) -> float:
+    """Batches that leave as much noise if each weighs the same.
+
+    Example:
+        >>> window(0.5)
+        3.0
+    """
+    return (2 - momentum) / momentum
+
+
+def _evidence(momentum: float) -> dict[str, Value]:
+    return {"momentum": momentum, "window": window(momentum), "keras": 1 - momentum}

@@ -7,6 +7,7 @@ import torch
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.remedy import ChangeTraining, RepairStatistics
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -22,26 +23,20 @@ def find(case: Case) -> Iterable[Finding]:
     if not 2 <= len(classes) <= _MOST_CLASSES or not names:
         return
     by_class = [case.measure(sample.rows((labels == k).nonzero().squeeze(1))) for k in classes]
-    names = [name for name in names if all(name in found for found in by_class)]
+    names = [name for name in names if all(name in statistics for statistics in by_class)]
     weights = _weights(case, by_class, names)
-    mixed = Statistics({name: _mixed([found[name] for found in by_class], weights) for name in names})
+    mixed = Statistics({name: _mixed([statistics[name] for statistics in by_class], weights) for name in names})
     before, after = distance(case.stored, case.joint, names), distance(case.stored, mixed, names)
-    share = 1 - after / before if before > 0 else 0.0
-    largest = int(torch.tensor(weights).argmax())
-    if share < 0.3:
+    explained = 1 - after / before if before > 0 else 0.0
+    if explained < 0.3:
         return
-    most = weights[largest] * len(classes)
-    what = (
-        f"class {classes[largest]} weighs {weights[largest]:.0%} in them"
-        if most > 2
-        else "the variance between classes is not in them"
-    )
+    largest = int(torch.tensor(weights).argmax())
+    uneven = weights[largest] * len(classes) > 2
     yield Finding(
         cause="sorted batches",
-        sentence=f"the statistics are those of batches of one class each, not of the data: {what}; {share:.0%} of the "
-        "shift is explained by it (sorted or sharded loaders, passes over sorted data in train())",
-        share=share,
-        advice="shuffle what trains or recalibrates",
+        evidence={"heaviest": classes[largest] if uneven else None, "weight": weights[largest]},
+        explained=explained,
+        remedy=RepairStatistics(next_time=ChangeTraining(what="shuffle")),
     )
 
 
@@ -53,15 +48,15 @@ def _weights(case: Case, by_class: list[Statistics], names: list[str]) -> list[f
     for name in names:
         std = case.joint[name].std.double().clamp_min(1e-2)
         scaled = partial(_scaled, std=std)
-        columns.append(torch.stack([scaled(found[name]) for found in by_class], 1))
+        columns.append(torch.stack([scaled(statistics[name]) for statistics in by_class], 1))
         target.append(scaled(case.stored[name]))
     matrix, wanted = torch.cat(columns), torch.cat(target).clamp(-20, 20)
     # Weights sum to 1: one more equation, as heavy as all the others.
     matrix = torch.cat([matrix, torch.full((1, len(by_class)), float(len(matrix)) ** 0.5)])
     wanted = torch.cat([wanted, torch.tensor([float(len(wanted)) ** 0.5])])
-    found, _ = nnls(matrix.numpy(), wanted.numpy())
-    total = float(found.sum()) or 1.0
-    return [float(value) / total for value in found]
+    solution, _ = nnls(matrix.numpy(), wanted.numpy())
+    total = float(solution.sum()) or 1.0
+    return [float(value) / total for value in solution]
 
 
 def _scaled(moments: Moments, std: torch.Tensor) -> torch.Tensor:

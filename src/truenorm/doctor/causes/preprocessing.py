@@ -8,8 +8,9 @@ from torch import Tensor
 from truenorm.data.batches import has_images, images_in
 from truenorm.data.sample import Sample
 from truenorm.doctor.examine import Case, distance
-from truenorm.doctor.finding import Finding
-from truenorm.doctor.score import ACCURACY, OWN, is_gain
+from truenorm.doctor.finding import Finding, Value
+from truenorm.doctor.remedy import Preprocess
+from truenorm.doctor.score import ACCURACY, AS_IS, OWN, is_gain
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -31,12 +32,12 @@ def find(case: Case) -> Iterable[Finding]:
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] > _MOST_CHANNELS:
         return
     part = sample.rows(torch.arange(min(_SAMPLES, len(sample))))
-    found = _fitted(case, part, first)
-    if found is None:
+    fit = _fitted(case, part, first)
+    if fit is None:
         return
-    scale, offset, share = found
+    scale, offset, explained = fit
     moved = float(offset.abs().max()) > 0.1 * float(images.std())
-    if share < _FITS or (abs(scale - 1) < 0.1 and not moved):
+    if explained < _FITS or (abs(scale - 1) < 0.1 and not moved):
         return
     view = offset.reshape(1, -1, 1, 1)
 
@@ -48,18 +49,16 @@ def find(case: Case) -> Iterable[Finding]:
     # What was fitted in the first layer must mend the others as well.
     names = [name for name in case.joint if name in case.stored]
     before = distance(case.stored, case.arriving, names)
-    share = min(share, 1 - distance(case.stored, case.measure(mended, flow="eval"), names) / before)
-    helps, figure = _gain(case, mend)
-    if share < _FITS or not helps:
+    explained = min(explained, 1 - distance(case.stored, case.measure(mended, flow="eval"), names) / before)
+    helps, scores = _gain(case, mend)
+    if explained < _FITS or not helps:
         return
-    offsets = ", ".join(f"{value:+.3g}" for value in offset.tolist())
+    offsets = tuple(offset.tolist())
     yield Finding(
         cause="preprocessing",
-        sentence=f"the images look like those of training scaled or shifted: with {scale:.4g} · x {offsets} "
-        f"{share:.0%} of the shift is gone, in all layers{figure}",
-        share=share,
-        remedy="data",
-        advice=f"preprocess as in training; {scale:.4g} · x {offsets} comes near",
+        evidence={"scale": scale, "offset": offsets, **scores},
+        explained=explained,
+        remedy=Preprocess(scale=scale, offset=offsets),
     )
 
 
@@ -67,17 +66,19 @@ _FITS = 0.85
 """Share of the shift that a·x + δ must explain: other domains are explained by half."""
 
 
-def _gain(case: Case, mend: Callable[[Tensor], Tensor]) -> tuple[bool, str]:
+def _gain(case: Case, mend: Callable[[Tensor], Tensor]) -> tuple[bool, dict[str, Value]]:
     """Do images so mended score better, and by how much? True where nothing is scored."""
-    if case.held_out is None or "" not in case.scores:
-        return True, ""
-    mended = case.held_out.changed(mend)
-    judged = None if mended is None else case.judged(mended)
-    if judged is None:
-        return True, ""
-    metric = ACCURACY if ACCURACY in judged.values else OWN
-    figure = f" ({metric} {judged.mean(metric):.3f} instead of {case.scores[''].mean(metric):.3f})"
-    return is_gain(judged.gain(case.scores[""])), figure
+    mended = None if case.held_out is None or AS_IS not in case.scores else case.held_out.changed(mend)
+    after = None if mended is None else case.judged(mended)
+    if after is None:
+        return True, {"metric": None}
+    before = case.scores[AS_IS]
+    metric = ACCURACY if ACCURACY in after.values else OWN
+    return is_gain(after.gain(before)), {
+        "metric": metric,
+        "before": before.mean(metric),
+        "after": after.mean(metric),
+    }
 
 
 def _fitted(case: Case, part: Sample, first: str) -> tuple[float, Tensor, float] | None:

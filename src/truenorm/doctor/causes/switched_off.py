@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 from truenorm.doctor.examine import Case
-from truenorm.doctor.finding import Finding, some
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import MODE, SETTINGS
+from truenorm.doctor.remedy import TrackStatistics
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -12,22 +14,18 @@ def find(case: Case) -> Iterable[Finding]:
     if off:
         yield Finding(
             cause="track_running_stats",
-            sentence=f"track_running_stats is False in {some(off)}, which store statistics: in train() they normalise "
-            "by the batch and never update, in eval() by what was stored before; that is not frozen",
-            share=0.95,
+            evidence={"stored": True},
+            rank=MODE,
             level="defect",
             layers=tuple(off),
-            remedy="code",
-            advice="set track_running_stats=True again, and truenorm.freeze(model) if they are to stay as they are",
+            remedy=TrackStatistics(rebuild=False),
         )
     if without:
         yield Finding(
             cause="track_running_stats",
-            sentence=f"{some(without)} keep no statistics (track_running_stats=False): in eval() too each output "
-            "depends on the other samples of its batch, and a batch of one fails",
-            share=0.5,
+            evidence={"stored": False},
+            rank=SETTINGS,
             level="defect",
             layers=tuple(without),
-            remedy="code",
-            advice="build these layers with track_running_stats=True, load the weights, and repair",
+            remedy=TrackStatistics(rebuild=True),
         )

@@ -6,6 +6,8 @@ import torch
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.rank import TRAINED_WITH
+from truenorm.doctor.remedy import ConvertLayers, RepairStatistics, RetrainWith
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import errors
 from truenorm.stats.statistics import Statistics
@@ -13,42 +15,34 @@ from truenorm.stats.statistics import Statistics
 _SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _SAMPLES = 512
 
+_SMALL = 4
+"""Batches of so many samples or fewer do harm in training itself."""
+
 
 def find(case: Case) -> Iterable[Finding]:
-    size, share, ratio = _fitted(case)
+    size, explained, ratio = _fitted(case)
     if size is None:
-        if case.sample is not None and case.sample.batch_size <= 4:
+        if case.sample is not None and case.sample.batch_size <= _SMALL:
             yield Finding(
                 cause="tiny batches",
-                sentence=f"the data come in batches of {case.sample.batch_size}: trained with such, batch norm itself "
-                "is the harm",
-                share=0.05,
+                evidence={"batch_size": case.sample.batch_size, "convention": None},
                 level="note",
-                remedy="retrain",
-                advice=_RETRAIN,
+                remedy=RetrainWith(),
             )
         return
     yield Finding(
         cause="variance convention",
-        sentence=f"the stored variances behind other batch norms are {ratio:.2f} times those of batches of {size} "
-        f"({size}/({size} − 1) is {size / (size - 1):.2f} for a vector): torch stores n/(n − 1) times the variance it "
-        f"trains with; {share:.0%} of the shift is explained by it",
-        share=share,
-        advice="train with truenorm.convert(model), which stores what eval() needs"
-        + (f"; at batches of {size} statistics are not all: {_RETRAIN}" if size <= 4 else ""),
+        evidence={"ratio": ratio, "batch_size": size, "unbiased": size / (size - 1)},
+        explained=explained,
+        remedy=RepairStatistics(next_time=ConvertLayers(small_batch=size if size <= _SMALL else None)),
     )
-    if size <= 4:
+    if size <= _SMALL:
         yield Finding(
             cause="tiny batches",
-            sentence=f"it was trained with batches of about {size}: what batch norm loses in training itself, no "
-            "statistics give back",
-            share=0.9 * share,
-            remedy="retrain",
-            advice=_RETRAIN,
+            evidence={"batch_size": size, "convention": explained},
+            rank=TRAINED_WITH,
+            remedy=RetrainWith(),
         )
-
-
-_RETRAIN = 'retrain with truenorm.convert(model, to="group") or to="bn-bfn"'
 
 
 def _fitted(case: Case) -> tuple[int | None, float, float]:
@@ -60,14 +54,14 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
     log_std = torch.cat([errors(case.stored[name], case.exact[name])[1] for name in behind])
     if float(log_std.median()) < 0.01:
         return None, 0.0, 1.0
-    some = case.sample.rows(torch.arange(min(_SAMPLES, len(case.sample))))
+    part = case.sample.rows(torch.arange(min(_SAMPLES, len(case.sample))))
     before = distance(case.stored, case.joint, behind)
     best: tuple[float, int, float] = (before, 0, 1.0)
     for size in _SIZES:
-        if size >= len(some):
+        if size >= len(part):
             break
-        pooled, within = case.measure_both(some.batched(size))
-        as_torch = Statistics({name: _unbiased(within[name], size, len(some)) for name in pooled})
+        pooled, within = case.measure_both(part.batched(size))
+        as_torch = Statistics({name: _unbiased(within[name], size, len(part)) for name in pooled})
         ratio = float(
             torch.exp(2 * torch.cat([errors(case.stored[name], within[name])[1] for name in behind]).median())
         )
