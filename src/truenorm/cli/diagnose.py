@@ -52,7 +52,7 @@ def diagnose(
     from truenorm.cli.terminal import console
     from truenorm.doctor.diagnose import diagnose as examine
     from truenorm.files import write_whole
-    from truenorm.lab.report.diagnosis import diagnosis_page
+    from truenorm.lab.report.diagnosis import diagnosis_page, read_diagnosis
     from truenorm.lab.report.page import needed
 
     if html is not None:
@@ -92,8 +92,7 @@ def diagnose(
     if json is not None:
         write_whole(json, record.dumps().encode())
     if html is not None:
-        page = diagnosis_page(f"diagnosis of {model}", record, found.tables(), found.lines())
-        write_whole(html, page.encode())
+        write_whole(html, diagnosis_page(read_diagnosis(record)).encode())
     output = console()
     output.print(replace(found, steps=()))
     # A line to run is one line, however narrow the terminal is.

@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from truenorm.errors import InvalidRecord
@@ -53,8 +54,27 @@ def check_lists(configuration: Mapping[str, Any], *axes: str) -> None:
             raise InvalidRecord(f"the record's header is damaged: {axis} is {reprlib.repr(value)}")
 
 
-def check_images(configuration: Mapping[str, Any], data: str) -> None:
-    """Nothing, where the configuration says how many images of which kind the data set has.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyImages:
+    """A data set of a study.
+
+    Args:
+        train: images to train on.
+        validation: images to choose learning rates by.
+        test: images to test on; at least one.
+        imbalance: the ratio of the largest class to the smallest that training images were cut to.
+        balanced: whether all classes have the same number of test images.
+    """
+
+    train: int
+    validation: int
+    test: int
+    imbalance: float
+    balanced: bool
+
+
+def read_images(configuration: Mapping[str, Any], data: str) -> StudyImages:
+    """What the configuration says of a data set.
 
     Raises:
         InvalidRecord: it does not, or there are none to test.
@@ -67,16 +87,19 @@ def check_images(configuration: Mapping[str, Any], data: str) -> None:
     images: Any = configuration["images"]
     if not isinstance(images, dict):
         raise InvalidRecord(f"the record's header is damaged: images is {reprlib.repr(images)}")
+    images = cast(dict[str, Any], images)
     if data not in images:
         raise InvalidRecord(f"the record's configuration does not say what the images of {data!r} were")
-    found: Any = cast(dict[str, Any], images)[data]
+    found: Any = images[data]
     if not isinstance(found, dict):
         raise InvalidRecord(f"the record's header is damaged: images of {data!r} is {reprlib.repr(found)}")
+    found = cast(dict[str, Any], found)
     for key, kinds in _IMAGES.items():
-        value: Any = cast(dict[str, Any], found).get(key)
+        value: Any = found.get(key)
         # An accuracy comes in steps of one test image: there must be one.
         if not _is(value, kinds) or value < (key == "test"):
             raise InvalidRecord(f"the record's header is damaged: images of {data!r}: {key} is {reprlib.repr(value)}")
+    return StudyImages(**{key: found[key] for key in _IMAGES})
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:

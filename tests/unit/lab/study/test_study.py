@@ -9,7 +9,7 @@ from inline_snapshot import snapshot
 from truenorm.errors import Diverged, InvalidInput, TruenormError, UnknownName
 from truenorm.lab.images.sets import ImageSet, Split, load
 from truenorm.lab.study import bench, job
-from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study.configuration import StudyConfig, StudyTrial
 from truenorm.lab.study.study import run_study
 from truenorm.record import Record
 
@@ -47,7 +47,7 @@ def test_the_record_says_what_was_done(tiny, tiny_record):
         ("bn", 0), ("bn-bfn", 0), ("gn", 0), ("bn", 1), ("bn-bfn", 1), ("gn", 1),
     ]  # fmt: skip
     assert {row.trial for row in record.rows} == set(record.trials)
-    assert next(iter(record.trials)) == Trial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0]).id
+    assert next(iter(record.trials)) == StudyTrial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0]).id
 
 
 def test_the_file_is_the_record(run, tmp_path):

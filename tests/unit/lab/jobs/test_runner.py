@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 import torch
 
+from truenorm.lab.jobs.store import Store
 from truenorm.lab.study import study
 from truenorm.lab.study.configuration import StudyConfig
-from truenorm.lab.study.store import Store
 from truenorm.lab.study.study import run_study
 from truenorm.record import Record
 
