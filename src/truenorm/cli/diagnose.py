@@ -88,7 +88,7 @@ def diagnose(
 
     found = replace(found, steps=tuple(map(on_the_command_line, found.steps)))
     command = shlex.join(["truenorm", *sys.argv[1:]])
-    record = found.record(command=command)
+    record = replace(found.record(command=command), configuration={"model": model, "data": data})
     if json is not None:
         write_whole(json, record.dumps().encode())
     if html is not None:

@@ -1,6 +1,5 @@
 """A record of `truenorm diagnose`, parsed once, as tables, lines and a page."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,18 +131,12 @@ def diagnosis_page(diagnosis: DiagnosisRecord) -> str:
     tables = diagnosis_tables(diagnosis)
     parts = (*error_by_layer(record), *((Tables(views=(tables,)),) if tables else ()))
     return page(
-        _title(record.command),
+        f"diagnosis of {model}" if (model := record.configuration.get("model")) else "diagnosis",
         verdict[:1].upper() + verdict[1:],
         Section(heading="Why, and what to do", lines=tuple(lines)),
         *((Section(heading="Layer by layer", parts=parts),) if parts else ()),
         record=record,
     )
-
-
-def _title(command: str) -> str:
-    """Names the network where the command does."""
-    words = shlex.split(command) if command.startswith("truenorm diagnose ") else []
-    return f"diagnosis of {words[words.index('--model') + 1]}" if "--model" in words[:-1] else "diagnosis"
 
 
 def _layers(rows: Sequence[Measurement]) -> tuple[Table, ...]:

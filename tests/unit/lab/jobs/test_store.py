@@ -112,27 +112,27 @@ def test_a_trial_of_a_newer_format(store):
         lambda file: torch.save({"something": "else"}, file),
     ],
 )
-def test_a_damaged_trial_running(store, damage):
+def test_a_damaged_state_of_a_running_trial(store, damage):
     store.running("a").keep({"training": torch.arange(100)})
     damage(store.folder / "a.pt")
     with pytest.raises(InvalidRecord) as caught:
         store.running("a")
     assert str(caught.value) == snapshot(
-        "trials/a.pt: a trial under way that cannot be read; delete the file, and the trial starts over"
+        "trials/a.pt: the state of a running trial cannot be read; delete the file, and the trial starts over"
     )
 
 
 def test_a_full_disk_loses_nothing(store, monkeypatch):
     store.finish("a", RECORD)
-    under_way = store.running("b")
-    under_way.keep({"training": 1})
+    running = store.running("b")
+    running.keep({"training": 1})
     before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    for write in (lambda: store.finish("b", RECORD), lambda: under_way.keep({"training": 2})):
+    for write in (lambda: store.finish("b", RECORD), lambda: running.keep({"training": 2})):
         with pytest.raises(InvalidInput) as caught:
             write()
         assert str(caught.value).endswith(": No space left on device; choose another folder")

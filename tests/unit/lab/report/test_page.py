@@ -13,9 +13,9 @@ from unit.lab.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.errors import MissingExtra
 from truenorm.lab.report import Comparison, comparison_page, diagnosis_page, study_page
+from truenorm.lab.report.diagnosis import read_diagnosis
 from truenorm.lab.report.figure import View, figure, rows
 from truenorm.lab.report.page import Section, Tables, needed, page
-from truenorm.lab.report.diagnosis import read_diagnosis
 from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
 from truenorm.record import Record

@@ -7,7 +7,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from truenorm.errors import InvalidInput
-from truenorm.lab.study.configuration import StudyConfig, StudyTrial, trials
+from truenorm.lab.study.configuration import StudyConfig, StudyTrial
 
 
 def refused(**changes):
@@ -69,14 +69,6 @@ def test_the_settings_of_a_grid():
     assert str(StudyTrial(norm="gn", lr=0.1, seed=2, setting=grid.settings[1], tuning=True)) == snapshot(
         "mnist, batch 64, gn, trying rate 0.1"
     )
-
-
-def test_the_trials_of_a_setting():
-    (setting,) = StudyConfig(seeds=2).settings
-    found = [
-        (trial.norm, trial.lr, trial.seed) for trial in trials(setting, ("bn", "gn", "bn-bfn"), {"bn": 1, "gn": 2})
-    ]
-    assert found == [("bn", 1, 0), ("gn", 2, 0), ("bn", 1, 1), ("gn", 2, 1)]
 
 
 @pytest.mark.parametrize(
