@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Protocol
 
 from truenorm.lab.jobs.job import Job, OnStep
 from truenorm.lab.jobs.plan import Plan
@@ -23,28 +22,20 @@ SAVE_EVERY = 5.0
 _PATIENCE = 5.0
 
 
-class Execute(Protocol):
-    """Finishes jobs in the store: here, in other processes, or on other machines."""
+Start = Callable[[Job], OnStep]
+"""Called with a job that this process begins; returns what each of its steps calls."""
 
-    def __call__(
-        self, jobs: Sequence[Job], store: Store, *, start: Callable[[Job], OnStep], ended: Callable[[Job], None]
-    ) -> None:
-        """Finish all jobs.
+Ended = Callable[[Job], None]
+"""Called with each job that is finished, by whichever process."""
 
-        Args:
-            jobs: in the order to do them.
-            store: where their records are kept.
-            start: called with a job that this process does; returns what each of its steps calls.
-            ended: called with each job that is finished, by whichever process.
-        """
-        ...
-
+Execute = Callable[[Sequence[Job], Store, Start, Ended], None]
+"""Finishes all jobs in the store: here, in other processes, or on other machines."""
 
 Executor = Callable[[int], AbstractContextManager[Execute]]
 """The number of unfinished jobs → what executes jobs during the block. A cluster's executor goes here."""
 
 
-def share(jobs: Sequence[Job], store: Store, *, start: Callable[[Job], OnStep], ended: Callable[[Job], None]) -> None:
+def share(jobs: Sequence[Job], store: Store, start: Start, ended: Ended) -> None:
     """Do every unfinished job in this process; wait for those that another process is running."""
     remaining = list(jobs)
     patience = 0.0  # seconds to wait for another process
@@ -120,7 +111,7 @@ class _Work:
     def num_finished(self, jobs: Sequence[Job]) -> int:
         return sum(self._store.finished(job.name) is not None for job in jobs)
 
-    def do(self, execute: Execute, jobs: Sequence[Job], ended: Callable[[Job], None] = lambda job: None) -> None:
+    def do(self, execute: Execute, jobs: Sequence[Job], ended: Ended = lambda job: None) -> None:
         def start(job: Job) -> OnStep:
             reached = self._done
 
@@ -136,7 +127,7 @@ class _Work:
             self._progress(str(job), self._done, self._total)
             ended(job)
 
-        execute(jobs, self._store, start=start, ended=end)
+        execute(jobs, self._store, start, end)
 
 
 class _Recorder:

@@ -17,16 +17,18 @@ _SHOWN, _BAR, _MOST_CAUSES = 12, 28, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedFinding:
-    """A finding as the record has it.
+class RecordedSentence:
+    """A finding, a cause that was ruled out, or a step.
 
     Args:
-        sentence: what was found.
-        level: defect, cause or note.
+        sentence: in words.
+        level: of a finding: defect, cause or note.
+        when: of a step: do, then or later.
     """
 
     sentence: str
     level: str = "cause"
+    when: str = "do"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +40,16 @@ class RecordedDiagnosis:
         verdict: one sentence.
         findings: causes, the likeliest first, and notes.
         ruled_out: causes that were checked and excluded.
-        recommendation: what to do.
+        steps: what to do.
+        recommendation: the steps in one line; records without steps hold it alone.
         notes: what was measured: samples, batches.
     """
 
     healthy: bool
     verdict: str
-    findings: tuple[RecordedFinding, ...] = ()
-    ruled_out: tuple[str, ...] = ()
+    findings: tuple[RecordedSentence, ...] = ()
+    ruled_out: tuple[RecordedSentence | str, ...] = ()
+    steps: tuple[RecordedSentence, ...] = ()
     recommendation: str = ""
     notes: tuple[str, ...] = ()
 
@@ -70,15 +74,17 @@ class DiagnosisRecord:
         first = (
             "harmless" if said.healthy and any(row.metric.startswith("gain.") for row in self.record.rows) else "cause"
         )
-        joined = (("not", said.ruled_out), ("looked", said.notes))
-        ruled_out, looked = ([(what, "; ".join(parts))] if parts else [] for what, parts in joined)
+        ruled_out = [part if isinstance(part, str) else part.sentence for part in said.ruled_out]
+        joined = (("not", ruled_out), ("looked", said.notes))
+        excluded, looked = ([(what, "; ".join(parts))] if parts else [] for what, parts in joined)
+        steps = [(step.when, step.sentence) for step in said.steps] or [("do", said.recommendation)]
         return (
             ("verdict", said.verdict),
             *(("also" if place else first, sentence) for place, sentence in enumerate(causes)),
-            *ruled_out,
+            *excluded,
             *(("note", finding.sentence) for finding in said.findings if finding.level == "note"),
             *looked,
-            *((("do", said.recommendation),) if said.recommendation else ()),
+            *(step for step in steps if step[1]),
         )
 
 

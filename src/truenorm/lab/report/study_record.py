@@ -6,8 +6,8 @@ from math import prod
 from typing import Any
 
 from truenorm.errors import InvalidRecord
-from truenorm.lab.report.header import check_lists, check_trial
-from truenorm.record import Measurement, Record
+from truenorm.lab.report.header import check_trial
+from truenorm.record import Measurement, Record, typed
 
 _AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
 """What a trial calls its place on an axis → what the configuration calls the axis."""
@@ -69,7 +69,9 @@ def read_study(record: Record) -> StudyRecord:
         >>> [setting.label for setting in study.settings], study.num_asked
         (['batch 8', 'batch 64'], 3)
     """
-    check_lists(record.configuration, *_AXES.values())
+    for axis in _AXES.values():
+        if record.configuration.get(axis) is not None:
+            typed(record.configuration[axis], tuple[Any, ...], axis)
     axes = [name for name, axis in _AXES.items() if name != "lr" or record.configuration.get(axis)]
     cells: dict[str, tuple[Any, ...]] = {}
     trials: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}

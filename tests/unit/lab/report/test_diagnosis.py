@@ -70,6 +70,23 @@ def test_of_a_diagnosis_without_data_the_lines_alone():
     assert "diagnosis" in Read(diagnosis_page(diagnosis)).texts
 
 
+def test_sentences_of_what_was_ruled_out_and_of_steps_may_stand_beside_their_values():
+    steps = [
+        {"when": "do", "sentence": "fix the loader", "remedy": {}},
+        {"when": "then", "sentence": "repair", "remedy": {}},
+    ]
+    trial = {
+        "healthy": False,
+        "verdict": "bad",
+        "ruled_out": [{"cause": "a", "sentence": "not a"}, "not b"],
+        "steps": steps,
+    }
+    diagnosis = read_diagnosis(Record(command="", trials={"diagnosis": trial | {"recommendation": "all of it"}}))
+    assert diagnosis.lines == snapshot(
+        (("verdict", "bad"), ("not", "not a; not b"), ("do", "fix the loader"), ("then", "repair"))
+    )
+
+
 def test_a_layer_without_all_its_numbers():
     trial = {"healthy": True, "verdict": "nothing is wrong"}
     rows = (Measurement("diagnosis", "stored", "1", "shift.arriving", 0.5),)
@@ -80,13 +97,13 @@ def test_a_layer_without_all_its_numbers():
 @pytest.mark.parametrize(
     ("trial", "said"),
     [
-        ({"verdict": "fine"}, "diagnosis.healthy is None"),
-        ({"healthy": True, "verdict": 3}, "diagnosis.verdict is 3"),
+        ({"verdict": "fine"}, "healthy of diagnosis is None"),
+        ({"healthy": True, "verdict": 3}, "verdict of diagnosis is 3"),
         (
             {"healthy": True, "verdict": "fine", "findings": [{"cause": "momentum"}]},
-            "diagnosis.findings[0].sentence is None",
+            "sentence of item 0 of findings of diagnosis is None",
         ),
-        ({"healthy": True, "verdict": "fine", "ruled_out": "x"}, "diagnosis.ruled_out is 'x'"),
+        ({"healthy": True, "verdict": "fine", "ruled_out": "x"}, "ruled_out of diagnosis is 'x'"),
     ],
 )
 def test_a_damaged_record_is_one_sentence(trial, said):

@@ -80,13 +80,13 @@ def test_images():
             "images is 3",
             "the record's configuration does not say what the images of 'digits' were",
             "images of 'digits' is 3",
-            "images of 'digits': test is None",
-            "images of 'digits': test is 0",
-            "images of 'digits': test is '9'",
-            "images of 'digits': train is -1",
-            "images of 'digits': validation is None",
-            "images of 'digits': imbalance is '1'",
-            "images of 'digits': balanced is 1",
+            "test of images of 'digits' is None",
+            "test of images of 'digits' is 0",
+            "test of images of 'digits' is '9'",
+            "train of images of 'digits' is -1",
+            "validation of images of 'digits' is None",
+            "imbalance of images of 'digits' is '1'",
+            "balanced of images of 'digits' is 1",
         ]
     )
     assert read_images({"images": {"digits": IMAGES}, "reference": "training"}, "digits") == StudyImages(**IMAGES)

@@ -1,11 +1,10 @@
 """A record of claims, parsed once, with the verdicts that its numbers give."""
 
 import json
-import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from truenorm.errors import InvalidRecord
 from truenorm.metrics.intervals import Interval, mean_interval
@@ -16,7 +15,13 @@ if TYPE_CHECKING:  # importing claims imports torch
     from truenorm.lab.claims.measured import MeasuredClaim
     from truenorm.lab.claims.verdict import Verdict
 
-_TRIAL: Mapping[str, type] = {"claim": str, "arm": str, "seed": int, "where": dict}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    claim: str
+    arm: str
+    seed: int
+    where: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,19 +157,16 @@ def read_claims(record: Record) -> ClaimsRecord:
     from truenorm.lab.claims.verdict import verdicts
 
     configuration = record.configuration
-    names: Any = configuration.get("claims")
-    if not isinstance(names, list | tuple):
-        raise InvalidRecord(f"the record's header is damaged: claims is {reprlib.repr(names)}")
+    names = typed(configuration.get("claims"), tuple[str, ...], "claims")
     images = typed(configuration.get("images"), ImageCounts, "images")
     family = typed(configuration.get("family"), int, "family")
     for name, trial in record.trials.items():
-        if damaged := _damaged(trial, _TRIAL):
-            raise InvalidRecord(f"the record's header is damaged: trial {name!r}: {damaged}")
+        typed(trial, _Trial, f"trial {name!r}")
     if images.test < 1:
-        raise InvalidRecord(f"the record's header is damaged: images.test is {images.test}")
+        raise InvalidRecord(f"the record's header is damaged: test of images is {images.test}")
     claims = recorded_claims(record) or _claims_of_the_catalogue(record)
     known = {claim.text.name for claim in claims}
-    used = [str(name) for name in cast(Sequence[Any], names)] + [trial["claim"] for trial in record.trials.values()]
+    used = [*names, *(trial["claim"] for trial in record.trials.values())]
     if unknown := [name for name in dict.fromkeys(used) if name not in known]:
         raise InvalidRecord(
             f"the record holds the claim {unknown[0]!r}, which this truenorm does not know; "
@@ -216,12 +218,3 @@ def format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.{3 if abs(value) < 1000 else 6}g}".replace("e+", "e")
     return str(value)
-
-
-def _damaged(found: Mapping[str, Any], kinds: Mapping[str, type]) -> str:
-    """The first value that is of another kind, as `seed is 'a'`; "" where there is none."""
-    for key, kind in kinds.items():
-        value = found.get(key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            return f"{key} is {reprlib.repr(value)}"
-    return ""
