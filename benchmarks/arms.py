@@ -15,12 +15,12 @@ from pairing import arguments, ratios, save, say
 
 import truenorm as tn
 from truenorm.lab.images.feed import EVALUATION_BATCH
+from truenorm.lab.jobs.store import RunningTrial
 from truenorm.lab.study.arms import resolve
-from truenorm.lab.study.bench import Bench, open_bench, open_images
-from truenorm.lab.study.configuration import StudyConfig, Trial
-from truenorm.lab.study.store import UnderWay
+from truenorm.lab.study.configuration import StudyConfig, StudyTrial
+from truenorm.lab.study.context import StudyContext, open_context, open_images
 from truenorm.lab.study.training import predict, train
-from truenorm.lab.study.trial import recipe, run
+from truenorm.lab.study.trial import measure_trial, recipe
 from truenorm.model.layers import batch_norms
 
 EPOCHS = {"mlp": 20, "cnn": 20, "resnet18-w16": 4}
@@ -34,14 +34,17 @@ def main() -> None:
         config = StudyConfig(networks=(name,), epochs=epochs, arms=("all",))
         (setting,) = config.settings
         images = open_images(config, setting.data, lambda what, done, total: None)
-        bench = open_bench(config, name, images, arms, torch.device("cpu"))
-        trial = Trial(norm="bn", lr=0.05, seed=0, setting=setting)
+        bench = open_context(config, name, images, arms, torch.device("cpu"))
+        trial = StudyTrial(norm="bn", lr=0.05, seed=0, setting=setting)
 
-        def ours(bench: Bench = bench, trial: Trial = trial) -> None:
+        def ours(bench: StudyContext = bench, trial: StudyTrial = trial) -> None:
             with tempfile.TemporaryDirectory() as folder:
-                deque(run(trial, bench, UnderWay(Path(folder) / "trial.pt", math.inf), lambda: None), maxlen=0)
+                deque(
+                    measure_trial(trial, bench, RunningTrial(Path(folder) / "trial.pt", math.inf), lambda: None),
+                    maxlen=0,
+                )
 
-        def naive(bench: Bench = bench, trial: Trial = trial) -> None:
+        def naive(bench: StudyContext = bench, trial: StudyTrial = trial) -> None:
             for momentum in (*tn.rules.SWEEP, None):
                 network = bench.network(trial)
                 for layer in batch_norms(network).values():

@@ -12,8 +12,8 @@ import torch
 from pairing import arguments, ratios, save, say
 
 from truenorm.lab.study.arms import NETWORK_ARMS, resolve
-from truenorm.lab.study.bench import open_bench, open_images
-from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study.configuration import StudyConfig, StudyTrial
+from truenorm.lab.study.context import open_context, open_images
 from truenorm.lab.study.study import run_study
 from truenorm.lab.study.training import train
 from truenorm.lab.study.trial import recipe
@@ -31,7 +31,7 @@ def main() -> None:
     for name, config in STUDIES.items():
         (setting,) = config.settings
         images = open_images(config, setting.data, lambda what, done, total: None)
-        bench = open_bench(config, setting.network, images, resolve(config.arms, ())[0], torch.device("cpu"))
+        bench = open_context(config, setting.network, images, resolve(config.arms, ())[0], torch.device("cpu"))
 
         def whole(config: StudyConfig = config) -> None:
             with tempfile.TemporaryDirectory() as out:
@@ -40,7 +40,7 @@ def main() -> None:
         def plain(config: StudyConfig = config, setting=setting, bench=bench) -> None:
             for seed in range(config.seeds):
                 for norm in ("bn", *NETWORK_ARMS):
-                    trial = Trial(norm=norm, lr=config.lr[0], seed=seed, setting=setting)
+                    trial = StudyTrial(norm=norm, lr=config.lr[0], seed=seed, setting=setting)
                     train(bench.network(trial), bench.feed("train", setting.batch_size), recipe(trial))
 
         what = f"the study of {name}, over its plain trainings"

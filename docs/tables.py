@@ -14,9 +14,10 @@ from typing import Any
 
 from marked import blocks, replaced, table
 
-from truenorm.lab.report.claims.judged import judged
+from truenorm.lab.report.claims.record import read_claims
 from truenorm.lab.report.grid import CONTRASTS, groups
-from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared, summaries
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared, only_summary, summaries
 from truenorm.lab.report.tables import study_conclusion
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Record
@@ -58,7 +59,7 @@ def published(summary: StudySummary, mentioned: Sequence[str] = ()) -> tuple[str
 
 def digits_in_short() -> Lines:
     """What `make study` ends with."""
-    return ("```", *plain(study_conclusion(_record("digits"))).splitlines(), "```")
+    return ("```", *plain(study_conclusion(summaries(read_study(_record("digits"))))).splitlines(), "```")
 
 
 def fashion_mnist() -> Lines:
@@ -143,7 +144,7 @@ def adaptive_and_pooled() -> Lines:
 
 def matrix() -> Lines:
     """Means over settings of each contrast."""
-    found = summaries(_record("matrix"))
+    found = summaries(read_study(_record("matrix")))
     rows = [
         (
             label,
@@ -228,7 +229,7 @@ def verdicts() -> Lines:
 def claims() -> Lines:
     """The verdict on each claim, on both data sets, beside the literature's."""
     on_digits, on_fashion = (
-        {verdict.claim.number: verdict for verdict in judged(_record(f"claims/{data}")).verdicts}
+        {verdict.claim.number: verdict for verdict in read_claims(_record(f"claims/{data}")).verdicts}
         for data in ("digits", "fashion-mnist")
     )
     rows = [
@@ -363,12 +364,12 @@ _MOMENTUM = "torch's running statistics, momentum {momentum}"
 
 def _in_words(arm: str, summary: StudySummary) -> str:
     text = _LABELS.get(arm, _MOMENTUM.format(momentum=arm.removeprefix("static-")))
-    return text.format(batch=summary.chosen.values["batch_size"])
+    return text.format(batch=summary.setting.values["batch_size"])
 
 
 def _called(arm: str, summary: StudySummary) -> str:
     """The study's name; with what must be known to read its row rightly."""
-    batch = summary.chosen.values["batch_size"]
+    batch = summary.setting.values["batch_size"]
     remarks = {
         "cumulative": " (torch's `momentum=None`)",
         "update_bn": f" (batches of {batch})",
@@ -467,7 +468,7 @@ def _record(name: str) -> Record:
 
 @cache
 def _study(name: str) -> StudySummary:
-    return StudySummary(_record(name))
+    return only_summary(read_study(_record(name)))
 
 
 def _batch_4() -> dict[str, StudySummary]:

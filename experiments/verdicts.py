@@ -17,6 +17,7 @@ from rich.console import Console
 from truenorm.files import write_whole
 from truenorm.lab.claims.catalogue import CLAIMS, FAMILY
 from truenorm.lab.claims.claim import Claim, Part
+from truenorm.lab.claims.measured import measured_claims
 from truenorm.lab.claims.verdict import verdicts
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table
@@ -70,7 +71,8 @@ def measured(seeds: int, noise: str, effect: float, catalogues: int) -> list[Mea
     wrong = 0
     for _ in range(catalogues):
         values = effect + NOISE[noise](draw, (len(claims), seeds))
-        rulings = [verdict.ruling for verdict in verdicts(drawn(claims, values), claims)]
+        record = drawn(claims, values)
+        rulings = [verdict.ruling for verdict in verdicts(record, measured_claims(record, claims))]
         for ruling in rulings:
             counted[ruling] += 1
         wrong += ("holds" in rulings and effect <= 0) or ("does not hold" in rulings and effect >= MARGIN)

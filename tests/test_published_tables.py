@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
-from truenorm.lab.report.summary import StudySummary
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import only_summary
 from truenorm.record import Record
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +96,7 @@ def test_no_published_table_could_pass_as_one_without_figures(made):
 
 def test_the_methods_that_a_table_must_have():
     """All of torch's, all near the best, the best of the sweep: a row that does not suit is there, too."""
-    cosine = StudySummary(Record.load(ROOT / "docs" / "results" / "mnist-batch-4-cosine"))
+    cosine = only_summary(read_study(Record.load(ROOT / "docs" / "results" / "mnist-batch-4-cosine")))
     assert published(cosine) == snapshot(
         (
             "static-0.1",

@@ -10,7 +10,7 @@ from markupsafe import escape
 from rich.console import Console
 
 from truenorm.cli.terminal import WIDE
-from truenorm.lab.report.claims.judged import judged
+from truenorm.lab.report.claims.record import read_claims
 from truenorm.lab.report.shown import shown
 from truenorm.record import Record
 
@@ -52,7 +52,7 @@ def test_the_table_beside_a_record_is_made_from_it(name):
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_page_beside_a_record_of_claims_is_made_from_it(name):
     page = (PLACE / name / "report.html").read_text()
-    for verdict in judged(Record.load(PLACE / name)).verdicts:
+    for verdict in read_claims(Record.load(PLACE / name)).verdicts:
         assert f'id="claim-{verdict.claim.name}"' in page
         assert escape(verdict.claim.hypothesis) in page
         assert escape(verdict.condition) in page

@@ -9,27 +9,21 @@ import math
 import os
 import platform
 import reprlib
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, astuple, dataclass, field, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from truenorm.errors import InvalidRecord
 from truenorm.files import write_whole
 
 FORMAT = 1
 
-_KINDS: dict[str, type] = {
-    "command": str,
-    "configuration": dict,
-    "trials": dict,
-    "versions": dict,
-    "machine": dict,
-    "notes": list,
-    "complete": bool,
-    "rows": list,
-}
+T = TypeVar("T")
+
 _KEYS = ("format", "command", "configuration", "trials", "versions", "machine", "notes", "complete", "columns", "rows")
 
 
@@ -136,25 +130,12 @@ class Record:
             raise InvalidRecord(f"the record's header is damaged: missing or unknown keys: {odd}")
         if found["columns"] != [f.name for f in fields(Measurement)]:
             raise InvalidRecord(f"the record's columns are {found['columns']}, not those of format {FORMAT}")
-        for key, kind in _KINDS.items():
-            if not isinstance(found[key], kind):
-                raise InvalidRecord(f"the record's header is damaged: {key} is {reprlib.repr(found[key])}")
-        for name, trial in found["trials"].items():
-            if not isinstance(trial, dict):
-                raise InvalidRecord(f"the record's header is damaged: trial {name!r} is {reprlib.repr(trial)}")
-        for note in found["notes"]:
-            if not isinstance(note, str):
-                raise InvalidRecord(f"the record's header is damaged: note {reprlib.repr(note)} is no text")
-        return Record(
-            command=found["command"],
-            rows=tuple(_measurement(number, row) for number, row in enumerate(found["rows"])),
-            configuration=found["configuration"],
-            trials=found["trials"],
-            versions=found["versions"],
-            machine=found["machine"],
-            notes=tuple(found["notes"]),
-            complete=found["complete"],
-        )
+        if not isinstance(found["rows"], list):
+            _damaged("rows", found["rows"])
+        rows = tuple(_measurement(number, row) for number, row in enumerate(cast(list[Any], found["rows"])))
+        hints = get_type_hints(Record)
+        header = {f.name: _typed(found[f.name], hints[f.name], f.name) for f in fields(Record) if f.name != "rows"}
+        return Record(**header, rows=rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write beside and rename: the file holds the old record or the new one, never a part."""
@@ -203,6 +184,63 @@ def _measurement(number: int, row: Any) -> Measurement:
         return Measurement(trial, arm, layer, metric, float(value), None if error is None else float(error), n)
     except OverflowError as overflow:
         raise InvalidRecord(f"row {number} of the record is damaged: {reprlib.repr(row)}") from overflow
+
+
+def typed(value: Any, kind: type[T], where: str) -> T:
+    """A value of JSON as a frozen dataclass, or as whatever its annotation says.
+
+    Args:
+        value: what the header holds.
+        kind: a dataclass, `tuple[X, ...]`, `Mapping[X, Y]`, a `Literal`, a union, or a plain type.
+        where: in the header, for the error.
+
+    Raises:
+        InvalidRecord: the value is of another type.
+
+    Example:
+        >>> typed(["a", "b"], tuple[str, ...], "sources")
+        ('a', 'b')
+        >>> typed(["a", 3], tuple[str, ...], "sources")
+        Traceback (most recent call last):
+        truenorm.errors.InvalidRecord: the record's header is damaged: item 1 of sources is 3
+    """
+    return _typed(value, kind, where)
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(value, dict):
+        given, hints = cast(dict[str, Any], value), get_type_hints(kind)
+        names = [f.name for f in fields(kind) if f.name in given or (f.default is f.default_factory is MISSING)]
+        return cast(Any, kind)(**{name: _typed(given.get(name), hints[name], f"{name} of {where}") for name in names})
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(
+            _typed(item, arguments[0], f"item {i} of {where}") for i, item in enumerate(cast(Sequence[Any], value))
+        )
+    if origin is Mapping and isinstance(value, dict):
+        items = cast(dict[str, Any], value).items()
+        return {
+            _key(key, arguments[0], where): _typed(item, arguments[1], f"{key!r} of {where}") for key, item in items
+        }
+    if origin in (Union, UnionType):
+        for each in arguments:
+            with suppress(InvalidRecord):
+                return _typed(value, each, where)
+        return _damaged(where, value)
+    if origin is Literal:
+        return value if value in arguments else _damaged(where, value)
+    if kind is float and type(value) is int:
+        return float(value)
+    return value if kind is Any or type(value) is kind else _damaged(where, value)
+
+
+def _key(key: str, kind: Any, where: str) -> Any:
+    """A key of a mapping: JSON has only text there."""
+    return key if kind is str else int(key) if key.lstrip("-").isdecimal() else _damaged(where, key)
+
+
+def _damaged(where: str, value: Any) -> Any:
+    raise InvalidRecord(f"the record's header is damaged: {where} is {reprlib.repr(value)}")
 
 
 def installed_versions(*packages: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from truenorm import rules
 from truenorm.lab.images.feed import Feed, Scale
 from truenorm.lab.images.sets import Split, load
 from truenorm.lab.networks.named import network_factory
-from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study.configuration import StudyConfig, StudyTrial
 from truenorm.lab.study.training import train
 from truenorm.lab.study.trial import recipe
 
@@ -66,7 +66,9 @@ def case(request, tmp_path_factory):
     network = make("bn")
     feed = Feed(Split(images, labels), Scale.of(images), given["batch_size"], drop_single=True)
     with tn.watch(network, [rules.Static(MOMENTA), rules.Cumulative(), rules.Adaptive()]) as watched:
-        train(network, feed, recipe(Trial(norm="bn", lr=study.lr[0], seed=given["seed"], setting=study.settings[0])))
+        train(
+            network, feed, recipe(StudyTrial(norm="bn", lr=study.lr[0], seed=given["seed"], setting=study.settings[0]))
+        )
     return given["steps"], oracle, network, watched
 
 

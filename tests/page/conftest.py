@@ -6,6 +6,9 @@ from unit.lab.report import synthetic_claims as claims
 from unit.lab.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.lab.report import claims_page, study_page
+from truenorm.lab.report.claims.record import read_claims
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import summaries
 
 SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
 
@@ -33,7 +36,7 @@ def pages(tmp_path_factory):
         "nasty": study(num_layers=2, layer="<script>alert({})</script>", networks=("</script><b>", "mlp"), seeds=2),
     }
     for name, record in records.items():
-        (folder / f"{name}.html").write_text(study_page(record))
+        (folder / f"{name}.html").write_text(study_page(summaries(read_study(record))))
     gains = {("along", 256): 0.1, "below": 1.3, "alone": -0.05}
     nasty = "</script><script>alert(1)</script>"
     odd = claims.claim(
@@ -46,7 +49,7 @@ def pages(tmp_path_factory):
             "claims-nasty": claims.record(claims=(odd,), notes=(nasty, f"odd: {nasty}")),
         }
         for name in ("claims", "claims-nasty"):
-            (folder / f"{name}.html").write_text(claims_page(records[name]))
+            (folder / f"{name}.html").write_text(claims_page(read_claims(records[name])))
     return {name: folder / f"{name}.html" for name in records}
 
 

@@ -1,8 +1,6 @@
 """`truenorm claims`."""
 
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,52 +40,25 @@ def claims(
         not_yet = {} if names else NOT_YET
         console().print(listing(chosen, not_yet))
     else:
+        from truenorm.cli.jobs import run_and_show
+        from truenorm.lab.claims.run import run_claims
+
         if processes is not None and processes < 1:
             raise InvalidInput(f"--processes is {processes}; it takes 1 or more")
-        _measure(config, names, out, processes or _cores())
+        run_and_show(
+            lambda command, progress, resumed: run_claims(
+                config,
+                chosen,
+                command=command,
+                out=out,
+                processes=processes or _cores(),
+                progress=progress,
+                resumed=resumed,
+            ),
+            out,
+        )
 
 
 def _cores() -> int:
     """That this process may use, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _measure(config: ClaimsConfig, names: tuple[str, ...], out: Path, processes: int) -> None:
-    from truenorm.cli.report import say, show
-    from truenorm.cli.terminal import bars
-    from truenorm.errors import MissingExtra
-    from truenorm.files import write_whole
-    from truenorm.lab.claims.catalogue import FAMILY, named
-    from truenorm.lab.claims.run import run_claims
-    from truenorm.lab.report.claims.page import claims_page
-
-    def resumed(finished: int, total: int) -> None:
-        print(f"truenorm: {finished} of {total} trials were finished before, in {out / 'trials'}", file=sys.stderr)
-
-    command = shlex.join(["truenorm", *sys.argv[1:]])
-    try:
-        with bars() as progress:
-            record = run_claims(
-                config,
-                named(names),
-                family=FAMILY,
-                command=command,
-                out=out,
-                processes=processes,
-                progress=progress,
-                resumed=resumed,
-            )
-        show(record)
-        page = out / "report.html"
-        try:
-            write_whole(page, claims_page(record).encode())
-            drawn = f"page: {page}"
-        except MissingExtra as missing:  # all is measured and kept: its page can be drawn later
-            drawn = f"no page: {missing}, then: truenorm report {out}"
-        say(f"record: {out / 'record.json'}", drawn)
-    except KeyboardInterrupt:
-        print(
-            f"truenorm: interrupted; finished trials stay in {out / 'trials'}, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(130)

@@ -55,7 +55,7 @@ def diagnose(
     from truenorm.cli.terminal import console
     from truenorm.doctor.diagnose import diagnose as examine
     from truenorm.files import write_whole
-    from truenorm.lab.report.diagnosis import diagnosis_page
+    from truenorm.lab.report.diagnosis import diagnosis_page, read_diagnosis
     from truenorm.lab.report.page import needed
 
     if html is not None:
@@ -85,18 +85,12 @@ def diagnose(
         out=_mended(checkpoint),
     )
     record = diagnosis.record(command=shlex.join(["truenorm", *sys.argv[1:]]), advice=advice)
+    record = replace(record, configuration={"model": model, "data": data})
     if json is not None:
         write_whole(json, record.dumps().encode())
     lines = diagnosis.lines(advice)
     if html is not None:
-        page = diagnosis_page(
-            f"diagnosis of {model}",
-            record,
-            verdict=diagnosis.verdict,
-            tables=diagnosis.tables(),
-            lines=lines[1:],
-        )
-        write_whole(html, page.encode())
+        write_whole(html, diagnosis_page(read_diagnosis(record)).encode())
     output = console()
     output.print(replace(diagnosis, steps=()))
     # A line to run is one line, however narrow the terminal is.

@@ -28,27 +28,19 @@ def report(record: Path, /, *others: Path, out: Path | None = None, svg: Path | 
         _draw(record, out or (record if record.is_dir() else record.parent) / "report.html", svg)
 
 
-def show(record: Record) -> None:
-    """Print a record's tables and, last, what they say."""
-    from truenorm.lab.report.shown import shown
-
-    found = shown(record)
-    _print(found.tables, found.conclusion)
-
-
 def _draw(path: Path, out: Path, svg: Path | None) -> None:
     from truenorm.lab.report.shown import shown
 
-    found = shown(Record.load(path))
-    _print(found.tables, found.conclusion)
+    showing = shown(Record.load(path))
+    print_tables(showing.tables, showing.conclusion)
     if svg is not None:
-        figures, labels = found.figures()
+        figures, labels = showing.figures()
         _write_svgs(figures, svg, labels)
-    _write_page(found.page(), out)
+    _write_page(showing.page(), out)
 
 
 def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
-    from truenorm.lab.report.claims.judged import is_of_claims
+    from truenorm.lab.report.claims.record import is_of_claims
     from truenorm.lab.report.comparison import (
         Comparison,
         comparison_conclusion,
@@ -56,14 +48,17 @@ def _compare(paths: Sequence[Path], out: Path, svg: Path | None) -> None:
         comparison_page,
         comparison_table,
     )
+    from truenorm.lab.report.diagnosis import is_of_a_diagnosis
 
     records = {name: Record.load(path) for name, path in _named(paths).items()}
-    if of_claims := [name for name, record in records.items() if is_of_claims(record)]:
-        raise InvalidInput(
-            f"{of_claims[0]} is a record of claims; side by side stand records of studies: draw it alone"
-        )
+    for name, record in records.items():
+        for kind, of_kind in (("claims", is_of_claims), ("a diagnosis", is_of_a_diagnosis)):
+            if of_kind(record):
+                raise InvalidInput(
+                    f"{name} is a record of {kind}; side by side stand records of studies: draw it alone"
+                )
     comparison = Comparison(records)
-    _print([comparison_table(comparison)], comparison_conclusion(comparison))
+    print_tables([comparison_table(comparison)], comparison_conclusion(comparison))
     if svg is not None:
         _write_svgs(comparison_figures(comparison), svg, [""])
     _write_page(comparison_page(comparison), out)
@@ -80,7 +75,8 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names if different else map(str, paths), paths, strict=True))
 
 
-def _print(tables: "Sequence[Table | ClaimsTable]", sentence: str) -> None:
+def print_tables(tables: "Sequence[Table | ClaimsTable]", sentence: str) -> None:
+    """Print tables and, last, what they say."""
     from truenorm.cli.terminal import console
 
     output = console()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:  # what shows a record need not import what makes one
-    from truenorm.lab.study.grid import Progress as OnProgress
+    from truenorm.lab.jobs.runner import Progress as OnProgress
 
 WIDE = 150
 """Columns of output that no terminal cuts: files and pipes."""

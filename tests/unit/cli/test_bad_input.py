@@ -8,7 +8,7 @@ import pytest
 import torch
 from inline_snapshot import snapshot
 
-from truenorm.lab.study import job
+from truenorm.lab.study import study as running
 from truenorm.record import Record
 
 
@@ -25,7 +25,7 @@ def study(truenorm):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(job, "run", lambda *args: pytest.fail("it trained"))
+    monkeypatch.setattr(running, "measure_trial", lambda *args: pytest.fail("it trained"))
 
 
 pytestmark = pytest.mark.usefixtures("truenorm")
@@ -260,6 +260,6 @@ def test_a_record_of_something_else(truenorm, tmp_path):
 
 def test_our_own_mistakes_are_not_hidden(truenorm, monkeypatch):
     """A bug is a traceback with its place, never a sentence that blames the user."""
-    monkeypatch.setattr(job, "run", lambda *args: 1 / 0)
+    monkeypatch.setattr(running, "measure_trial", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         truenorm("study", "--limit", "100")

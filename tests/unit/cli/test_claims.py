@@ -18,14 +18,14 @@ SMALL = "tiny --limit 100 --quick --processes 1 --out out".split()  # noqa: SIM9
 STOPPED = "truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there"
 
 
-def cells(bench):
-    return [Cell(arm=arm, lrs=(0.05, 0.2), steps=3 * len(bench.feed("train", 32))) for arm in ("none", "bn")]
+def cells(context):
+    return [Cell(arm=arm, lrs=(0.05, 0.2), steps=3 * len(context.feed("train", 32))) for arm in ("none", "bn")]
 
 
-def run(trial, bench, on_step):
-    network = initialised(lambda: dense(bench, NORMS[trial.arm], depth=1, width=12), trial.seed)
-    trained(network, bench.feed("train", 32), trial, on_step, epochs=3)
-    found = scored(network, bench, "validation" if trial.tuning else "test")
+def run(trial, context, on_step):
+    network = initialised(lambda: dense(context, NORMS[trial.arm], depth=1, width=12), trial.seed)
+    trained(network, context.feed("train", 32), trial, on_step, epochs=3)
+    found = scored(network, context, "validation" if trial.tuning else "test")
     yield trial.row("accuracy", found.accuracy, n=found.num)
 
 
@@ -47,9 +47,9 @@ def catalogue(monkeypatch):
     """Only the tiny claim; called with a function that is asked before each trial."""
 
     def put(before=lambda trial: None):
-        def watched(trial, bench, on_step):
+        def watched(trial, context, on_step):
             before(trial)
-            return run(trial, bench, on_step)
+            return run(trial, context, on_step)
 
         monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", (replace(TINY, run=watched),))
         monkeypatch.setattr(
@@ -90,10 +90,10 @@ def test_a_report_gives_byte_for_byte_what_it_gave(measured, truenorm, tmp_path)
 
 
 def test_this_comparison_sees_another_record(measured, truenorm, tmp_path):
-    """Planted: one accuracy one image higher."""
+    """Planted: one effect one image larger."""
     path = tmp_path / "out" / "record.json"
     data = json.loads(path.read_text())
-    data["rows"][0][4] += 1 / 359
+    data["configuration"]["catalogue"][0]["effects"][0]["0"] += 1 / 359
     path.write_text(json.dumps(data))
     assert truenorm("report", "out").out.rpartition("\npage: ")[0] != measured.out.rpartition("\nrecord: ")[0]
 
@@ -118,7 +118,25 @@ def test_several_records_are_refused(measured, truenorm):
     )
 
 
-def test_a_record_whose_claim_is_gone(measured, truenorm, monkeypatch):
+def test_a_record_is_shown_by_a_version_whose_catalogue_lacks_the_claim(measured, truenorm, monkeypatch, tmp_path):
+    tables, _, _ = measured.out.rpartition("\nrecord: ")
+    page = (tmp_path / "out" / "report.html").read_bytes()
+    other = replace(TINY, title="Batch norm is another", parts=())
+    for catalogue in ((), (other,)):
+        monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", catalogue)
+        ended = truenorm("report", "out")
+        assert (ended.code, ended.err, ended.out) == (0, "", tables + "\npage: out/report.html\n")
+        assert (tmp_path / "out" / "report.html").read_bytes() == page
+
+
+def test_a_record_of_before_whose_claim_is_gone(measured, truenorm, monkeypatch, tmp_path):
+    """Records of an older truenorm hold the names of their claims only."""
+    path = tmp_path / "out" / "record.json"
+    data = json.loads(path.read_text())
+    del data["configuration"]["catalogue"]
+    path.write_text(json.dumps(data))
+    tables, _, _ = measured.out.rpartition("\nrecord: ")
+    assert truenorm("report", "out").out == tables + "\npage: out/report.html\n"
     monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", ())
     ended = truenorm("report", "out")
     assert (ended.code, ended.sentence.partition("; ")[0]) == snapshot(

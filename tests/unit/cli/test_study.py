@@ -6,7 +6,7 @@ import sys
 import pytest
 from inline_snapshot import snapshot
 
-from truenorm.lab.study import job
+from truenorm.lab.study import study
 from truenorm.record import Record
 
 
@@ -117,10 +117,10 @@ def interrupt(monkeypatch, at):
             raise KeyboardInterrupt
         return real(trial, *rest)
 
-    monkeypatch.setattr(job, "run", stopped)
+    monkeypatch.setattr(study, "measure_trial", stopped)
 
 
-truenorm_run = job.run
+truenorm_run = study.measure_trial
 
 
 def test_ctrl_c_behind_a_trial(truenorm, tiny, monkeypatch):

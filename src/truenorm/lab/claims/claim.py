@@ -1,12 +1,12 @@
-"""What a claim is made of: what is said, what is trained for it, what is compared, and what is drawn. Plain values."""
+"""What a claim consists of: its text, what is trained for it, what is compared, and what is drawn."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.record import Measurement
 
 Unit = Literal["points", "factor", "plain"]
@@ -14,24 +14,33 @@ Unit = Literal["points", "factor", "plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One comparison that a claim stands or falls by: positive is as the claim has it.
+class Comparison:
+    """One comparison that a claim stands or falls by, as a page prints it: positive is as the claim has it.
 
     Args:
         name: the condition in a few words, such as `batch 512`; it completes "holds for …".
         says: what the effect is, such as `largest rate that trains, batch norm over none`.
-        effect: the record's numbers → seed → effect.
-        margin: the smallest effect that would be worth the claim's words, fixed before any run; positive.
+        margin: the minimum relevant effect, fixed before any run; positive.
         unit: of effect and margin.
         resolution: the step in which effects come, where they come in steps; `one image` of the test images.
     """
 
     name: str
     says: str
-    effect: Callable[[Evidence], Mapping[int, float]]
     margin: float
     unit: Unit
     resolution: float | Literal["one image"] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Comparison):
+    """A comparison of the catalogue.
+
+    Args:
+        effect: the record's numbers → seed → effect.
+    """
+
+    effect: Callable[[Evidence], Mapping[int, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +109,8 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A claim about batch norm, and everything by which it is judged.
+class ClaimText:
+    """What a page prints of a claim; a record holds it.
 
     Args:
         number: in the list of claims.
@@ -119,9 +128,6 @@ class Claim:
         parts: what it stands or falls by.
         columns: of its table.
         picture: its chart.
-        cells: what is done, given the bench.
-        run: a trial and its bench → what was measured; of a trial that tunes, one row whose value is the better the
-            higher. `on_step` is called after each step of training.
     """
 
     number: int
@@ -136,8 +142,22 @@ class Claim:
     control: str
     measure: str
     arms: Mapping[str, str]
-    parts: tuple[Part, ...]
+    parts: tuple[Comparison, ...]
     columns: tuple[Column, ...]
     picture: Picture
-    cells: Callable[[Bench], Sequence[Cell]]
-    run: Callable[[Trial, Bench, Callable[[], None]], Iterator[Measurement]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(ClaimText):
+    """A claim about batch norm, and everything by which it is judged.
+
+    Args:
+        parts: what it stands or falls by, and how each effect is computed.
+        cells: what is done, given the context.
+        run: a trial and its context → what was measured; of a trial that tunes, one row whose value is the better the
+            higher. `on_step` is called after each step of training.
+    """
+
+    parts: tuple[Part, ...]
+    cells: Callable[[ClaimsContext], Sequence[Cell]]
+    run: Callable[[ClaimTrial, ClaimsContext, Callable[[], None]], Iterator[Measurement]]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.networks.norms import BatchNorm, NormLayer, group_norm
 from truenorm.lab.networks.plain import cnn, mlp
 from truenorm.nn.batchfree import BatchFreeNorm
@@ -58,7 +58,7 @@ ARMS: Mapping[str, str] = {
 
 
 def dense(
-    bench: Bench,
+    context: ClaimsContext,
     norm_layer: NormLayer,
     *,
     depth: int = 4,
@@ -67,16 +67,16 @@ def dense(
 ) -> nn.Module:
     """The study's MLP with hidden layers of equal width."""
     return mlp(
-        bench.input_shape, bench.num_classes, norm_layer=norm_layer, widths=(width,) * depth, activation=activation
+        context.input_shape, context.num_classes, norm_layer=norm_layer, widths=(width,) * depth, activation=activation
     )
 
 
-def convolutional(bench: Bench, norm_layer: NormLayer) -> nn.Module:
+def convolutional(context: ClaimsContext, norm_layer: NormLayer) -> nn.Module:
     """The study's CNN."""
-    return cnn(bench.input_shape, bench.num_classes, norm_layer=norm_layer)
+    return cnn(context.input_shape, context.num_classes, norm_layer=norm_layer)
 
 
-NETWORKS: Mapping[str, Callable[[Bench, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
+NETWORKS: Mapping[str, Callable[[ClaimsContext, NormLayer], nn.Module]] = {"mlp": dense, "cnn": convolutional}
 """Name → what makes it, of networks that see images as they are."""
 
 

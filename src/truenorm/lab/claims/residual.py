@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.bench import Bench
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.networks.norms import NormLayer
 
 
@@ -53,7 +53,7 @@ class ResidualLayer(nn.Module):
 
 
 def residual(
-    bench: Bench,
+    context: ClaimsContext,
     norm_layer: NormLayer,
     *,
     depth: int,
@@ -63,16 +63,16 @@ def residual(
     """As many linear layers, norms and ReLUs as the plain MLP of this depth has, each layer but the first with a skip.
 
     Args:
-        bench: for the shapes.
+        context: for the shapes.
         norm_layer: makes a norm from a number of channels.
         depth: hidden layers, `layer1` to `layer{depth}`.
         width: of each.
         end: makes what each branch ends with, such as `SkipInit`.
     """
-    channels, height, images_width = bench.input_shape
+    channels, height, images_width = context.input_shape
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     layers["layer1"] = nn.Linear(channels * height * images_width, width, bias=False)
     for layer in range(2, depth + 1):
         layers[f"layer{layer}"] = ResidualLayer(width, norm_layer, end)
-    layers |= {"norm": norm_layer(width), "relu": nn.ReLU(), "classes": nn.Linear(width, bench.num_classes)}
+    layers |= {"norm": norm_layer(width), "relu": nn.ReLU(), "classes": nn.Linear(width, context.num_classes)}
     return nn.Sequential(OrderedDict(layers))

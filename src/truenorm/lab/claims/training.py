@@ -10,15 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.bench import Bench
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.context import ClaimsContext
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
 from truenorm.lab.images.sets import Split
 from truenorm.lab.study.training import Recipe, Training, predict
 from truenorm.metrics.classification import Scores, scores
 
 
-def training(network: nn.Module, feed: Feed, trial: Trial, *, epochs: int, schedule: str = "cosine") -> Training:
+def training(network: nn.Module, feed: Feed, trial: ClaimTrial, *, epochs: int, schedule: str = "cosine") -> Training:
     """A training of the trial's rate and seed by SGD with momentum 0.9, and nothing else that regularises."""
     assert trial.lr is not None and schedule in ("cosine", "constant")
     recipe = Recipe(epochs=epochs, lr=trial.lr, optimizer="sgd", schedule=schedule, weight_decay=0.0, seed=trial.seed)
@@ -26,7 +26,13 @@ def training(network: nn.Module, feed: Feed, trial: Trial, *, epochs: int, sched
 
 
 def trained(
-    network: nn.Module, feed: Feed, trial: Trial, on_step: Callable[[], None], *, epochs: int, schedule: str = "cosine"
+    network: nn.Module,
+    feed: Feed,
+    trial: ClaimTrial,
+    on_step: Callable[[], None],
+    *,
+    epochs: int,
+    schedule: str = "cosine",
 ) -> Training:
     """Such a training from its first epoch to its last.
 
@@ -39,14 +45,14 @@ def trained(
     return whole
 
 
-def scored(network: nn.Module, bench: Bench, part: str) -> Scores:
+def scored(network: nn.Module, context: ClaimsContext, part: str) -> Scores:
     """What the network gives in evaluation mode on a part of the images.
 
     Raises:
         Diverged: what it gives is not finite.
     """
     assert part in ("train", "validation", "test")
-    feed = bench.feed(part, EVALUATION_BATCH)
+    feed = context.feed(part, EVALUATION_BATCH)
     return scores(predict(network, feed), feed.split.labels)
 
 
@@ -55,10 +61,10 @@ def first(feed: Feed, num: int) -> Feed:
     return replace(feed, split=Split(feed.split.images[:num], feed.split.labels[:num]))
 
 
-def loss_on(network: nn.Module, bench: Bench, part: str, limit: int) -> float:
+def loss_on(network: nn.Module, context: ClaimsContext, part: str, limit: int) -> float:
     """The loss in evaluation mode on the first images of a part; infinite where it is not finite."""
     assert part in ("train", "validation", "test")
-    feed = first(bench.feed(part, EVALUATION_BATCH), limit)
+    feed = first(context.feed(part, EVALUATION_BATCH), limit)
     try:
         return F.cross_entropy(predict(network, feed), feed.split.labels).item()
     except Diverged:

@@ -1,58 +1,46 @@
-"""One piece of work for a claim: an arm, a place, a rate, a seed; known by the hash of all of it."""
+"""One piece of work for a claim: an arm, a place, a learning rate, a seed."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from truenorm.lab.study.configuration import digest
+from truenorm.lab.jobs.job import Trial
 from truenorm.record import Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """What is done once.
+class ClaimTrial(Trial):
+    """What is done once. The seed is of weights, order, and whatever else is drawn.
 
     Args:
         claim: its name.
         arm: what is compared.
-        seed: of weights and order, and of whatever else is drawn.
         where: the place, such as `{"batch_size": 16}`.
-        lr: the learning rate; None where nothing is trained.
-        tuning: whether it is only to choose the rate by.
         shared: what all trials of the run have in common.
 
     Example:
-        >>> a, b = (Trial(claim="rates", arm="bn", seed=seed, where={"batch_size": 16}) for seed in (0, 1))
+        >>> a, b = (ClaimTrial(claim="rates", arm="bn", seed=seed, where={"batch_size": 16}) for seed in (0, 1))
         >>> str(a), a.id == b.id
         ('rates, bn, batch size 16, seed 0', False)
     """
 
     claim: str
     arm: str
-    seed: int
     where: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    lr: float | None = None
-    tuning: bool = False
     shared: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def __str__(self) -> str:
-        places = [
+    def place(self) -> tuple[str, ...]:
+        """Claim, arm and place."""
+        where = (
             f"{name.replace('_', ' ')} {value:g}" if isinstance(value, int | float) else str(value)
             for name, value in self.where.items()
-        ]
-        what = f"trying rate {self.lr:g}" if self.tuning else f"seed {self.seed}"
-        return ", ".join([self.claim, self.arm, *places, what])
+        )
+        return self.claim, self.arm, *where
 
-    @property
-    def id(self) -> str:
-        """Ten hexadecimal digits."""
-        return digest(self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """All that its outcome depends on but data and versions, in the kinds of JSON."""
-        told = {"claim": self.claim, "arm": self.arm, "seed": self.seed, "where": dict(self.where), "lr": self.lr}
-        return json.loads(json.dumps(told | dict(self.shared) | ({"tuning": True} if self.tuning else {})))
+    def values(self) -> dict[str, Any]:
+        """All that the outcome depends on, apart from data and versions."""
+        own = {"claim": self.claim, "arm": self.arm, "seed": self.seed, "where": dict(self.where), "lr": self.lr}
+        return own | dict(self.shared)
 
     def row(self, metric: str, value: float, arm: str | None = None, *, n: int | None = None) -> Measurement:
         """A number of this trial; of another arm, where one training serves several."""

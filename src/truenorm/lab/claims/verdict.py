@@ -1,4 +1,4 @@
-r"""The rule that turns numbers into verdicts. It knows nothing of batch norm, and nobody overrules it.
+r"""The rule that turns numbers into verdicts. It is the same for every claim.
 
 Of each part of a claim the effect is taken seed by seed (positive is as the claim has it), and two questions are asked
 by a t test over seeds, each at 5 % for the whole catalogue together (Holm):
@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from truenorm.lab.claims.claim import Claim, Part
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.claim import ClaimText, Comparison
+from truenorm.lab.claims.measured import MeasuredClaim
 from truenorm.metrics.intervals import Interval, holm, paired
 from truenorm.record import Record
 
@@ -47,7 +47,7 @@ class Finding:
         seeds: how many gave an effect.
     """
 
-    part: Part
+    part: Comparison
     effect: Interval | None
     ruling: Ruling
     seeds: int
@@ -63,45 +63,46 @@ class Verdict:
         findings: part by part.
     """
 
-    claim: Claim
+    claim: ClaimText
     ruling: Ruling
     findings: tuple[Finding, ...]
 
     @property
     def condition(self) -> str:
         """For which parts it holds, for which it does not, and of which nothing can be told; "" where all agree."""
-        said: list[str] = []
+        parts: list[str] = []
         for ruling, words in (("holds", "holds for"), ("does not hold", "not for"), ("cannot tell", "undecided for")):
             names = [finding.part.name for finding in self.findings if finding.ruling == ruling]
             if names and len(names) < len(self.findings):
-                said.append(f"{words} {', '.join(names)}")
-        return "; ".join(said)
+                parts.append(f"{words} {', '.join(names)}")
+        return "; ".join(parts)
 
 
-def verdicts(record: Record, catalogue: Sequence[Claim]) -> tuple[Verdict, ...]:
-    """The verdict of each claim of the catalogue that a record has numbers of.
+def verdicts(record: Record, claims: Sequence[MeasuredClaim]) -> tuple[Verdict, ...]:
+    """The verdict of each claim that a record has numbers of.
 
     Args:
-        record: of `truenorm claims`.
-        catalogue: claims to look for in it.
+        record: of `truenorm claims`; the size of the family and of the test set are read from it.
+        claims: to look for in it.
     """
-    effects: dict[_Key, Mapping[int, float]] = {}
-    for claim in catalogue:
-        evidence = Evidence(record, claim.name)
-        effects |= {(claim.name, part.name): part.effect(evidence) for part in claim.parts}
-    parts = {(claim.name, part.name): part for claim in catalogue for part in claim.parts}
+    parts = {(claim.text.name, part.name): part for claim in claims for part in claim.text.parts}
+    effects = {
+        (claim.text.name, part.name): effect
+        for claim in claims
+        for part, effect in zip(claim.text.parts, claim.effects, strict=True)
+    }
     step = 1 / record.configuration["images"]["test"]
     steps = {key: step if part.resolution == "one image" else part.resolution for key, part in parts.items()}
     family = record.configuration["family"]
-    shown = _adjusted({key: _test(found, 0.0, steps[key]) for key, found in effects.items()}, family)
-    small = _adjusted({key: _test(found, parts[key].margin, steps[key]) for key, found in effects.items()}, family)
+    shown = _adjusted({key: _test(effect, 0.0, steps[key]) for key, effect in effects.items()}, family)
+    small = _adjusted({key: _test(effect, parts[key].margin, steps[key]) for key, effect in effects.items()}, family)
     measured = {str(trial.get("claim")) for trial in record.trials.values()}
     return tuple(
         _verdict(
-            claim, [_finding(part, shown[claim.name, part.name], small[claim.name, part.name]) for part in claim.parts]
+            text, [_finding(part, shown[text.name, part.name], small[text.name, part.name]) for part in text.parts]
         )
-        for claim in catalogue
-        if claim.name in measured
+        for text in (claim.text for claim in claims)
+        if text.name in measured
     )
 
 
@@ -117,11 +118,11 @@ def rule(rulings: Sequence[Ruling]) -> Ruling:
     return "depends" if "holds" in rulings else "cannot tell"
 
 
-def _verdict(claim: Claim, findings: Sequence[Finding]) -> Verdict:
+def _verdict(claim: ClaimText, findings: Sequence[Finding]) -> Verdict:
     return Verdict(claim=claim, ruling=rule([found.ruling for found in findings]), findings=tuple(findings))
 
 
-def _finding(part: Part, shown: Interval | None, small: Interval | None) -> Finding:
+def _finding(part: Comparison, shown: Interval | None, small: Interval | None) -> Finding:
     seeds = 0 if shown is None else shown.n
     ruling: Ruling = "cannot tell"
     if shown is not None and small is not None and seeds >= FEWEST:

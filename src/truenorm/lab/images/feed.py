@@ -1,12 +1,14 @@
 """Images in memory as the batches that training, passes and evaluation read."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from truenorm.lab.images.sets import Split
+from truenorm.lab.images.sets import ImageSet, Split
 
 EVALUATION_BATCH = 1000
 """Images per batch where nothing depends on it."""
@@ -78,3 +80,29 @@ class Feed:
     def resized(self, batch_size: int) -> "Feed":
         """The same images in batches of another size."""
         return replace(self, batch_size=batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledImages:
+    """A data set and the scale of its training images: what a network is trained on.
+
+    Args:
+        images: the data set, on the device that computes.
+        scale: of its training images.
+    """
+
+    images: ImageSet
+    scale: Scale
+
+    def feed(self, part: Literal["train", "validation", "test"], batch_size: int) -> Feed:
+        """The batches of a part, in its own order; of the training part as training takes them."""
+        split: Split = getattr(self.images, part)
+        return Feed(split, self.scale, batch_size, drop_single=part == "train")
+
+    @property
+    def pixels(self) -> tuple[str, list[int]]:
+        """Identifies the data: a hash of every pixel and label; the number of classes and the shape of an image."""
+        content = hashlib.sha256()
+        for part in (self.images.train, self.images.validation, self.images.test):
+            content.update(part.images.cpu().numpy().tobytes() + part.labels.cpu().numpy().tobytes())
+        return content.hexdigest(), [len(self.images.classes), *self.images.train.images.shape[1:]]

@@ -3,6 +3,7 @@
 from truenorm.lab.report.claims.page import claims_page
 from truenorm.lab.report.comparison import Comparison, comparison_page
 from truenorm.lab.report.diagnosis import diagnosis_page
+from truenorm.lab.report.shown import shown
 from truenorm.lab.report.study import study_page
 
-__all__ = ["Comparison", "claims_page", "comparison_page", "diagnosis_page", "study_page"]
+__all__ = ["Comparison", "claims_page", "comparison_page", "diagnosis_page", "shown", "study_page"]

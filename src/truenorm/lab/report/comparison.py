@@ -1,14 +1,13 @@
 """Several records side by side: each arm against the same arm of the first record."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from truenorm.errors import InvalidInput
 from truenorm.lab.report.charts.forest import difference_by_record, forest_rows
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
-from truenorm.lab.report.settings import settings
-from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared, only_summary
 from truenorm.metrics.intervals import Interval, holm, paired
 from truenorm.record import Record
 from truenorm.show import Table
@@ -16,30 +15,28 @@ from truenorm.show import Table
 _ONE_SEED = "No arm has two seeds in common with the first record: nothing can be told from noise."
 
 
-@dataclass(frozen=True, slots=True)
 class Comparison:
-    """Records of one setting each, by name; the first is what the others are held against.
+    """Records of one setting each, by name; the first is what the others are compared with.
 
     Args:
         records: name → record; two or more.
+
+    Attributes:
+        summaries: name → what the record says.
 
     Raises:
         InvalidInput: one of them holds several settings.
         InvalidRecord: one of them is not of a study.
     """
 
-    records: Mapping[str, Record]
-
-    def __post_init__(self) -> None:
-        for name, record in self.records.items():
-            many = len(settings(record))
-            if many > 1:
+    def __init__(self, records: Mapping[str, Record]) -> None:
+        self.records = records
+        self.summaries: dict[str, StudySummary] = {}
+        for name, record in records.items():
+            study = read_study(record)
+            if (many := len(study.settings)) > 1:
                 raise InvalidInput(f"{name} holds {many} settings; records side by side hold one each")
-
-    @property
-    def summaries(self) -> dict[str, StudySummary]:
-        """Name → what the record says."""
-        return {name: StudySummary(record) for name, record in self.records.items()}
+            self.summaries[name] = only_summary(study)
 
     @property
     def first(self) -> str:
@@ -55,16 +52,16 @@ class Comparison:
     @property
     def same_test(self) -> bool:
         """Whether all answer the same test images; else there is nothing that their difference would mean."""
-        tests = [(one.data, one.images["test"], one.images["imbalance"]) for one in self.summaries.values()]
+        tests = [(one.data, one.images.test, one.images.imbalance) for one in self.summaries.values()]
         return len(set(tests)) == 1
 
     def differences(self) -> dict[tuple[str, str], Interval]:
         """(arm, name) → that record minus the first, in points, paired by seed; empty where tests differ."""
         if not self.same_test:
             return {}
-        summaries = self.summaries
+        summaries = dict(self.summaries)
         base = summaries.pop(self.first)
-        step = 100 / base.images["test"]
+        step = 100 / base.images.test
         found: dict[tuple[str, str], Interval] = {}
         for arm in self.arms:
             before = base.seeds_of(arm, "accuracy")
@@ -116,7 +113,7 @@ def comparison_conclusion(comparison: Comparison) -> str:
     """What differs beyond noise, or why nothing is compared."""
     differences = comparison.differences()
     if not comparison.same_test:
-        tests = dict.fromkeys(f"{one.images['test']:,} of {one.data}" for one in comparison.summaries.values())
+        tests = dict.fromkeys(f"{one.images.test:,} of {one.data}" for one in comparison.summaries.values())
         return f"No differences are taken: the records answer other test images ({', '.join(tests)})."
     tested = sum(found.p is not None for found in differences.values())
     if not tested:
@@ -187,7 +184,7 @@ def _letters(many: int) -> list[str]:
 
 def _seeds(summary: StudySummary) -> str:
     many = len(summary.seeds)
-    return f" ({many} seed{'s' if many > 1 else ''}, {summary.images['test']:,} images of {summary.data} to test)"
+    return f" ({many} seed{'s' if many > 1 else ''}, {summary.images.test:,} images of {summary.data} to test)"
 
 
 def _told(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from truenorm.lab.report.settings import Setting, asked, settings, spoken
+from truenorm.lab.report.study_record import SettingResults, format_place
 from truenorm.lab.report.summary import BASELINE, NETWORK_NORMS, StudySummary, cell, signed
 from truenorm.metrics.intervals import Interval, first_of, holm, mean_interval, paired
 from truenorm.show import Table
@@ -42,7 +42,7 @@ class Contrast:
     def differences(self, summaries: Sequence[StudySummary]) -> dict[str, Interval]:
         """Label of a setting → the difference there; settings that lack one of the arms are left out."""
         found = {
-            summary.chosen.label: summary.difference(self.arm, "accuracy", 100, to=self.to) for summary in summaries
+            summary.setting.label: summary.difference(self.arm, "accuracy", 100, to=self.to) for summary in summaries
         }
         return {label: difference for label, difference in found.items() if difference is not None}
 
@@ -53,7 +53,7 @@ class Contrast:
         common = [seed for seed in arm if seed in to]
         if not common:
             return None
-        step = 100 / max(summary.images["test"] for summary in having) / len(having)
+        step = 100 / max(summary.images.test for summary in having) / len(having)
         return paired([arm[seed] for seed in common], [to[seed] for seed in common], resolution=step)
 
 
@@ -148,7 +148,7 @@ def overviews(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:
     told = {contrast: differences for contrast in CONTRASTS if (differences := contrast.differences(summaries))}
     same = [contrast for contrast in told if contrast.same_weights]
     others = [contrast for contrast in told if not contrast.same_weights]
-    record = summaries[0].record
+    study = summaries[0].study
     notes = [
         "Points of accuracy, mean ± 95 % interval over seeds; differences are paired by seed. "
         "*: beyond noise, Holm over the settings of that contrast.",
@@ -158,14 +158,14 @@ def overviews(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:
         "0. Those of some settings are not tested.",
         *_questions(same, told, summaries),
     ]
-    if not record.complete:
+    if not study.record.complete:
         notes.append("The study was not finished: fewer trials than asked for.")
     counted = counted_settings(summaries)
     first = Table(
         title=f"{counted}: same weights, other statistics" if others else counted,
         columns=("setting", "seeds", "static-0.1 %", *(contrast.name for contrast in same)),
         rows=_rows(summaries, {contrast: told[contrast] for contrast in same}),
-        notes=(*notes, *diverged(settings(record)), *record.notes),
+        notes=(*notes, *diverged(study.settings), *study.record.notes),
     )
     if not others:
         return (first,)
@@ -181,11 +181,11 @@ def overviews(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:
 def groups(summaries: Sequence[StudySummary]) -> dict[str, list[StudySummary]]:
     """The settings at each place of an axis, for axes of several places, but fewer than there are settings."""
     found: dict[str, list[StudySummary]] = {}
-    for axis in summaries[0].chosen.values:
-        places = dict.fromkeys(summary.chosen.values[axis] for summary in summaries)
+    for axis in summaries[0].setting.values:
+        places = dict.fromkeys(summary.setting.values[axis] for summary in summaries)
         if 1 < len(places) < len(summaries):
             for place in places:
-                found[spoken(axis, place)] = [one for one in summaries if one.chosen.values[axis] == place]
+                found[format_place(axis, place)] = [one for one in summaries if one.setting.values[axis] == place]
     return found
 
 
@@ -200,10 +200,10 @@ def _rows(
 
     rows = [
         (
-            summary.chosen.label,
+            summary.setting.label,
             str(len(summary.seeds)),
             cell(summary.interval(BASELINE, "accuracy", 100), 2),
-            *(difference(contrast, summary.chosen.label) for contrast in told),
+            *(difference(contrast, summary.setting.label) for contrast in told),
         )
         for summary in summaries
     ]
@@ -240,7 +240,7 @@ def _sentence(half: Concentration) -> str:
 
 def counted_settings(summaries: Sequence[StudySummary]) -> str:
     """`3 settings`, or `2 of 3 settings` where the others have no result."""
-    shown, all_of_them = len(summaries), asked(summaries[0].record)
+    shown, all_of_them = len(summaries), summaries[0].study.num_asked
     return f"{shown} settings" if shown == all_of_them else f"{shown} of {all_of_them} settings"
 
 
@@ -276,11 +276,11 @@ def _what_it_takes(families: Sequence[Mapping[str, Interval]]) -> tuple[str, ...
     )
 
 
-def diverged(found: Sequence[Setting]) -> tuple[str, ...]:
+def diverged(settings: Sequence[SettingResults]) -> tuple[str, ...]:
     """A sentence for each trial that gave no numbers."""
     return tuple(
         f"Diverged: {setting.label}{': ' if setting.label else ''}{sentence}"
-        for setting in found
+        for setting in settings
         for sentence in setting.diverged
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from truenorm.lab.report.grid import CONTRASTS, beyond_noise, concentration, counted_settings
-from truenorm.lab.report.settings import asked
 from truenorm.lab.report.summary import BASELINE, StudySummary, compared
 from truenorm.metrics.intervals import Interval
 from truenorm.show import number
@@ -41,7 +40,7 @@ def grid_headline(summaries: Sequence[StudySummary]) -> str:
     counted = f"is shown to do better in {better or 'none'} of {len(differences)}"
     counted += f", and worse in {worse}" if worse else ""
     said = f"A momentum for each layer (dmbn) {_in_the_mean(contrast.mean(summaries), differences)}{counted}"
-    lacking = asked(summaries[0].record) - len(differences)
+    lacking = summaries[0].study.num_asked - len(differences)
     return f"{said}; of {lacking} more there is no result." if lacking else f"{said}."
 
 

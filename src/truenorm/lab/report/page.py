@@ -133,10 +133,16 @@ def needed() -> None:
             import_module(module)
 
 
+_NOT_FACTS = ("arm_notes", "catalogue")
+"""Values of a configuration that are text of the page, or of an older format."""
+
+
 def _facts(record: Record) -> dict[str, Mapping[str, str]]:
     """Tables of name and value for the end of the page."""
     return {
-        "configuration": {name: _value(value) for name, value in record.configuration.items() if name != "arm_notes"},
+        "configuration": {
+            name: _value(value) for name, value in record.configuration.items() if name not in _NOT_FACTS
+        },
         "versions": dict(record.versions),
         "machine": {name: _value(value) for name, value in record.machine.items()},
     }

@@ -3,12 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truenorm.lab.report.claims.judged import is_of_claims, judged
+from truenorm.lab.report.charts.diagnosis import error_by_layer
 from truenorm.lab.report.claims.page import claims_figures, claims_page
+from truenorm.lab.report.claims.record import ClaimsRecord, is_of_claims, read_claims
 from truenorm.lab.report.claims.table import ClaimsTable, claims_conclusion
+from truenorm.lab.report.diagnosis import (
+    DiagnosisRecord,
+    diagnosis_conclusion,
+    diagnosis_page,
+    diagnosis_tables,
+    is_of_a_diagnosis,
+    read_diagnosis,
+)
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.study import study_page, study_sections
-from truenorm.lab.report.summary import summaries
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import StudySummary, summaries
 from truenorm.lab.report.tables import study_conclusion, study_tables
 from truenorm.record import Record
 from truenorm.show import Table
@@ -32,33 +42,44 @@ class Shown:
 
 
 def shown(record: Record) -> Shown:
-    """What there is to show, by what the record is of.
+    """What there is to show, by what the record is of; the record is parsed once.
 
     Raises:
         InvalidRecord: it is of no command that shows records, or damaged.
     """
-    return _claims(record) if is_of_claims(record) else _study(record)
+    if is_of_claims(record):
+        return _claims(read_claims(record))
+    if is_of_a_diagnosis(record):
+        return _diagnosis(read_diagnosis(record))
+    return _study(summaries(read_study(record)))
 
 
-def _claims(record: Record) -> Shown:
-    found = judged(record)
+def _claims(claims: ClaimsRecord) -> Shown:
     return Shown(
-        tables=(ClaimsTable(judged=found),),
-        conclusion=claims_conclusion(found),
-        page=lambda: claims_page(record),
-        figures=lambda: (claims_figures(found), ("",)),
+        tables=(ClaimsTable(claims=claims),),
+        conclusion=claims_conclusion(claims),
+        page=lambda: claims_page(claims),
+        figures=lambda: (claims_figures(claims), ("",)),
     )
 
 
-def _study(record: Record) -> Shown:
+def _diagnosis(diagnosis: DiagnosisRecord) -> Shown:
+    return Shown(
+        tables=diagnosis_tables(diagnosis),
+        conclusion=diagnosis_conclusion(diagnosis),
+        page=lambda: diagnosis_page(diagnosis),
+        figures=lambda: (error_by_layer(diagnosis.record), ("",)),
+    )
+
+
+def _study(settings: Sequence[StudySummary]) -> Shown:
     def figures() -> tuple[Sequence[Figure], Sequence[str]]:
-        found = summaries(record)
-        drawn = [one for section in study_sections(found) for one in section.figures]
-        return drawn, [summary.chosen.label for summary in found]
+        drawn = [each for section in study_sections(settings) for each in section.figures]
+        return drawn, [summary.setting.label for summary in settings]
 
     return Shown(
-        tables=study_tables(record),
-        conclusion=study_conclusion(record),
-        page=lambda: study_page(record),
+        tables=study_tables(settings),
+        conclusion=study_conclusion(settings),
+        page=lambda: study_page(settings),
         figures=figures,
     )

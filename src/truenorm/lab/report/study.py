@@ -10,8 +10,8 @@ from truenorm.lab.report.charts.training import during_training
 from truenorm.lab.report.grid import overviews
 from truenorm.lab.report.headline import grid_headline, headline, shift_sentence
 from truenorm.lab.report.page import Section, Tables, page
-from truenorm.lab.report.settings import spoken
-from truenorm.lab.report.summary import StudySummary, summaries
+from truenorm.lab.report.study_record import format_place
+from truenorm.lab.report.summary import StudySummary
 from truenorm.lab.report.tables import (
     arms_table,
     momentum_tables,
@@ -20,31 +20,29 @@ from truenorm.lab.report.tables import (
     study_conclusion,
     sweep_tables,
 )
-from truenorm.record import Record
 from truenorm.show import Table
 
 
-def study_page(record: Record) -> str:
+def study_page(summaries: Sequence[StudySummary]) -> str:
     """The page of a study: what was found, the tables, the charts, and how it was made.
 
     Args:
-        record: of `truenorm study`.
+        summaries: of its settings.
 
     Returns:
         HTML, complete in itself.
 
     Raises:
-        InvalidRecord: the record is not of a study.
         MissingExtra: what draws is not installed.
     """
-    first, *others = found = summaries(record)
+    first, *others = summaries
     return page(
-        _title(found),
-        grid_headline(found) if others else headline(first),
-        *study_sections(found),
-        text=(*(() if others else shift_sentence(first)), study_conclusion(record)),
-        settings=tuple(summary.chosen.label for summary in found),
-        record=record,
+        _title(summaries),
+        grid_headline(summaries) if others else headline(first),
+        *study_sections(summaries),
+        text=(*(() if others else shift_sentence(first)), study_conclusion(summaries)),
+        settings=tuple(summary.setting.label for summary in summaries),
+        record=first.study.record,
     )
 
 
@@ -55,11 +53,11 @@ def study_sections(found: Sequence[StudySummary]) -> tuple[Section, ...]:
 
 def _title(found: Sequence[StudySummary]) -> str:
     """What the settings have in common."""
-    first = found[0].chosen.values
-    common = [axis for axis in first if all(summary.chosen.values[axis] == first[axis] for summary in found)]
+    first = found[0].setting.values
+    common = [axis for axis in first if all(summary.setting.values[axis] == first[axis] for summary in found)]
     seeds = sorted({len(summary.seeds) for summary in found})
     many = "1 seed" if seeds == [1] else f"{' to '.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} seeds"
-    return " · ".join(["truenorm study", *(spoken(axis, first[axis]) for axis in common if first[axis]), many])
+    return " · ".join(["truenorm study", *(format_place(axis, first[axis]) for axis in common if first[axis]), many])
 
 
 def _overview(found: Sequence[StudySummary]) -> tuple[Section, ...]:

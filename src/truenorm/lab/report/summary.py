@@ -1,59 +1,42 @@
 """What a setting of a study says about each arm: means, intervals, differences paired by seed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from truenorm.errors import InvalidInput, InvalidRecord
-from truenorm.lab.report.header import check_images
-from truenorm.lab.report.settings import Setting, settings
+from truenorm.lab.report.header import StudyImages, read_images
+from truenorm.lab.report.study_record import SettingResults, StudyRecord
 from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
-from truenorm.record import Measurement, Record
+from truenorm.record import Measurement
 
 BASELINE = "static-0.1"
 NETWORK_NORMS = ("bn-bfn", "gn")
 REFERENCES = ("joint", "sequential", "arriving")
 
 
-@dataclass(frozen=True, slots=True)
 class StudySummary:
-    """One setting of a record, looked up by arm, metric and seed.
+    """One setting of a study, looked up by arm, metric and seed.
 
     Args:
-        record: of `truenorm study`.
-        setting: one of `settings(record)`; None where there is one only.
+        study: the parsed record.
+        setting: one of its settings.
+
+    Attributes:
+        data: the name of the data set.
+        images: how many of which kind.
 
     Raises:
-        InvalidRecord: it holds no trial of a study, or its header is damaged.
-        InvalidInput: it holds several settings, and none was named.
+        InvalidRecord: it has no result, or the header does not describe its images.
     """
 
-    record: Record
-    setting: Setting | None = None
-    chosen: Setting = field(init=False, repr=False, compare=False)
-    _found: Mapping[tuple[str, str], tuple[Measurement, ...]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        chosen = self.setting or _only(self.record)
-        found: dict[tuple[str, str], list[Measurement]] = {}
-        for row in chosen.rows:
-            found.setdefault((row.arm, row.metric), []).append(row)
-        object.__setattr__(self, "chosen", chosen)  # frozen for everybody else
-        object.__setattr__(self, "_found", {key: tuple(rows) for key, rows in found.items()})
+    def __init__(self, study: StudyRecord, setting: SettingResults) -> None:
+        self.study, self.setting = study, setting
+        self._found: dict[tuple[str, str], list[Measurement]] = {}
+        for row in setting.rows:
+            self._found.setdefault((row.arm, row.metric), []).append(row)
         if not self.rows_of(BASELINE, "accuracy"):
-            raise _nothing_in(chosen)
-        check_images(self.record.configuration, self.data)
-
-    @property
-    def data(self) -> str:
-        """The name of the data set."""
-        return str(self.chosen.values["data"])
-
-    @property
-    def images(self) -> Mapping[str, Any]:
-        """How many images of which kind: train, validation, test, classes, image_shape, imbalance, balanced."""
-        return self.record.configuration["images"][self.data]
+            raise _nothing_in(setting)
+        self.data = str(setting.values["data"])
+        self.images: StudyImages = read_images(study.record.configuration, self.data)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -73,7 +56,7 @@ class StudySummary:
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers of the batch-norm network, in forward order."""
-        rows = self.chosen.rows
+        rows = self.setting.rows
         return tuple(dict.fromkeys(row.layer for row in rows if row.arm == BASELINE and row.layer is not None))
 
     @property
@@ -85,7 +68,7 @@ class StudySummary:
 
     def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
         """What was measured, trial by trial and layer by layer."""
-        return self._found.get((arm, metric), ())
+        return tuple(self._found.get((arm, metric), ()))
 
     def seeds_of(self, arm: str, metric: str, layer: str | None = None) -> dict[int, float]:
         """Seed → the value for the whole network; of a metric of layers, of that layer or the mean over all."""
@@ -97,7 +80,7 @@ class StudySummary:
 
     def seed_of(self, row: Measurement) -> int:
         """The seed of the trial that a row belongs to."""
-        return int(self.chosen.trials[row.trial]["seed"])
+        return int(self.setting.trials[row.trial]["seed"])
 
     def interval(self, arm: str, metric: str, scale: float = 1.0, *, layer: str | None = None) -> Interval | None:
         """Mean over seeds with its 95 % interval; None where nothing was measured."""
@@ -111,7 +94,7 @@ class StudySummary:
         if not common or arm == to:
             return None
         # An accuracy comes in steps of one test image.
-        step = scale / self.images["test"] if metric == "accuracy" else 0.0
+        step = scale / self.images.test if metric == "accuracy" else 0.0
         return paired([scale * a[seed] for seed in common], [scale * b[seed] for seed in common], resolution=step)
 
     def momenta_of(self, arm: str, layer: str) -> list[float]:
@@ -142,27 +125,42 @@ class StudySummary:
         return {arm: found[arm] for arm, p in adjusted.items() if p < 0.05}
 
     def _arms(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.arm for row in self.chosen.rows if row.metric == "accuracy"))
+        return tuple(dict.fromkeys(row.arm for row in self.setting.rows if row.metric == "accuracy"))
 
 
-def summaries(record: Record) -> tuple[StudySummary, ...]:
-    """Those settings of a record that have results; a plain study has one.
+def summaries(study: StudyRecord) -> tuple[StudySummary, ...]:
+    """Those settings of a study that have results; a plain study has one.
 
     Raises:
         InvalidRecord: none has.
     """
     found = [
         setting
-        for setting in settings(record)
+        for setting in study.settings
         if any(row.arm == BASELINE and row.metric == "accuracy" for row in setting.rows)
     ]
     if not found:
-        raise _nothing_in(*settings(record))
-    return tuple(StudySummary(record, setting) for setting in found)
+        raise _nothing_in(*study.settings)
+    return tuple(StudySummary(study, setting) for setting in found)
 
 
-def _nothing_in(*found: Setting) -> InvalidRecord:
-    diverged = [sentence for setting in found for sentence in setting.diverged]
+def only_summary(study: StudyRecord) -> StudySummary:
+    """The summary of a study of one setting.
+
+    Raises:
+        InvalidRecord: it has no result.
+        InvalidInput: there are several settings.
+    """
+    if len(study.settings) > 1:
+        labels = ", ".join(repr(setting.label) for setting in study.settings[:4])
+        raise InvalidInput(f"the record holds {len(study.settings)} settings ({labels}, …); say which")
+    if not study.settings:
+        raise _nothing_in()
+    return StudySummary(study, study.settings[0])
+
+
+def _nothing_in(*settings: SettingResults) -> InvalidRecord:
+    diverged = [sentence for setting in settings for sentence in setting.diverged]
     if diverged:
         return InvalidRecord(f"the study has no result to show; {diverged[0]}")
     return InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
@@ -175,14 +173,6 @@ def _momentum(arm: str) -> float | None:
     except ValueError:
         return None
     return momentum if 0 < momentum <= 1 else None
-
-
-def _only(record: Record) -> Setting:
-    found = settings(record)
-    if len(found) > 1:
-        named = ", ".join(repr(setting.label) for setting in found[:4])
-        raise InvalidInput(f"the record holds {len(found)} settings ({named}, …); say which")
-    return found[0] if found else Setting(label="", values={"data": None}, trials={}, rows=())
 
 
 def compared(summary: StudySummary) -> tuple[str, ...]:

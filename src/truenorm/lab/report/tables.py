@@ -1,34 +1,23 @@
 """A study's record as tables."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from truenorm.lab.report.grid import diverged, grid_conclusion, overviews
-from truenorm.lab.report.settings import asked, settings
-from truenorm.lab.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion, summaries
-from truenorm.record import Record
+from truenorm.lab.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion
 from truenorm.show import Table, number
 
 _CHOOSERS = ("dmbn", "dmbn-pooled", "adaptive", "dmbn-switch", "dmbn-online")
 
 
-def study_tables(record: Record) -> tuple[Table, ...]:
-    """The tables of a study: same weights, other networks, shift, momenta taken; of several settings their overview.
-
-    Raises:
-        InvalidRecord: the record is not of a study.
-    """
-    first, *others = summaries(record)
-    return overviews((first, *others)) if others else setting_tables(first)
+def study_tables(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:
+    """The tables of a study: same weights, other networks, shift, momenta taken; of several settings their overview."""
+    return overviews(summaries) if len(summaries) > 1 else setting_tables(summaries[0])
 
 
-def study_conclusion(record: Record) -> str:
-    """What is said below the tables: what was found, and what is within noise.
-
-    Raises:
-        InvalidRecord: the record is not of a study.
-    """
-    first, *others = summaries(record)
-    return grid_conclusion((first, *others)) if others else conclusion(first)
+def study_conclusion(summaries: Sequence[StudySummary]) -> str:
+    """The sentence below the tables: what differs, and what is within noise."""
+    return grid_conclusion(summaries) if len(summaries) > 1 else conclusion(summaries[0])
 
 
 def setting_tables(summary: StudySummary) -> tuple[Table, ...]:
@@ -98,30 +87,30 @@ def _notes(summary: StudySummary, *, alone: bool) -> tuple[str, ...]:
     data = summary.images
     seeds = len(summary.seeds)
     notes = [
-        f"{summary.data}: {data['train']:,} images to train on, {data['validation']:,} to choose by, "
-        f"{data['test']:,} to test; {seeds} seed{'s' if seeds > 1 else ''}; mean ± 95 % interval over seeds.",
+        f"{summary.data}: {data.train:,} images to train on, {data.validation:,} to choose by, "
+        f"{data.test:,} to test; {seeds} seed{'s' if seeds > 1 else ''}; mean ± 95 % interval over seeds.",
         "− static-0.1: paired by seed, on the same weights.",
     ]
-    if data["balanced"]:
+    if data.balanced:
         notes.append("The test set is balanced: sensitivity is accuracy, and specificity follows from it.")
     notes += _rates(summary)
-    if not summary.record.complete:
+    if not summary.study.record.complete:
         notes.append("The study was not finished: fewer trials than asked for.")
-    if alone and (many := asked(summary.record)) > 1:
-        label = summary.chosen.label
+    if alone and (many := summary.study.num_asked) > 1:
+        label = summary.setting.label
         notes.append(f"1 of {many} settings has results{f': {label}' if label else ''}.")
     # What became of the others is said in the overview, if there is one.
-    told = diverged(settings(summary.record) if alone else (summary.chosen,))
-    return (*notes, *told, *summary.record.notes)
+    told = diverged(summary.study.settings if alone else (summary.setting,))
+    return (*notes, *told, *summary.study.record.notes)
 
 
 def _rates(summary: StudySummary) -> tuple[str, ...]:
     """Which learning rate each network took, where several were tried."""
-    tried = summary.record.configuration.get("lr")
+    tried = summary.study.record.configuration.get("lr")
     if not isinstance(tried, list | tuple) or len(tried) < 2:
         return ()
     chosen: dict[str, list[float]] = {}
-    for trial in summary.chosen.trials.values():
+    for trial in summary.setting.trials.values():
         rates = chosen.setdefault(str(trial.get("norm")), [])
         if trial.get("lr") is not None and trial["lr"] not in rates:
             rates.append(trial["lr"])
@@ -148,7 +137,7 @@ def _shifts(summary: StudySummary, arms: tuple[str, ...]) -> Table:
     )
     floors = [summary.noise_floor(reference) for reference in REFERENCES]
     told = ", ".join(f"{ref} {number(floor, 2)}" for ref, floor in zip(REFERENCES, floors, strict=True) if floor)
-    if summary.record.configuration["reference"] == "test":
+    if summary.study.record.configuration["reference"] == "test":
         source = "LEAKAGE: scored against test images, as asked; these figures cannot be used to choose anything."
     else:
         source = "Scored against training images."

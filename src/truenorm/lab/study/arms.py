@@ -12,7 +12,7 @@ from truenorm.errors import UnknownName
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
 from truenorm.lab.networks.kinds import Norm
 from truenorm.lab.study.configuration import BASELINE
-from truenorm.lab.study.training import random_numbers_apart
+from truenorm.model.evaluate import random_states_kept
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
 from truenorm.model.watch import Watch
@@ -75,8 +75,8 @@ def _watched(name: str) -> Callable[[Trained], Statistics]:
 
 
 def _update_bn(trained: Trained) -> Statistics:
-    # It leaves dropout on: what that draws is the same each time, and not taken from the global numbers.
-    with using(trained.network), random_numbers_apart(trained.feed.split.labels.device):
+    # update_bn leaves dropout on: it draws the same random numbers each time, and the global state is restored.
+    with using(trained.network), random_states_kept(trained.network):
         torch.manual_seed(0)
         update_bn(trained.feed, trained.network)
         return statistics(trained.network)

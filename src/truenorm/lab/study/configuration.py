@@ -1,9 +1,6 @@
-"""What a study is told, the settings it is made of, and what each of their trials is: plain values, no torch."""
+"""The configuration of a study, the settings of its grid, and their trials: plain values."""
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -11,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from truenorm.errors import InvalidInput
+from truenorm.lab.jobs.job import Trial
 from truenorm.lab.networks.kinds import Norm
 
 Schedule = Literal["cosine", "constant"]
@@ -152,40 +150,29 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One training: a network with one kind of norm, one rate, one seed. Known by the hash of all of it.
+class StudyTrial(Trial):
+    """One training: a network with one kind of norm, one learning rate, one seed.
 
     Args:
         norm: of the network.
-        lr: the rate.
-        seed: of weights and order.
         setting: the cell of the grid.
-        tuning: whether only the accuracy on validation images is asked for, to choose the rate by.
 
     Example:
         >>> setting = StudyConfig().settings[0]
-        >>> a, b = (Trial(norm="bn", lr=0.1, seed=seed, setting=setting) for seed in (0, 1))
-        >>> a.id == Trial(norm="bn", lr=0.1, seed=0, setting=setting).id, a.id == b.id
+        >>> a, b = (StudyTrial(norm="bn", lr=0.1, seed=seed, setting=setting) for seed in (0, 1))
+        >>> a.id == StudyTrial(norm="bn", lr=0.1, seed=0, setting=setting).id, a.id == b.id
         (True, False)
     """
 
     norm: Norm
-    lr: float
-    seed: int
     setting: Setting = field(repr=False)
-    tuning: bool = False
 
-    def __str__(self) -> str:
-        what = f"trying rate {self.lr:g}" if self.tuning else f"seed {self.seed}"
-        return ", ".join(part for part in (str(self.setting), self.norm, what) if part)
+    def place(self) -> tuple[str, ...]:
+        """Setting and norm."""
+        return str(self.setting), self.norm
 
-    @property
-    def id(self) -> str:
-        """Ten hexadecimal digits."""
-        return digest(self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """What the trial's weights depend on, in the kinds of JSON, as a record has it."""
+    def values(self) -> dict[str, Any]:
+        """What the weights depend on."""
         setting = self.setting
         shared = asdict(setting.study)
         for name in (*_AXES, *_NOT_OF_WEIGHTS):
@@ -193,26 +180,7 @@ class Trial:
         if self.norm != "bn-bfn":
             del shared["bfn"]
         cell = {name: getattr(setting, name) for name in ("data", "network", "batch_size", "schedule")}
-        told = {"norm": self.norm, "lr": self.lr, "seed": self.seed, **cell, **shared}
-        return json.loads(json.dumps(told | ({"tuning": True} if self.tuning else {})))
-
-
-def digest(values: object) -> str:
-    """Ten hexadecimal digits that tell values (of JSON's kinds) apart.
-
-    Example:
-        >>> digest({"a": 1}), digest({"a": 2})
-        ('f9d86028c6', 'e5a9d5b030')
-    """
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def trials(setting: Setting, norms: tuple[Norm, ...], rates: dict[Norm, float]) -> Iterator[Trial]:
-    """The trials of a setting, those of a seed together; a norm without a rate has none."""
-    for seed in range(setting.study.seeds):
-        for norm in norms:
-            if norm in rates:
-                yield Trial(norm=norm, lr=rates[norm], seed=seed, setting=setting)
+        return {"norm": self.norm, "lr": self.lr, "seed": self.seed, **cell, **shared}
 
 
 def _option(name: str) -> str:

@@ -103,9 +103,9 @@ class Training:
 
     @contextmanager
     def _own_random_numbers(self) -> Generator[None]:
-        """What draws numbers on the way (dropout, say) draws the seed's, whatever ran before."""
+        """Dropout and the like draw the seed's random numbers, whatever ran before; the global state is restored."""
         on_gpu = self._device.type == "cuda"
-        with random_numbers_apart(self._device):
+        with torch.random.fork_rng([self._device] if on_gpu else []):
             if self._random is None:
                 torch.manual_seed(self._recipe.seed)
             else:
@@ -138,11 +138,6 @@ def train(network: nn.Module, feed: Feed, recipe: Recipe, *, on_step: Callable[[
     while training.epoch < recipe.epochs:
         training.run_epoch(on_step)
     return training.losses
-
-
-def random_numbers_apart(device: torch.device) -> AbstractContextManager[None]:
-    """What draws numbers in the block leaves the global random state of the CPU, and of this device, as it was."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:

@@ -1,17 +1,18 @@
 """One trial: train a network, have its statistics in every way asked for, and measure what each gives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean
 
 from torch import nn
 
-from truenorm.errors import Diverged
+from truenorm.errors import Diverged, InvalidRecord, NotFinite
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
+from truenorm.lab.jobs.job import OnStep
+from truenorm.lab.jobs.store import RunningTrial
 from truenorm.lab.study.arms import Trained, rules_for, sequential
-from truenorm.lab.study.bench import Bench
-from truenorm.lab.study.configuration import BASELINE, Trial
-from truenorm.lab.study.store import UnderWay
+from truenorm.lab.study.configuration import BASELINE, StudyTrial
+from truenorm.lab.study.context import StudyContext
 from truenorm.lab.study.training import Recipe, Training, precision, predict
 from truenorm.metrics.classification import scores
 from truenorm.model.measure import measure
@@ -29,39 +30,49 @@ LOOKS, LOOK_AT = 10, 2048
 """Shift is followed through training at so many ends of epochs, each against so many images, at most."""
 
 
-def run(trial: Trial, bench: Bench, under_way: UnderWay, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    """Train and measure; every row of the trial. A training that was broken off goes on from its last epoch.
+def measure_trial(
+    trial: StudyTrial, context: StudyContext, running: RunningTrial, on_step: OnStep
+) -> Iterator[Measurement]:
+    """Train and measure; every row of the trial. A training that was interrupted continues from its last epoch.
 
     Raises:
-        Diverged: the training left the finite numbers.
+        Diverged: the loss, or what follows from the trained weights, is not finite.
     """
-    network, feed = bench.network(trial), bench.feed("train", trial.setting.batch_size)
+    try:
+        yield from _rows(trial, context, running, on_step)
+    except (NotFinite, InvalidRecord) as error:  # the loss was finite to the end
+        raise Diverged(f"after training, {str(error).partition(';')[0]}; try a smaller --lr") from error
+
+
+def _rows(trial: StudyTrial, context: StudyContext, running: RunningTrial, on_step: OnStep) -> Iterator[Measurement]:
+    network, feed = context.network(trial), context.feed("train", trial.setting.batch_size)
     if trial.norm == "bn" and not trial.tuning:
-        yield from _same_weights(trial, bench, network, feed, under_way, on_step)
+        yield from _same_weights(trial, context, network, feed, running, on_step)
         return
     training = Training(network, feed, recipe(trial))
-    if under_way.saved is not None:
-        training.load_state_dict(under_way.saved["training"])
+    if running.saved is not None:
+        training.load_state_dict(running.saved["training"])
     while training.epoch < trial.setting.study.epochs:
         training.run_epoch(on_step)
-        under_way.keep({"training": training.state_dict()})
+        running.keep({"training": training.state_dict()})
     if trial.tuning:
-        outputs = predict(network, bench.feed("validation", EVALUATION_BATCH))
-        accuracy = scores(outputs, bench.images.validation.labels.cpu()).accuracy
+        outputs = predict(network, context.feed("validation", EVALUATION_BATCH))
+        accuracy = scores(outputs, context.images.validation.labels.cpu()).accuracy
         yield Measurement(trial.id, trial.norm, None, "validation_accuracy", accuracy)
         return
     yield from _losses(trial, training)
     if trial.norm == "gn":
-        yield from _outcome(trial, bench, network, trial.norm)
+        yield from _outcome(trial, context, network, trial.norm)
         return
-    with precision(bench.device):
+    with precision(context.device):
         populations = {"joint": measure(network, feed), "sequential": sequential(network, feed)}
-        references = _references(trial, bench, network, populations)
-        yield from _arm(trial, bench, network, trial.norm, statistics(network), references)
+        references = _references(trial, context, network, populations)
+        yield from _arm(trial, context, network, trial.norm, statistics(network), references)
 
 
-def recipe(trial: Trial) -> Recipe:
+def recipe(trial: StudyTrial) -> Recipe:
     """How the trial trains."""
+    assert trial.lr is not None
     study = trial.setting.study
     return Recipe(
         epochs=study.epochs,
@@ -86,49 +97,49 @@ def looks(epochs: int) -> tuple[int, ...]:
 
 
 def _same_weights(
-    trial: Trial, bench: Bench, network: nn.Module, feed: Feed, under_way: UnderWay, on_step: Callable[[], None]
+    trial: StudyTrial, context: StudyContext, network: nn.Module, feed: Feed, running: RunningTrial, on_step: OnStep
 ) -> Iterator[Measurement]:
-    switching = any(arm.name == "dmbn-switch" for arm in bench.arms)
+    switching = any(arm.name == "dmbn-switch" for arm in context.arms)
     epochs = trial.setting.study.epochs
     training = Training(network, feed, recipe(trial))
     seen: list[tuple[int, str, float]] = []
-    saved = under_way.saved
+    saved = running.saved
     if saved is not None:
         training.load_state_dict(saved["training"])
         seen = [(epoch, name, shift) for epoch, name, shift in saved["seen"]]
-    with watch(network, rules_for(bench.arms, bench.momenta)) as watched:
+    with watch(network, rules_for(context.arms, context.momenta)) as watched:
         if saved is not None:
             watched.load_state_dict(saved["watched"])
         while training.epoch < epochs:
             training.run_epoch(on_step)
             watched.end_epoch()
-            with precision(bench.device):
+            with precision(context.device):
                 if switching:
                     watched.switch("dmbn-switch", watched.best(measure(network, feed)).momenta)
                 if training.epoch in looks(epochs):
                     population = measure(network, feed, limit=LOOK_AT)
-                    seen += [(training.epoch, *found) for found in _shift_by_arm(watched, bench, population)]
-            under_way.keep({"training": training.state_dict(), "watched": watched.state_dict(), "seen": seen})
+                    seen += [(training.epoch, *found) for found in _shift_by_arm(watched, context, population)]
+            running.keep({"training": training.state_dict(), "watched": watched.state_dict(), "seen": seen})
     yield from _losses(trial, training)
     yield from (Measurement(trial.id, name, None, f"shift.joint@{epoch}", shift) for epoch, name, shift in seen)
-    with precision(bench.device):
+    with precision(context.device):
         trained = Trained(network, watched, feed)
-        references = _references(trial, bench, network, {"joint": trained.joint, "sequential": trained.sequential})
-        for arm in bench.arms:
-            yield from _arm(trial, bench, network, arm.name, arm.statistics(trained), references)
-        yield from _rest_of_the_sweep(trial, bench, watched, references["joint"])
+        references = _references(trial, context, network, {"joint": trained.joint, "sequential": trained.sequential})
+        for arm in context.arms:
+            yield from _arm(trial, context, network, arm.name, arm.statistics(trained), references)
+        yield from _rest_of_the_sweep(trial, context, watched, references["joint"])
 
 
-def _losses(trial: Trial, training: Training) -> Iterator[Measurement]:
+def _losses(trial: StudyTrial, training: Training) -> Iterator[Measurement]:
     """The training loss: at the end, and after each epoch."""
     yield Measurement(trial.id, trial.norm, None, "training_loss", training.losses[-1])
     for epoch, loss in enumerate(training.losses, 1):
         yield Measurement(trial.id, trial.norm, None, f"training_loss@{epoch}", loss)
 
 
-def _shift_by_arm(watched: Watch, bench: Bench, population: Statistics) -> Iterator[tuple[str, float]]:
+def _shift_by_arm(watched: Watch, context: StudyContext, population: Statistics) -> Iterator[tuple[str, float]]:
     """Mean shift over layers, of torch's momentum, of what the run itself keeps, and of the best momenta now."""
-    for arm in bench.arms:
+    for arm in context.arms:
         if arm.name == "dmbn":
             stats = watched.best(population)
         elif arm.name == f"static-{BASELINE:g}" or (arm.needs != "pass" and not arm.name.startswith("static-")):
@@ -138,10 +149,12 @@ def _shift_by_arm(watched: Watch, bench: Bench, population: Statistics) -> Itera
         yield arm.name, fmean(layer.shift for layer in estimation_shift(stats, population).layers)
 
 
-def _rest_of_the_sweep(trial: Trial, bench: Bench, watched: Watch, joint: Statistics) -> Iterator[Measurement]:
+def _rest_of_the_sweep(
+    trial: StudyTrial, context: StudyContext, watched: Watch, joint: Statistics
+) -> Iterator[Measurement]:
     """How far each momentum that is no arm of its own ends from the population: no forward is needed for that."""
-    asked = {arm.name for arm in bench.arms}
-    for name in Static(bench.momenta).names:
+    asked = {arm.name for arm in context.arms}
+    for name in Static(context.momenta).names:
         if name not in asked:
             for layer in estimation_shift(watched[name], joint).layers:
                 n = joint[layer.layer].count
@@ -149,7 +162,12 @@ def _rest_of_the_sweep(trial: Trial, bench: Bench, watched: Watch, joint: Statis
 
 
 def _arm(
-    trial: Trial, bench: Bench, network: nn.Module, name: str, stats: Statistics, references: dict[str, Statistics]
+    trial: StudyTrial,
+    context: StudyContext,
+    network: nn.Module,
+    name: str,
+    stats: Statistics,
+    references: dict[str, Statistics],
 ) -> Iterator[Measurement]:
     """What these statistics give on test images, and how far they are from each reference."""
     for layer, moments in stats.items():
@@ -157,8 +175,8 @@ def _arm(
             raise Diverged(f"the statistics of arm {name!r} are not finite in layer {layer!r}; try a smaller --lr")
     part = "train" if trial.setting.study.reference == "training" else "test"
     with using(network, stats):
-        yield from _outcome(trial, bench, network, name)
-        arriving = measure(network, bench.feed(part, EVALUATION_BATCH), flow="eval", limit=ARRIVING)
+        yield from _outcome(trial, context, network, name)
+        arriving = measure(network, context.feed(part, EVALUATION_BATCH), flow="eval", limit=ARRIVING)
     for reference, population in (references | {"arriving": arriving}).items():
         for layer in estimation_shift(stats, population).layers:
             n = population[layer.layer].count
@@ -170,17 +188,17 @@ def _arm(
         yield Measurement(trial.id, name, layer_name, "momentum", momentum)
 
 
-def _outcome(trial: Trial, bench: Bench, network: nn.Module, name: str) -> Iterator[Measurement]:
-    found = scores(predict(network, bench.feed("test", EVALUATION_BATCH)), bench.images.test.labels.cpu())
+def _outcome(trial: StudyTrial, context: StudyContext, network: nn.Module, name: str) -> Iterator[Measurement]:
+    found = scores(predict(network, context.feed("test", EVALUATION_BATCH)), context.images.test.labels.cpu())
     for metric in ("accuracy", "sensitivity", "specificity", "f_score", "nll"):
         yield Measurement(trial.id, name, None, metric, getattr(found, metric), None, found.num)
 
 
 def _references(
-    trial: Trial, bench: Bench, network: nn.Module, training: dict[str, Statistics]
+    trial: StudyTrial, context: StudyContext, network: nn.Module, training: dict[str, Statistics]
 ) -> dict[str, Statistics]:
     if trial.setting.study.reference == "training":
         return training
     # A last batch of one image has no batch statistics: left out here, as in training.
-    feed = replace(bench.feed("test", trial.setting.batch_size), drop_single=True)
+    feed = replace(context.feed("test", trial.setting.batch_size), drop_single=True)
     return {"joint": measure(network, feed), "sequential": sequential(network, feed)}

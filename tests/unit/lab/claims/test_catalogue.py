@@ -8,9 +8,10 @@ from dataclasses import fields, replace
 import pytest
 
 from truenorm.errors import UnknownName
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.catalogue import CLAIMS, FAMILY, NOT_YET, named
 from truenorm.lab.claims.claim import Claim
+from truenorm.lab.claims.context import ClaimsContext
+from truenorm.lab.claims.measured import measured_claims
 from truenorm.lab.claims.verdict import verdicts
 from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import load
@@ -22,16 +23,16 @@ every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.n
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "quick"])
-def bench(request):
+def context(request):
     images = load("digits")
-    return Bench(images, Scale.of(images.train.images), request.param)
+    return ClaimsContext(images, Scale.of(images.train.images), request.param)
 
 
-def made_up(claim, bench, *, seeds=5, keep=lambda arm, where: True, value=lambda arm, seed: 0.5):
+def made_up(claim, context, *, seeds=5, keep=lambda arm, where: True, value=lambda arm, seed: 0.5):
     """A record with a number for every metric that the claim draws, tables or compares."""
     metrics = {claim.picture.metric, *(column.metric for column in claim.columns), "loss", "nll", "accuracy"}
     rows, trials = [], {}
-    for cell in claim.cells(bench):
+    for cell in claim.cells(context):
         for seed in range(seeds):
             name = f"{cell.arm}-{json.dumps(cell.where)}-{seed}"
             trials[name] = {"claim": claim.name, "arm": cell.arm, "seed": seed, "where": dict(cell.where), "lr": 0.1}
@@ -40,6 +41,10 @@ def made_up(claim, bench, *, seeds=5, keep=lambda arm, where: True, value=lambda
                     rows += [Measurement(name, arm, None, metric, value(arm, seed)) for metric in metrics]
     configuration = {"claims": [claim.name], "family": FAMILY, "images": {"test": 359}}
     return Record(command="", rows=tuple(rows), trials=trials, configuration=configuration)
+
+
+def judged(record):
+    return verdicts(record, measured_claims(record, CLAIMS))
 
 
 def test_all_twelve_are_there_and_what_is_not_is_listed():
@@ -83,8 +88,8 @@ def test_a_file_of_its_own(claim):
 
 
 @every_claim
-def test_no_cell_is_there_twice_and_all_are_of_arms(claim, bench):
-    cells = claim.cells(bench)
+def test_no_cell_is_there_twice_and_all_are_of_arms(claim, context):
+    cells = claim.cells(context)
     assert len({(cell.arm, json.dumps(cell.where, sort_keys=True)) for cell in cells}) == len(cells)
     assert {cell.arm for cell in cells} <= set(claim.arms)
     assert all(cell.steps >= 1 and list(cell.lrs) == sorted(set(cell.lrs)) for cell in cells)
@@ -96,28 +101,28 @@ def test_no_cell_is_there_twice_and_all_are_of_arms(claim, bench):
 def test_without_numbers_nothing_can_be_told(claim):
     trials = {"t": {"claim": claim.name, "arm": "bn", "seed": 0, "where": {}, "lr": None}}
     configuration = {"claims": [claim.name], "family": FAMILY, "images": {"test": 359}}
-    (verdict,) = verdicts(Record(command="", trials=trials, configuration=configuration), CLAIMS)
+    (verdict,) = judged(Record(command="", trials=trials, configuration=configuration))
     assert verdict.ruling == "cannot tell"
     assert all(finding.effect is None for finding in verdict.findings)
 
 
 @every_claim
-def test_half_of_the_numbers_raises_nothing(claim, bench):
+def test_half_of_the_numbers_raises_nothing(claim, context):
     arms = list(claim.arms)
     for lost in arms:
-        record = made_up(claim, bench, keep=lambda arm, where, lost=lost: arm != lost)
-        assert len(verdicts(record, CLAIMS)) == 1
-    whole = made_up(claim, bench)
+        record = made_up(claim, context, keep=lambda arm, where, lost=lost: arm != lost)
+        assert len(judged(record)) == 1
+    whole = made_up(claim, context)
     for cut in (1, len(whole.rows) // 3, len(whole.rows) - 1):
-        assert len(verdicts(replace(whole, rows=whole.rows[:cut]), CLAIMS)) == 1
+        assert len(judged(replace(whole, rows=whole.rows[:cut]))) == 1
 
 
 @every_claim
-def test_every_part_finds_its_numbers(claim, bench):
+def test_every_part_finds_its_numbers(claim, context):
     """With numbers for every metric, arm and place each part has an effect in every seed, unless quick leaves it out."""
     draw = iter(range(10**9))
     record = made_up(
-        claim, bench, value=lambda arm, seed: 0.9 + 0.06 * (arm == "none") + 0.01 * (next(draw) * 7919 % 1000) / 1000
+        claim, context, value=lambda arm, seed: 0.9 + 0.06 * (arm == "none") + 0.01 * (next(draw) * 7919 % 1000) / 1000
     )
-    (verdict,) = verdicts(record, CLAIMS)
+    (verdict,) = judged(record)
     assert all(finding.effect is not None and finding.seeds == 5 for finding in verdict.findings), verdict.condition

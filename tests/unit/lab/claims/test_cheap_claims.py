@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.catalogue import bounded, consistent, population
 from truenorm.lab.claims.catalogue.per_sample import alone
 from truenorm.lab.claims.configuration import ClaimsConfig
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.run import run_claims
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import load
 from truenorm.lab.networks.norms import BatchNorm
@@ -29,16 +29,16 @@ TINY = ClaimsConfig(limit=200, test_limit=80, quick=True)
 
 
 @pytest.fixture(scope="module")
-def bench():
+def context():
     images = load("digits", limit=200, test_limit=80)
-    return Bench(images, Scale.of(images.train.images), quick=True)
+    return ClaimsContext(images, Scale.of(images.train.images), quick=True)
 
 
 @pytest.mark.parametrize("module", [bounded, consistent, population])
 def test_a_tiny_run_gives_what_is_shown_and_judged(module, tmp_path):
     claim = module.CLAIM
     few = 1 if module is population else 0  # of 200 images no 256 can be drawn
-    found = Evidence(run_claims(TINY, [claim], family=len(claim.parts), command="", out=tmp_path), claim.name)
+    found = Evidence(run_claims(TINY, [claim], command="", out=tmp_path), claim.name)
     seeds = set(range(5))
     panels, along = claim.picture.panels, claim.picture.x
     for arm in claim.arms:
@@ -102,11 +102,11 @@ def test_scale_and_offset_are_left_out():
     assert bounded.furthest(norm, [torch.full((1, 3), 2.0)]).item() == pytest.approx(2, abs=1e-4)
 
 
-def test_one_image_is_brighter_as_at_inference(bench):
-    pixels = bench.images.train.images[:4]
-    found = bounded.with_one_brighter(bench.scale(pixels), bench)
-    torch.testing.assert_close(found[0], bench.scale(16 * pixels.float())[0])
-    assert torch.equal(found[1:], bench.scale(pixels)[1:])
+def test_one_image_is_brighter_as_at_inference(context):
+    pixels = context.images.train.images[:4]
+    found = bounded.with_one_brighter(context.scale(pixels), context)
+    torch.testing.assert_close(found[0], context.scale(16 * pixels.float())[0])
+    assert torch.equal(found[1:], context.scale(pixels)[1:])
 
 
 def test_the_limit_over_the_largest_value():
@@ -119,9 +119,9 @@ def test_the_limit_over_the_largest_value():
 # 13: consistent
 
 
-def test_in_evaluation_mode_the_other_images_do_not_matter_at_all(bench):
-    network = initialised(lambda: dense(bench, NORMS["bn"], depth=2, width=16), 0).double()
-    images = bench.scale(bench.images.train.images[:66]).double()
+def test_in_evaluation_mode_the_other_images_do_not_matter_at_all(context):
+    network = initialised(lambda: dense(context, NORMS["bn"], depth=2, width=16), 0).double()
+    images = context.scale(context.images.train.images[:66]).double()
     parts = images[:4], images[4:35], images[35:66]
     assert alone(network.eval(), *parts) == 1
     assert alone(network.train(), *parts) < 0.95
@@ -133,74 +133,74 @@ def test_the_same_share_of_an_output():
     assert consistent.same(0.75 * right, right) == pytest.approx(0.75)
 
 
-def test_exact_statistics_are_what_the_others_are_held_against(bench):
-    trial = Trial(claim="consistent", arm="stored", seed=0, where={"batch_size": 4}, lr=2.0**-6)
-    found = {(row.arm, row.metric): row.value for row in consistent.run(trial, bench, lambda: None)}
+def test_exact_statistics_are_what_the_others_are_held_against(context):
+    trial = ClaimTrial(claim="consistent", arm="stored", seed=0, where={"batch_size": 4}, lr=2.0**-6)
+    found = {(row.arm, row.metric): row.value for row in consistent.run(trial, context, lambda: None)}
     assert found["exact", "same"] == found["exact", "alone"] == found["stored", "alone"] == 1
     assert found["batch", "same"] < found["stored", "same"] < 0.95
     assert found["batch", "alone"] < 0.95
 
 
-def test_every_batch_size_is_shown_as_many_images(bench):
-    steps = {cell.where["batch_size"]: cell.steps for cell in consistent.cells(bench)}
-    shown = len(bench.images.train) * bench.epochs(consistent.IMAGES)
+def test_every_batch_size_is_shown_as_many_images(context):
+    steps = {cell.where["batch_size"]: cell.steps for cell in consistent.cells(context)}
+    shown = len(context.images.train) * context.epochs(consistent.IMAGES)
     assert set(steps) == set(consistent.BATCHES)
     assert all(shown <= size * taken < shown * 1.5 for size, taken in steps.items())
 
 
-def test_no_more_images_than_the_subset(bench, monkeypatch):
+def test_no_more_images_than_the_subset(context, monkeypatch):
     monkeypatch.setattr(consistent, "SUBSET", 50)
-    few = consistent.limited(bench)
+    few = consistent.limited(context)
     assert len(few.images.train) == 50 and len(few.images.test) == 80
-    assert torch.equal(few.images.train.images, bench.images.train.images[:50])
-    assert {cell.where["batch_size"] for cell in consistent.cells(bench)} == {4, 16}
+    assert torch.equal(few.images.train.images, context.images.train.images[:50])
+    assert {cell.where["batch_size"] for cell in consistent.cells(context)} == {4, 16}
 
 
 # 20: population
 
 
 @pytest.fixture(scope="module")
-def network(bench):
-    return initialised(lambda: dense(bench, NORMS["bn"], depth=2, width=32), 0)
+def network(context):
+    return initialised(lambda: dense(context, NORMS["bn"], depth=2, width=32), 0)
 
 
-def test_all_images_give_the_reference(bench, network):
-    everything = torch.arange(len(bench.images.train))
-    exact = measure(network, [bench.scale(bench.images.train.images)], flow="sequential")
-    found = population.of_images(network, bench, everything)
+def test_all_images_give_the_reference(context, network):
+    everything = torch.arange(len(context.images.train))
+    exact = measure(network, [context.scale(context.images.train.images)], flow="sequential")
+    found = population.of_images(network, context, everything)
     assert estimation_shift(found, exact).mean == pytest.approx(0, abs=1e-6)
-    shuffled = population.of_images(network, bench, everything.flip(0))
+    shuffled = population.of_images(network, context, everything.flip(0))
     assert estimation_shift(shuffled, exact).mean == pytest.approx(0, abs=1e-6)
 
 
-def test_fewer_images_are_further_off(bench, network):
+def test_fewer_images_are_further_off(context, network):
     draw = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(bench.images.train), generator=draw)
-    everything = population.of_images(network, bench, order)
-    few, more = (estimation_shift(population.of_images(network, bench, order[:n]), everything).mean for n in (8, 64))
+    order = torch.randperm(len(context.images.train), generator=draw)
+    everything = population.of_images(network, context, order)
+    few, more = (estimation_shift(population.of_images(network, context, order[:n]), everything).mean for n in (8, 64))
     assert few > 2 * more > 0
 
 
-def test_the_networks_own_statistics_stay(bench, network):
+def test_the_networks_own_statistics_stay(context, network):
     before = statistics(network)
-    population.of_images(network, bench, torch.arange(16))
+    population.of_images(network, context, torch.arange(16))
     assert statistics(network) == before
 
 
-def test_what_few_images_lose_is_found(bench, monkeypatch):
+def test_what_few_images_lose_is_found(context, monkeypatch):
     """Statistics that are as good as all lose nothing; those of one draw that are useless do."""
     exact = population.of_images
 
-    def broken(network, bench, rows):
-        found = exact(network, bench, torch.arange(len(bench.images.train)))
+    def broken(network, context, rows):
+        found = exact(network, context, torch.arange(len(context.images.train)))
         if len(rows) == 16:
             moments = found["norm1"]
             found = type(found)(dict(found) | {"norm1": replace(moments, mean=moments.mean + 100)})
         return found
 
     monkeypatch.setattr(population, "of_images", broken)
-    trial = Trial(claim="population", arm="all", seed=0, where={"network": "mlp"}, lr=2.0**-4)
-    rows = list(population.run(trial, bench, lambda: None))
+    trial = ClaimTrial(claim="population", arm="all", seed=0, where={"network": "mlp"}, lr=2.0**-4)
+    rows = list(population.run(trial, context, lambda: None))
     found = {(row.arm, row.metric): row.value for row in rows}
     assert found["images-64", "accuracy"] == found["all", "accuracy"] > 0.5 > found["images-16", "accuracy"]
     assert found["images-64", "shift"] == found["all", "shift"] == 0 < found["images-16", "shift"]

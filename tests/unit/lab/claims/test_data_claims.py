@@ -8,14 +8,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.catalogue import other_data, per_sample, recurrent
 from truenorm.lab.claims.configuration import ClaimsConfig
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.corruption import CORRUPTIONS, blur, contrast, noise
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.recurrent import RowLSTM, StepBatchNorm, StepLayerNorm
 from truenorm.lab.claims.run import run_claims
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import Split, load
 from truenorm.lab.networks.norms import BatchNorm
@@ -29,9 +29,9 @@ PLACED = {"images": "noisy"}
 
 
 @pytest.fixture(scope="module")
-def bench():
+def context():
     images = load("digits", limit=160, test_limit=80)
-    return Bench(images, Scale.of(images.train.images), quick=True)
+    return ClaimsContext(images, Scale.of(images.train.images), quick=True)
 
 
 def record_of(claim, rows):
@@ -47,7 +47,7 @@ def record_of(claim, rows):
 def test_a_tiny_run_gives_what_is_shown_and_judged(module, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "IMAGES", 100, raising=False)
     claim = module.CLAIM
-    found = Evidence(run_claims(TINY, [claim], family=len(claim.parts), command="", out=tmp_path), claim.name)
+    found = Evidence(run_claims(TINY, [claim], command="", out=tmp_path), claim.name)
     seeds = set(range(5))
     panels, along = claim.picture.panels, claim.picture.x
     for arm in claim.arms:
@@ -125,25 +125,25 @@ def test_norms_before_a_bias_have_none():
         assert network.cell_norm.bias is not None
 
 
-def test_all_ways_of_using_it_start_as_their_arm_says(bench):
+def test_all_ways_of_using_it_start_as_their_arm_says(context):
     for arm, sets, gain in (
         ("bn-shared-1", 1, 1.0),
         ("bn-shared-0.1", 1, 0.1),
         ("bn-per-step-1", 8, 1.0),
         ("bn-per-step-0.1", 8, 0.1),
     ):
-        network = recurrent._network(bench, arm)
+        network = recurrent._network(context, arm)
         for norm in (network.input_norm, network.hidden_norm, network.cell_norm):
             assert len(norm.running_mean) == sets and norm.weight.unique().item() == pytest.approx(gain)
 
 
-def test_scores_by_batches_leave_the_network_as_it_was(bench):
-    network = recurrent._network(bench, "bn-shared-1").eval()
+def test_scores_by_batches_leave_the_network_as_it_was(context):
+    network = recurrent._network(context, "bn-shared-1").eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = recurrent.scored_by_batches(network, bench, seed=0)
+    found = recurrent.scored_by_batches(network, context, seed=0)
     assert found.num == 80 and not network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert found != recurrent.scored(network, bench, "test")
+    assert found != recurrent.scored(network, context, "test")
 
 
 def test_worse_is_the_logarithm_of_the_losses_ratio():
@@ -214,18 +214,20 @@ def test_statistics_are_mixed_layer_by_layer():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_one_class_at_a_time_is_adapting_to_each(bench):
-    network = other_data.convolutional(bench, BatchNorm)
-    test, pool = bench.images.test, bench.images.validation
+def test_one_class_at_a_time_is_adapting_to_each(context):
+    network = other_data.convolutional(context, BatchNorm)
+    test, pool = context.images.test, context.images.validation
     threes = Split(test.images[test.labels == 3], test.labels[test.labels == 3])
     seen = Split(pool.images[pool.labels == 3], pool.labels[pool.labels == 3])
-    assert other_data.one_class(network, bench, pool, threes, 8) == other_data.adapted(network, bench, seen, threes, 8)
+    assert other_data.one_class(network, context, pool, threes, 8) == other_data.adapted(
+        network, context, seen, threes, 8
+    )
     none_seen = Split(pool.images[pool.labels != 3], pool.labels[pool.labels != 3])
-    stored = other_data.scores(other_data.predict(network, other_data._feed(bench, threes)), threes.labels)
-    assert other_data.one_class(network, bench, none_seen, threes, 8) == stored
+    stored = other_data.scores(other_data.predict(network, other_data._feed(context, threes)), threes.labels)
+    assert other_data.one_class(network, context, none_seen, threes, 8) == stored
 
 
-def test_what_was_asked_before_changes_no_number(bench, monkeypatch):
+def test_what_was_asked_before_changes_no_number(context, monkeypatch):
     monkeypatch.setattr(other_data, "IMAGES", 100)
 
     def numbers(*arms):
@@ -237,21 +239,21 @@ def test_what_was_asked_before_changes_no_number(bench, monkeypatch):
             steps += 1
 
         for arm in arms:
-            trial = Trial(claim="other-data", arm=arm, seed=0, where=PLACED, lr=0.1)
-            rows = list(other_data.run(trial, bench, on_step))
+            trial = ClaimTrial(claim="other-data", arm=arm, seed=0, where=PLACED, lr=0.1)
+            rows = list(other_data.run(trial, context, on_step))
         return rows, steps
 
     alone, steps = numbers("adapted-8")
     after_others, same = numbers("one-class", "stored", "adapted-8")
     assert alone == after_others
-    assert steps == same == bench.steps(100, other_data.BATCH)  # trained once
+    assert steps == same == context.steps(100, other_data.BATCH)  # trained once
     assert numbers("stored", "ln", "gn")[1] == 3 * steps
 
 
-def test_arms_of_a_seed_see_the_same_test_images(bench):
+def test_arms_of_a_seed_see_the_same_test_images(context):
     def test_images(most):
         draw = torch.Generator().manual_seed(3)
-        return other_data.shown(bench.images.test, "noisy", draw, most=most)
+        return other_data.shown(context.images.test, "noisy", draw, most=most)
 
     first, again, fewer = test_images(None), test_images(None), test_images(20)
     assert torch.equal(first.images, again.images) and len(first) == 80
@@ -299,11 +301,11 @@ def test_independence_is_one_less_the_relative_change():
     assert found == pytest.approx(1 - 1 / 5)
 
 
-def test_the_sizes_that_there_are_images_for(bench):
-    assert sorted({cell.where["batch_size"] for cell in per_sample.cells(bench)}) == [16, 64]
+def test_the_sizes_that_there_are_images_for(context):
+    assert sorted({cell.where["batch_size"] for cell in per_sample.cells(context)}) == [16, 64]
 
 
-def test_means_are_those_of_one_batch(bench, monkeypatch):
+def test_means_are_those_of_one_batch(context, monkeypatch):
     monkeypatch.setattr(per_sample, "centred", lambda norm, features: len(features))
-    trial = Trial(claim="per-sample", arm="bn", seed=0, where={"batch_size": 64})
-    assert next(per_sample.run(trial, bench, lambda: None)).value == 64
+    trial = ClaimTrial(claim="per-sample", arm="bn", seed=0, where={"batch_size": 64})
+    assert next(per_sample.run(trial, context, lambda: None)).value == 64

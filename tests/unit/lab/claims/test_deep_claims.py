@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.catalogue import affine, deeper, gradients
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, initialised
 from truenorm.lab.claims.residual import SkipInit, residual
 from truenorm.lab.claims.training import scored, scored_in_batches
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import load
 from truenorm.record import Record
@@ -21,20 +21,20 @@ pytestmark = pytest.mark.slow  # trains for each claim
 
 
 @pytest.fixture(scope="module")
-def bench():
+def context():
     images = load("digits", limit=130, test_limit=60)
-    return Bench(images, Scale.of(images.train.images), quick=True)
+    return ClaimsContext(images, Scale.of(images.train.images), quick=True)
 
 
 @pytest.fixture(scope="module")
 def whole():
     images = load("digits")
-    return Bench(images, Scale.of(images.train.images))
+    return ClaimsContext(images, Scale.of(images.train.images))
 
 
-def sizes_of(bench, network, arm, **shape):
-    made, layers = gradients.made(network, bench, arm, seed=0, **shape)
-    images, labels = next(iter(bench.feed("train", 512)))
+def sizes_of(context, network, arm, **shape):
+    made, layers = gradients.made(network, context, arm, seed=0, **shape)
+    images, labels = next(iter(context.feed("train", 512)))
     return gradients.gradients(made.double(), layers, images.double(), labels)
 
 
@@ -53,10 +53,10 @@ def test_without_norm_he_s_weights_keep_the_gradient_and_with_skips_they_double_
     assert (sizes[0] / sizes[-1]) ** (1 / 9) == pytest.approx(math.sqrt(2), rel=0.03)
 
 
-def test_a_gradient_s_size_is_what_a_nudge_of_the_layer_says(bench):
-    network, layers = gradients.made("tanh", bench, "bn", depth=3, width=16, seed=0)
+def test_a_gradient_s_size_is_what_a_nudge_of_the_layer_says(context):
+    network, layers = gradients.made("tanh", context, "bn", depth=3, width=16, seed=0)
     network.double()
-    images, labels = next(iter(bench.feed("train", 32)))
+    images, labels = next(iter(context.feed("train", 32)))
     images = images.double()
     found = gradients.gradients(network, layers, images, labels)
     step, squares = 1e-5, 0.0
@@ -74,24 +74,24 @@ def test_a_gradient_s_size_is_what_a_nudge_of_the_layer_says(bench):
     assert math.sqrt(squares) == pytest.approx(found[1], rel=0.15)
 
 
-def test_networks_with_skips_have_as_many_layers_and_weights_as_plain_ones(bench):
+def test_networks_with_skips_have_as_many_layers_and_weights_as_plain_ones(context):
     def parts(network):
         return Counter(type(m).__name__ for m in network.modules() if isinstance(m, nn.Linear | nn.ReLU | NORMS["bn"]))
 
     def made(network):
-        trial = Trial(claim="deeper", arm="bn", seed=0, where={"network": network, "depth": 7})
-        return deeper.made(bench, trial)
+        trial = ClaimTrial(claim="deeper", arm="bn", seed=0, where={"network": network, "depth": 7})
+        return deeper.made(context, trial)
 
     assert parts(made(deeper.PLAIN)) == parts(made(deeper.SKIPS)) == {"Linear": 8, "BatchNorm": 7, "ReLU": 7}
 
 
-def test_skipinit_begins_as_its_skips_alone_and_learns_from_there(bench):
+def test_skipinit_begins_as_its_skips_alone_and_learns_from_there(context):
     deep, shallow = (
-        initialised(lambda: residual(bench, NORMS["none"], depth=9, width=16, end=SkipInit), seed=0) for _ in "ab"
+        initialised(lambda: residual(context, NORMS["none"], depth=9, width=16, end=SkipInit), seed=0) for _ in "ab"
     )
     for layer in range(2, 10):
         setattr(shallow, f"layer{layer}", nn.Identity())
-    images, labels = next(iter(bench.feed("train", 16)))
+    images, labels = next(iter(context.feed("train", 16)))
     assert torch.equal(deep(images), shallow(images))
     nn.functional.cross_entropy(deep(images), labels).backward()
     scales = [module.scale for module in deep.modules() if isinstance(module, SkipInit)]
@@ -102,26 +102,30 @@ def test_skipinit_begins_as_its_skips_alone_and_learns_from_there(bench):
     assert not torch.equal(deep(images), shallow(images))
 
 
-def test_arms_begin_with_the_same_weights(bench):
+def test_arms_begin_with_the_same_weights(context):
     for network, arms in deeper.COMPARED.items():
-        trials = [Trial(claim="deeper", arm=arm, seed=3, where={"network": network, "depth": 5}) for arm in arms]
+        trials = [ClaimTrial(claim="deeper", arm=arm, seed=3, where={"network": network, "depth": 5}) for arm in arms]
         weights = [
-            [m.weight for m in initialised(lambda t=t: deeper.made(bench, t), t.seed).modules() if type(m) is nn.Linear]
+            [
+                m.weight
+                for m in initialised(lambda t=t: deeper.made(context, t), t.seed).modules()
+                if type(m) is nn.Linear
+            ]
             for t in trials
         ]
         assert all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
 
 
-def test_scores_in_batches_are_those_of_training_mode_and_leave_the_network_alone(bench):
-    network = initialised(lambda: residual(bench, NORMS["bn"], depth=3, width=16), seed=0).eval()
+def test_scores_in_batches_are_those_of_training_mode_and_leave_the_network_alone(context):
+    network = initialised(lambda: residual(context, NORMS["bn"], depth=3, width=16), seed=0).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = scored_in_batches(network, bench.feed("train", 43))  # 130 images: 3 batches of 43, and one left out
+    found = scored_in_batches(network, context.feed("train", 43))  # 130 images: 3 batches of 43, and one left out
     assert found.num == 129
     assert not network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert found.nll != pytest.approx(scored(network, bench, "train").nll, rel=1e-3)  # new averages fit nothing
-    logits = torch.cat([network.train()(images) for images, _ in bench.feed("train", 43)])
-    labels = bench.images.train.labels[:129]
+    assert found.nll != pytest.approx(scored(network, context, "train").nll, rel=1e-3)  # new averages fit nothing
+    logits = torch.cat([network.train()(images) for images, _ in context.feed("train", 43)])
+    labels = context.images.train.labels[:129]
     assert found.nll == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
@@ -135,36 +139,36 @@ def test_a_sigmoid_is_a_straight_line_in_what_is_called_its_linear_region():
     assert (z.sigmoid() - (0.5 + z / 4)).abs().max() < 0.02
 
 
-def test_sigmoid_inputs_have_the_spread_that_gamma_sets_and_without_gamma_spread_1(bench):
+def test_sigmoid_inputs_have_the_spread_that_gamma_sets_and_without_gamma_spread_1(context):
     for arm, spread in (("bn", 3.0), ("bn-no-affine", 1.0)):
         network = initialised(
-            lambda arm=arm: affine.dense(bench, affine.AFFINE[arm], depth=2, activation=nn.Sigmoid), seed=0, gain=1.0
+            lambda arm=arm: affine.dense(context, affine.AFFINE[arm], depth=2, activation=nn.Sigmoid), seed=0, gain=1.0
         )
         gammas = [value for name, value in network.named_parameters() if name.startswith("norm") and "weight" in name]
         assert len(gammas) == (2 if arm == "bn" else 0)
         for gamma in gammas:
             nn.init.constant_(gamma, 3.0)
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        inputs = affine.sigmoid_inputs(network, replace(bench.feed("train", 130), drop_single=False))
+        inputs = affine.sigmoid_inputs(network, replace(context.feed("train", 130), drop_single=False))
         assert [tuple(each.shape) for each in inputs] == [(130, 128)] * 2
         torch.testing.assert_close(inputs[1].std(0, correction=0), torch.full((128,), spread), rtol=2e-3, atol=0)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def rows(claim, bench, cell, lr, **options):
-    trial = Trial(claim=claim.name, arm=cell.arm, seed=0, where=cell.where, lr=lr, **options)
+def rows(claim, context, cell, lr, **options):
+    trial = ClaimTrial(claim=claim.name, arm=cell.arm, seed=0, where=cell.where, lr=lr, **options)
     steps = []
-    return trial, tuple(claim.run(trial, bench, lambda: steps.append(1))), len(steps)
+    return trial, tuple(claim.run(trial, context, lambda: steps.append(1))), len(steps)
 
 
 @pytest.mark.parametrize("module", [gradients, deeper, affine], ids=lambda m: m.CLAIM.name)
-def test_every_cell_gives_what_table_chart_and_verdict_read(module, bench, monkeypatch):
+def test_every_cell_gives_what_table_chart_and_verdict_read(module, context, monkeypatch):
     if module is not affine:
         monkeypatch.setattr(module, "DEPTHS", (2, 3, 3, 4) if module is gradients else (2, 2, 3, 4))
     claim = module.CLAIM
     trials, measured = {}, []
-    for cell in claim.cells(bench):
-        trial, found, steps = rows(claim, bench, cell, cell.lrs[-3] if cell.lrs else None)
+    for cell in claim.cells(context):
+        trial, found, steps = rows(claim, context, cell, cell.lrs[-3] if cell.lrs else None)
         assert steps == cell.steps
         wanted = [*(column.metric for column in claim.columns), claim.picture.metric]
         assert set(wanted) <= {row.metric for row in found}
@@ -184,7 +188,7 @@ def test_effects_are_positive_as_the_claims_have_it():
     def evidence(name, *numbers):
         trials, found = {}, []
         for arm, where, metric, value in numbers:
-            trial = Trial(claim=name, arm=arm, seed=0, where=where)
+            trial = ClaimTrial(claim=name, arm=arm, seed=0, where=where)
             trials[trial.id] = trial.to_dict()
             found.append(trial.row(metric, value))
         return Evidence(Record(command="", trials=trials, rows=tuple(found)), name)
@@ -217,18 +221,18 @@ def test_effects_are_positive_as_the_claims_have_it():
 
 
 @pytest.mark.parametrize("claim", [deeper.CLAIM, affine.CLAIM], ids=lambda claim: claim.name)
-def test_a_trial_that_tunes_gives_one_number_the_better_the_higher(claim, bench):
+def test_a_trial_that_tunes_gives_one_number_the_better_the_higher(claim, context):
     by_rate = {}
-    cell = next(cell for cell in claim.cells(bench) if cell.arm == "bn")
+    cell = next(cell for cell in claim.cells(context) if cell.arm == "bn")
     for lr in (1e-6, 0.1):
-        _, found, _ = rows(claim, bench, cell, lr, tuning=True)
+        _, found, _ = rows(claim, context, cell, lr, tuning=True)
         by_rate[lr] = [row.value for row in found]
         assert len(found) == 1
     assert by_rate[0.1] > by_rate[1e-6]
 
 
-def test_a_deep_network_that_diverges_counts_as_guessing(bench):
-    cell = next(cell for cell in deeper.CLAIM.cells(bench) if cell.arm == "none" and cell.where["depth"] == 10)
+def test_a_deep_network_that_diverges_counts_as_guessing(context):
+    cell = next(cell for cell in deeper.CLAIM.cells(context) if cell.arm == "none" and cell.where["depth"] == 10)
     for tuning in (False, True):
-        _, found, _ = rows(deeper.CLAIM, bench, cell, 1e30, tuning=tuning)
+        _, found, _ = rows(deeper.CLAIM, context, cell, 1e30, tuning=tuning)
         assert {row.value for row in found} == {0.1}

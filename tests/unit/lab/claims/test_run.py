@@ -33,10 +33,10 @@ class Lab:
         self.fails = lambda trial: False
         self.claim = replace(CLAIMS[0], name="lab", cells=self.cells, run=self.run)
 
-    def cells(self, bench):
+    def cells(self, context):
         return [Cell(arm=arm, where={"place": place}, lrs=RATES, steps=2) for place in ("a", "b") for arm in BEST]
 
-    def run(self, trial, bench, on_step):
+    def run(self, trial, context, on_step):
         self.done.append(trial)
         on_step()
         if self.fails(trial):
@@ -54,7 +54,7 @@ def lab():
 def run(tmp_path, lab):
     def run(config=SMALL, claims=None, **options):
         claims = claims or (lab.claim,)
-        return run_claims(config, claims, family=7, command="truenorm claims", out=tmp_path / "out", **options)
+        return run_claims(config, claims, command="truenorm claims", out=tmp_path / "out", **options)
 
     return run
 
@@ -68,7 +68,7 @@ def test_each_arm_has_its_best_rate_by_seeds_of_its_own(run, lab):
     assert {(trial["arm"], trial["lr"]) for trial in record.trials.values()} == set(BEST.items())
     assert len(record.trials) == 2 * 2 * 5
     assert record.complete
-    assert record.configuration["family"] == 7
+    assert record.configuration["family"] == FAMILY
 
 
 def test_a_rate_at_which_a_tuning_seed_fails_is_not_taken(run, lab):
@@ -80,8 +80,8 @@ def test_a_rate_at_which_a_tuning_seed_fails_is_not_taken(run, lab):
 def test_the_worst_tuning_seed_counts(run, lab):
     real = lab.run
 
-    def cliff(trial, bench, on_step):
-        for row in real(trial, bench, on_step):
+    def cliff(trial, context, on_step):
+        for row in real(trial, context, on_step):
             bad = trial.tuning and trial.lr == BEST[trial.arm] and trial.seed == TUNING_SEEDS[0]
             yield replace(row, value=-10.0) if bad else row
 
@@ -170,7 +170,7 @@ def test_two_processes_give_what_one_gives(run, tmp_path):
     claims, config = named(["per-sample"]), replace(SMALL, limit=None)
     one = run(config, claims)
     (tmp_path / "out").rename(tmp_path / "one")
-    two = run_claims(config, claims, family=7, command="truenorm claims", out=tmp_path / "out", processes=2)
+    two = run_claims(config, claims, command="truenorm claims", out=tmp_path / "out", processes=2)
     assert two.dumps() == one.dumps()
 
 
@@ -182,7 +182,7 @@ def test_fewer_seeds_than_can_show_anything_are_refused():
 
 def test_a_real_claim_gives_the_same_numbers_again(run, tmp_path):
     config, claims = ClaimsConfig(limit=100, test_limit=50, quick=True), named(["gradients"])
-    first = run_claims(config, claims, family=FAMILY, command="a", out=tmp_path / "first")
-    second = run_claims(config, claims, family=FAMILY, command="a", out=tmp_path / "second")
+    first = run_claims(config, claims, command="a", out=tmp_path / "first")
+    second = run_claims(config, claims, command="a", out=tmp_path / "second")
     assert first.rows == second.rows
     assert len(first.rows) > 100

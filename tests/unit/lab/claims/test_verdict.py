@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from truenorm.lab.claims.catalogue import CLAIMS
 from truenorm.lab.claims.claim import Part
+from truenorm.lab.claims.measured import measured_claims
 from truenorm.lab.claims.verdict import rule, verdicts
 from truenorm.record import Measurement, Record
 
@@ -47,7 +48,7 @@ def record(effects, *, noise=0.5, seed=0, family=FAMILY, test=1000):
 
 
 def found(record, claim=CLAIM):
-    (verdict,) = verdicts(record, [claim])
+    (verdict,) = verdicts(record, measured_claims(record, [claim]))
     return verdict
 
 

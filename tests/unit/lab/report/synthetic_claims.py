@@ -29,8 +29,8 @@ def claim(number, name, parts, picture, *, title=None, arms=None, columns=None, 
         parts=parts,
         columns=columns or (Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),),
         picture=picture,
-        cells=cells or (lambda bench: [Cell(arm="bn")]),
-        run=run or (lambda trial, bench, on_step: iter(())),
+        cells=cells or (lambda context: [Cell(arm="bn")]),
+        run=run or (lambda trial, context, on_step: iter(())),
         **words,
     )
 

@@ -19,6 +19,7 @@ from truenorm.lab.report.charts.training import during_training
 from truenorm.lab.report.figure import write_svgs
 from truenorm.lab.report.look import COLOURS, colours, in_light, shapes
 from truenorm.lab.report.study import study_sections
+from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record
@@ -28,13 +29,13 @@ SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
 
 def drawn(chart, record):
     """The rows of its only figure, of its only setting."""
-    (figure,) = chart(summaries(record))
+    (figure,) = chart(summaries(read_study(record)))
     (view,) = figure.views
     return view.rows
 
 
 def figures(record):
-    return [one for section in study_sections(summaries(record)) for one in section.figures]
+    return [one for section in study_sections(summaries(read_study(record))) for one in section.figures]
 
 
 # What is drawn.
@@ -42,7 +43,7 @@ def figures(record):
 
 def test_the_map_has_a_cell_for_each_layer_and_momentum_also_of_the_sweep_that_no_table_shows():
     record = study(num_layers=4)
-    (figure,) = shift_by_momentum(summaries(record))
+    (figure,) = shift_by_momentum(summaries(read_study(record)))
     rows = figure.views[0].rows
     assert len(rows) == 4 * len(MOMENTA) and figure.views[0].lines == 4
     assert [row["layer"] for row in rows[:: len(MOMENTA)]] == ["norm1", "norm2", "norm3", "norm4"]
@@ -80,7 +81,7 @@ def test_what_is_zero_by_construction_is_not_drawn_on_a_logarithmic_axis():
 
 
 def test_accuracy_by_momentum_has_the_sweep_and_the_levels():
-    figure, nll = score_by_momentum(summaries(study(arms=(*SWEEP, *ARMS))))
+    figure, nll = score_by_momentum(summaries(read_study(study(arms=(*SWEEP, *ARMS)))))
     assert (figure.name, nll.name) == ("accuracy-by-momentum", "nll-by-momentum")
     rows = figure.views[0].rows
     assert [row["momentum"] for row in rows if "momentum" in row] == list(MOMENTA)
@@ -92,7 +93,7 @@ def test_accuracy_by_momentum_has_the_sweep_and_the_levels():
 
 def test_names_of_levels_do_not_overlap():
     """Six levels that are the same, at the upper edge."""
-    figure, _ = score_by_momentum(summaries(study(arms=(*SWEEP, *ARMS), gains=dict.fromkeys(ARMS, 0.02))))
+    figure, _ = score_by_momentum(summaries(read_study(study(arms=(*SWEEP, *ARMS), gains=dict.fromkeys(ARMS, 0.02)))))
     rows = figure.views[0].rows
     low, high = min(row["low"] for row in rows if "low" in row), max(row.get("high", row["value"]) for row in rows)
     places = sorted(row["at"] for row in rows if "at" in row)
@@ -112,7 +113,7 @@ def test_the_forest_has_all_arms_but_the_sweep():
 
 
 def test_contrasts_have_a_line_for_each_setting():
-    found = contrast_by_setting(summaries(study(batch_sizes=(2, 8, 64), gains={"bn-bfn": -0.1})))
+    found = contrast_by_setting(summaries(read_study(study(batch_sizes=(2, 8, 64), gains={"bn-bfn": -0.1}))))
     assert [figure.name for figure in found] == snapshot(
         [
             "contrast-dmbn-static-0.1",
@@ -128,14 +129,14 @@ def test_contrasts_have_a_line_for_each_setting():
 
 
 def test_training_is_drawn_where_it_was_followed():
-    shift, loss = during_training(summaries(study(epochs=3)))
+    shift, loss = during_training(summaries(read_study(study(epochs=3))))
     assert [(row["epoch"], row["value"]) for row in loss.views[0].rows if row["arm"] == "gn"] == [
         (1, 2.0),
         (2, 1.0),
         (3, 0.6667),
     ]
     assert {row["arm"] for row in shift.views[0].rows} == {"static-0.1", *ARMS, "bn-bfn"}
-    assert during_training(summaries(study())) == ()
+    assert during_training(summaries(read_study(study()))) == ()
 
 
 def test_a_record_without_more_than_accuracy_has_one_chart(record):
@@ -146,7 +147,7 @@ def test_a_record_without_more_than_accuracy_has_one_chart(record):
 
 
 def test_each_setting_has_its_own_numbers():
-    (figure,) = shift_by_layer(summaries(study(batch_sizes=(4, 64))))
+    (figure,) = shift_by_layer(summaries(read_study(study(batch_sizes=(4, 64)))))
     assert len(figure.views) == 2 and figure.views[0].rows != figure.views[1].rows
 
 
@@ -266,7 +267,7 @@ def test_svgs_are_written_by_name(tmp_path):
 
 
 def test_svgs_of_a_grid_are_named_by_setting(tmp_path):
-    found = shift_by_layer(summaries(study(batch_sizes=(4, 64), num_layers=1, seeds=1)))
+    found = shift_by_layer(summaries(read_study(study(batch_sizes=(4, 64), num_layers=1, seeds=1))))
     written = write_svgs(found, tmp_path, ("net.py:make, batch 4", "../64"))
     assert [path.name for path in written] == ["shift-by-layer-net.py-make-batch-4.svg", "shift-by-layer-..-64.svg"]
 
@@ -305,7 +306,7 @@ def test_a_diagnosis_has_own_and_inherited_error_of_each_layer():
 def test_a_band_stays_where_a_score_can_be():
     """Two seeds: an interval twelve times as wide as they are apart."""
     arms = (*SWEEP, *ARMS)
-    accuracy, nll = score_by_momentum(summaries(study(arms=arms, seeds=2, gains=dict.fromkeys(arms, 0.07))))
+    accuracy, nll = score_by_momentum(summaries(read_study(study(arms=arms, seeds=2, gains=dict.fromkeys(arms, 0.07)))))
     for figure, most in ((accuracy, 100), (nll, 1e9)):
         rows = [row for row in figure.views[0].rows if "momentum" in row]
         assert all(0 <= row["low"] <= row["value"] <= row["high"] <= most for row in rows)
@@ -327,7 +328,7 @@ def test_an_interval_ends_where_no_difference_can_be():
 def test_without_an_interval_none_is_spoken_of():
     arms = (*SWEEP, *ARMS)
     for seeds in (1, 2):
-        found = summaries(study(seeds=seeds, arms=arms, batch_sizes=(4, 64)))
+        found = summaries(read_study(study(seeds=seeds, arms=arms, batch_sizes=(4, 64))))
         for one in (*difference_by_arm(found), *contrast_by_setting(found), *score_by_momentum(found)[:1]):
             assert ("95 %" in one.text) == (seeds > 1), one.name
 
@@ -337,7 +338,7 @@ def test_without_an_interval_none_is_spoken_of():
     [(2, [1, 2]), (10, list(range(1, 11))), (11, [1, 3, 5, 7, 9, 11]), (30, list(range(3, 31, 3)))],
 )
 def test_epochs_are_marked_by_whole_numbers(epochs, marks):
-    shift, loss = during_training(summaries(study(epochs=epochs, num_layers=1, seeds=1)))
+    shift, loss = during_training(summaries(read_study(study(epochs=epochs, num_layers=1, seeds=1))))
     for one in (shift, loss):
         (axis,) = {json.dumps(found["axis"]) for found in encodings(one.spec) if found["field"] == "epoch"}
         assert json.loads(axis)["values"] == marks
@@ -358,7 +359,7 @@ def test_a_logarithmic_axis_has_marks_however_small_its_span(low, high):
         replace(row, value=high if row.layer == "norm4" else low, error=None) if "shift" in row.metric else row
         for row in record.rows
     ]
-    (figure,) = shift_by_layer(summaries(replace(record, rows=tuple(rows))))
+    (figure,) = shift_by_layer(summaries(read_study(replace(record, rows=tuple(rows)))))
     texts = labels(figure.to_svg(figure.views[0]), "Y-axis")
     marks = [float(text) for text in texts if text.replace(".", "").isdigit()]
     assert len(marks) >= (2 if high > low else 1)
@@ -367,11 +368,11 @@ def test_a_logarithmic_axis_has_marks_however_small_its_span(low, high):
 
 def test_the_legend_of_the_map_shows_its_ends():
     record = study(num_layers=2, seeds=1)
-    (figure,) = shift_by_momentum(summaries(record))
+    (figure,) = shift_by_momentum(summaries(read_study(record)))
     texts = labels(figure.to_svg(figure.views[0]), "legend")
     shifts = [row["shift"] for row in figure.views[0].rows]
     assert {f"{min(shifts):.2g}", f"{max(shifts):.2g}"} <= set(texts)
 
 
 def test_one_epoch_is_no_course():
-    assert during_training(summaries(study(epochs=1))) == ()
+    assert during_training(summaries(read_study(study(epochs=1)))) == ()

@@ -13,10 +13,11 @@ from unit.lab.report.test_page import NASTY, Read, unpacked
 
 from truenorm.errors import InvalidRecord, MissingExtra
 from truenorm.lab.claims.claim import Column, Part, Picture
+from truenorm.lab.claims.measured import with_catalogue
 from truenorm.lab.report import claims_page
 from truenorm.lab.report.claims import words
-from truenorm.lab.report.claims.judged import judged
 from truenorm.lab.report.claims.page import claims_figures
+from truenorm.lab.report.claims.record import read_claims
 from truenorm.lab.report.claims.table import ClaimsTable, claims_conclusion, listing
 from truenorm.lab.report.look import Looks
 from truenorm.metrics.intervals import Interval
@@ -39,20 +40,20 @@ def catalogue(monkeypatch):
 
 
 def rulings(found):
-    return {verdict.claim.name: verdict.ruling for verdict in judged(found).verdicts}
+    return {verdict.claim.name: verdict.ruling for verdict in read_claims(found).verdicts}
 
 
 def table(found, width=100):
-    return plain(ClaimsTable(judged=judged(found)), width)
+    return plain(ClaimsTable(claims=read_claims(found)), width)
 
 
 def texts(found):
-    return " ".join(" ".join(Read(claims_page(found)).texts).split())
+    return " ".join(" ".join(Read(claims_page(read_claims(found))).texts).split())
 
 
 def views(found):
     """Chart → its rows."""
-    packed = json.loads(unpacked(Read(claims_page(found)).scripts["views"]))
+    packed = json.loads(unpacked(Read(claims_page(read_claims(found))).scripts["views"]))
     return {name: view["chart"]["datasets"]["rows"] for name, (view,) in packed.items()}
 
 
@@ -88,7 +89,7 @@ Verdicts: two t tests of each comparison, 5 % for all 5 of the catalogue togethe
 def test_the_verdicts_are_those_that_were_planted():
     found = record(gains=CLEAR)
     assert rulings(found) == {"along": "depends", "below": "holds", "alone": "does not hold"}
-    assert claims_conclusion(judged(found)) == snapshot(
+    assert claims_conclusion(read_claims(found)) == snapshot(
         "Of 3 things said about batch norm, 1 holds, 1 does not, and 1 holds in some comparisons only."
     )
 
@@ -109,17 +110,17 @@ def test_another_number_is_another_verdict_and_another_table_and_page():
     """Planted: batch norm gains as much at batch 16 as at 256."""
     one, other = record(gains=CLEAR), record(gains=CLEAR | {("along", 16): 0.1})
     assert (rulings(one)["along"], rulings(other)["along"]) == ("depends", "holds")
-    assert table(one) != table(other) and claims_page(one) != claims_page(other)
+    assert table(one) != table(other) and claims_page(read_claims(one)) != claims_page(read_claims(other))
     assert "Of 3 things said about batch norm, 2 hold and 1 does not." in texts(other)
 
 
 def test_one_claim_alone_is_said_by_its_name(catalogue):
     catalogue(ALONG)
     found = record(gains=CLEAR, claims=(ALONG,))
-    assert claims_conclusion(judged(found)) == snapshot(
+    assert claims_conclusion(read_claims(found)) == snapshot(
         "“Batch norm does thing 2”: it depends. It holds for batch 256; not for batch 16."
     )
-    read = Read(claims_page(found))
+    read = Read(claims_page(read_claims(found)))
     assert "At a glance" not in texts(found) and read.opened.count("section") == 3
 
 
@@ -138,7 +139,7 @@ def test_what_was_not_finished_is_said():
     some = record(gains=CLEAR, complete=False)
     some = replace(some, trials={key: trial for key, trial in some.trials.items() if trial["claim"] != "alone"})
     some = replace(some, rows=tuple(row for row in some.rows if row.trial in some.trials))
-    (line,) = judged(some).lacking.splitlines()
+    (line,) = read_claims(some).lacking.splitlines()
     assert line == snapshot(
         "The measuring was not finished: there are fewer trials than asked for, and none yet of alone."
     )
@@ -206,7 +207,7 @@ def test_counts_are_sentences(number):
 
 
 def test_the_page_has_a_card_for_each_claim_and_links_to_it():
-    read = Read(claims_page(record(gains=CLEAR)))
+    read = Read(claims_page(read_claims(record(gains=CLEAR))))
     names = {value for name, value in read.attributes if name == "id" and value.startswith("claim-")}
     links = [value for name, value in read.attributes if name == "href"]
     assert links == ["#claim-along", "#claim-below", "#claim-alone"] and {link[1:] for link in links} == names
@@ -214,7 +215,7 @@ def test_the_page_has_a_card_for_each_claim_and_links_to_it():
 
 
 def test_every_tag_of_it_is_closed():
-    read = Read(claims_page(record(gains=CLEAR)))
+    read = Read(claims_page(read_claims(record(gains=CLEAR))))
     alone = {"meta", "!doctype", "line", "path", "circle"}
     assert sorted(tag for tag in read.opened if tag not in alone) == sorted(t for t in read.closed if t not in alone)
 
@@ -238,7 +239,7 @@ def test_the_line_that_makes_a_card_again_has_what_the_record_was_told():
 
 
 def test_a_verdict_has_a_word_and_a_symbol_beside_its_colour():
-    read = Read(claims_page(record(gains=CLEAR)))
+    read = Read(claims_page(read_claims(record(gains=CLEAR))))
     badges = [value for name, value in read.attributes if name == "class" and value.startswith("badge")]
     assert set(badges) == {"badge yes", "badge no", "badge mixed", "badge open"}
     icons = [value for name, value in read.attributes if name == "class" and value == "icon"]
@@ -251,7 +252,7 @@ def test_a_bar_lies_where_its_numbers_are():
     """The dashed line of a margin of 2 points is a fifth of the way from no effect to an effect of 10."""
     from truenorm.lab.report.claims.page import _findings
 
-    verdict = judged(record(gains=CLEAR, noise=1e-5)).verdicts[0]
+    verdict = read_claims(record(gains=CLEAR, noise=1e-5)).verdicts[0]
     none, clear = _findings(verdict, ()).bars
     assert clear.zero < clear.mark < clear.low <= clear.mean <= clear.high <= 100
     assert (clear.mark - clear.zero) / (clear.mean - clear.zero) == pytest.approx(0.2, rel=0.01)
@@ -261,7 +262,7 @@ def test_a_bar_lies_where_its_numbers_are():
 def test_an_endless_interval_leaves_the_others_room():
     from truenorm.lab.report.claims.page import _findings
 
-    verdict = judged(record(gains=CLEAR, noise=1e-4)).verdicts[0]
+    verdict = read_claims(record(gains=CLEAR, noise=1e-4)).verdicts[0]
     wild = replace(verdict.findings[0], effect=Interval(0.0, 1e9, 3))
     first, second = _findings(replace(verdict, findings=(wild, verdict.findings[1])), ()).bars
     assert (first.low, first.high) != (None, None) and second.mean - second.zero > 15
@@ -278,17 +279,19 @@ def test_nasty_names_come_out_as_text(catalogue):
     )
     catalogue(nasty, BELOW)
     found = record(claims=(nasty, BELOW), notes=(NASTY, f"n: {NASTY}"))
-    read = Read(claims_page(found))
+    read = Read(claims_page(read_claims(found)))
     plain_names = claim(3, "n", (replace(part, name="a", says="a"),), replace(picture, y="a", text="a", x_title="a"))
     catalogue(plain_names, BELOW)
-    plainly = Read(claims_page(record(claims=(plain_names, BELOW), notes=("a", "n: a"))))
+    plainly = Read(claims_page(read_claims(record(claims=(plain_names, BELOW), notes=("a", "n: a")))))
     assert read.opened == plainly.opened
     assert sum(text.count(NASTY) for text in read.texts) >= 20 and "49" not in "".join(read.texts)
     assert "<script>" in table(found, 150)
 
 
 def test_equal_records_give_equal_pages():
-    assert claims_page(record(gains=CLEAR)) == claims_page(Record.loads(record(gains=CLEAR).dumps()))
+    assert claims_page(read_claims(record(gains=CLEAR))) == claims_page(
+        read_claims(Record.loads(record(gains=CLEAR).dumps()))
+    )
 
 
 # Charts.
@@ -352,8 +355,10 @@ def test_more_places_than_the_axis_tells_apart_are_series_of_their_own(catalogue
 
 def test_a_chart_alone_has_a_legend_and_none_on_the_page():
     found = record(gains=CLEAR)
-    assert "legend" not in json.dumps(json.loads(Read(claims_page(found)).scripts["specs"])["along"]["config"]["axis"])
-    for one in claims_figures(judged(found)):
+    assert "legend" not in json.dumps(
+        json.loads(Read(claims_page(read_claims(found))).scripts["specs"])["along"]["config"]["axis"]
+    )
+    for one in claims_figures(read_claims(found)):
         drawing = ElementTree.fromstring(one.to_svg(one.views[0]))
         shown = {text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")}
         assert {"none", "bn", "ghost-32"} <= shown
@@ -362,7 +367,7 @@ def test_a_chart_alone_has_a_legend_and_none_on_the_page():
 def test_a_claim_without_numbers_for_its_chart_has_none(catalogue):
     one = replace(BELOW, picture=replace(BELOW.picture, metric="what was never measured"))
     catalogue(one)
-    assert "figure" not in Read(claims_page(record(claims=(one,)))).opened
+    assert "figure" not in Read(claims_page(read_claims(record(claims=(one,))))).opened
 
 
 def test_arms_of_any_name_look_different():
@@ -373,7 +378,7 @@ def test_arms_of_any_name_look_different():
 
 
 def test_the_table_of_numbers_has_the_rate_that_was_chosen():
-    read = Read(claims_page(record(gains=CLEAR)))
+    read = Read(claims_page(read_claims(record(gains=CLEAR))))
     assert read.texts.count("learning rate") == 1  # of `below`: those of `along` are its places
     assert "0.25" in read.texts
 
@@ -388,7 +393,7 @@ def test_a_claim_that_is_no_longer_there():
         replace(found, trials={**found.trials, "x": {"claim": "gone", "arm": "bn", "seed": 0, "where": {}}}),
     ):
         with pytest.raises(InvalidRecord) as caught:
-            judged(odd)
+            read_claims(odd)
         assert str(caught.value) == snapshot(
             "the record holds the claim 'gone', which this truenorm does not know; show it with the version that made it (0.1.0)"
         )
@@ -410,7 +415,7 @@ def test_a_claim_that_is_no_longer_there():
 )
 def test_a_damaged_record_is_one_sentence(change):
     with pytest.raises(InvalidRecord) as caught:
-        judged(replace(record(), **change))
+        read_claims(replace(record(), **change))
     assert "\n" not in str(caught.value) and str(caught.value)
 
 
@@ -420,7 +425,59 @@ def test_an_effect_that_cannot_be_taken_is_one_sentence(catalogue):
 
     catalogue(replace(ALONG, parts=(replace(ALONG.parts[0], effect=broken),)))
     with pytest.raises(InvalidRecord, match="of another version of truenorm, or damaged"):
-        judged(record(claims=(ALONG,)))
+        read_claims(record(claims=(ALONG,)))
+
+
+def test_text_and_effects_are_read_from_the_record(catalogue):
+    before, found = record(gains=CLEAR), with_catalogue(record(gains=CLEAR), CATALOGUE)
+    whole = Record.loads(found.dumps())
+    catalogue()  # this version knows none of the claims
+    for kept in (found, whole):
+        assert table(kept) == table(found) and claims_page(read_claims(kept)) == claims_page(read_claims(found))
+    catalogue(*CATALOGUE)
+    assert table(before) == table(found) and claims_page(read_claims(before)) == claims_page(read_claims(found))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ((), {}, "catalogue is {}"),
+        ((0, "text", "title"), 3, "title of text of item 0 of catalogue is 3"),
+        ((0, "text", "sources"), [None], "item 0 of sources of text of item 0 of catalogue is None"),
+        ((1, "text", "parts", 0, "unit"), "miles", "unit of item 0 of parts of text of item 1 of catalogue is 'miles'"),
+        ((1, "text", "parts", 0, "margin"), "x", "margin of item 0 of parts of text of item 1 of catalogue is 'x'"),
+        (
+            (1, "text", "parts", 0, "resolution"),
+            None,
+            "resolution of item 0 of parts of text of item 1 of catalogue is None",
+        ),
+        ((0, "text", "picture"), None, "picture of text of item 0 of catalogue is None"),
+        ((0, "effects", 0), {"a": 1.0}, "item 0 of effects of item 0 of catalogue is 'a'"),
+        ((0, "effects", 0), {"1": "a"}, "'1' of item 0 of effects of item 0 of catalogue is 'a'"),
+        ((0, "effects"), [], "along has effects of other comparisons"),
+    ],
+)
+def test_damaged_text_is_named_with_its_place(path, value, said):
+    found = Record.loads(with_catalogue(record(), CATALOGUE).dumps())
+    place = found.configuration
+    for key in ("catalogue", *path)[: len(path)]:
+        place = place[key]
+    place["catalogue" if not path else path[-1]] = value
+    with pytest.raises(InvalidRecord) as caught:
+        read_claims(found)
+    assert str(caught.value) == f"the record's header is damaged: {said}"
+
+
+def test_an_effect_that_cannot_be_kept_leaves_the_record_as_it_is():
+    def endless(evidence):
+        return {0: math.inf}
+
+    def broken(evidence):
+        raise KeyError("no such place")
+
+    for effect in (endless, broken):
+        claims = [replace(ALONG, parts=(replace(ALONG.parts[0], effect=effect),))]
+        assert with_catalogue(record(), claims) == record()
 
 
 def test_rows_of_layers_and_of_unknown_trials_are_left_alone():
@@ -435,5 +492,5 @@ def test_rows_of_layers_and_of_unknown_trials_are_left_alone():
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(MissingExtra):
-        claims_page(record())
+        claims_page(read_claims(record()))
     assert table(record())

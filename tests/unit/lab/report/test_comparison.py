@@ -126,9 +126,8 @@ def test_a_grid_has_no_place_here():
 
 
 def test_a_record_of_something_else():
-    comparison = Comparison({"a": study(seeds=1), "b": Record(command="truenorm diagnose")})
     with pytest.raises(InvalidRecord, match="is it one of truenorm study"):
-        comparison_table(comparison)
+        Comparison({"a": study(seeds=1), "b": Record(command="truenorm diagnose")})
 
 
 def test_other_images_of_the_same_set():

@@ -9,8 +9,9 @@ from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report import study_page
-from truenorm.lab.report.header import check_images, check_trial
+from truenorm.lab.report.header import StudyImages, check_trial, read_images
 from truenorm.lab.report.headline import grid_headline
+from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
 from truenorm.lab.report.tables import arms_table, study_conclusion, study_tables
 from truenorm.record import Measurement
@@ -61,7 +62,7 @@ def test_trials():
 
 def test_images():
     assert [
-        refused(check_images, {"images": images, "reference": "training"}, "digits")
+        refused(read_images, {"images": images, "reference": "training"}, "digits")
         for images in (
             3,
             {},
@@ -79,27 +80,27 @@ def test_images():
             "images is 3",
             "the record's configuration does not say what the images of 'digits' were",
             "images of 'digits' is 3",
-            "images of 'digits': test is None",
-            "images of 'digits': test is 0",
-            "images of 'digits': test is '9'",
-            "images of 'digits': train is -1",
-            "images of 'digits': validation is None",
-            "images of 'digits': imbalance is '1'",
-            "images of 'digits': balanced is 1",
+            "test of images of 'digits' is None",
+            "test of images of 'digits' is 0",
+            "test of images of 'digits' is '9'",
+            "train of images of 'digits' is -1",
+            "validation of images of 'digits' is None",
+            "imbalance of images of 'digits' is '1'",
+            "balanced of images of 'digits' is 1",
         ]
     )
-    check_images({"images": {"digits": IMAGES}, "reference": "training"}, "digits")
+    assert read_images({"images": {"digits": IMAGES}, "reference": "training"}, "digits") == StudyImages(**IMAGES)
 
 
 @pytest.mark.parametrize("axis", ["data", "networks", "batch_sizes", "schedules", "lrs"])
 def test_axes_that_are_no_lists(axis):
-    assert refused(summaries, configured(**{axis: 5})) == f"{axis} is 5"
+    assert refused(read_study, configured(**{axis: 5})) == f"{axis} is 5"
 
 
 def test_a_record_of_before():
     record = configured()
     del record.configuration["images"]
-    assert refused(summaries, record) == snapshot(
+    assert refused(summaries, read_study(record)) == snapshot(
         "the record's configuration lacks images; it is of an older truenorm, or of another command"
     )
 
@@ -113,18 +114,23 @@ def test_an_arm_of_the_sweep_without_a_momentum_is_in_no_chart_of_momenta():
         for arm in ("static-abc", "static-nan", "static-1e999", "static-0", "static--1")
     ]
     record = replace(record, rows=(*record.rows, *odd))
-    (summary,) = summaries(record)
+    (summary,) = summaries(read_study(record))
     assert len(summary.swept) == 16 and list(summary.swept) == sorted(summary.swept)
-    assert "static-abc" in study_page(record)
+    assert "static-abc" in study_page(summaries(read_study(record)))
 
 
 def test_whatever_is_damaged_it_is_said_in_a_sentence():
     """Every value of the header that a report reads, as something else: a report or a refusal, never a traceback."""
 
     def read(record):
-        found = summaries(record)
+        found = summaries(read_study(record))
         tables = [arms_table(summary, alone=False) for summary in found]
-        return study_tables(record), study_conclusion(record), grid_headline(found), tables
+        return (
+            study_tables(summaries(read_study(record))),
+            study_conclusion(summaries(read_study(record))),
+            grid_headline(found),
+            tables,
+        )
 
     record = study(seeds=2, num_layers=1, batch_sizes=(4, 8), lrs=(0.1, 0.2), arms=("static-0.1", "dmbn", "gn"))
     name, trial = next(iter(record.trials.items()))

@@ -6,11 +6,12 @@ from inline_snapshot import snapshot
 from unit.lab.report.synthetic import study
 
 from truenorm.lab.report.headline import headline, shift_sentence
-from truenorm.lab.report.summary import StudySummary
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import only_summary
 
 
 def said(**options):
-    return headline(StudySummary(study(**{"seeds": 5, **options})))
+    return headline(only_summary(read_study(study(**{"seeds": 5, **options}))))
 
 
 def test_nothing_is_shown():
@@ -70,9 +71,9 @@ def nearer(record):
 
 def test_the_shift_is_told_where_it_becomes_much_smaller():
     record = study(seeds=2)
-    assert shift_sentence(StudySummary(record)) == ()
+    assert shift_sentence(only_summary(read_study(record))) == ()
     record = nearer(record)
-    assert shift_sentence(StudySummary(record)) == snapshot(
+    assert shift_sentence(only_summary(read_study(record))) == snapshot(
         (
             "A momentum for each layer (dmbn) brings the statistics nearer to those of the data, against which it is chosen: from 0.041 to 0.004 σ off.",
         )
@@ -80,9 +81,9 @@ def test_the_shift_is_told_where_it_becomes_much_smaller():
 
 
 def test_the_shift_of_one_seed_or_below_the_noise_floor_is_not_told():
-    assert shift_sentence(StudySummary(nearer(study(seeds=1)))) == ()
+    assert shift_sentence(only_summary(read_study(nearer(study(seeds=1))))) == ()
     record = nearer(study(seeds=2))
     rows = [replace(row, error=0.5) if row.metric == "shift.joint" else row for row in record.rows]
-    assert shift_sentence(StudySummary(replace(record, rows=tuple(rows)))) == ()
+    assert shift_sentence(only_summary(read_study(replace(record, rows=tuple(rows))))) == ()
     rows = [replace(row, error=None) if row.metric == "shift.joint" else row for row in record.rows]
-    assert shift_sentence(StudySummary(replace(record, rows=tuple(rows)))) != ()
+    assert shift_sentence(only_summary(read_study(replace(record, rows=tuple(rows))))) != ()

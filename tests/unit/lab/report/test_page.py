@@ -13,8 +13,11 @@ from unit.lab.report.synthetic import ARMS, MOMENTA, study
 
 from truenorm.errors import MissingExtra
 from truenorm.lab.report import Comparison, comparison_page, diagnosis_page, study_page
+from truenorm.lab.report.diagnosis import read_diagnosis
 from truenorm.lab.report.figure import View, figure, rows
 from truenorm.lab.report.page import Section, Tables, needed, page
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import summaries
 from truenorm.record import Record
 from truenorm.show import Table
 
@@ -142,7 +145,7 @@ def test_without_charts_no_library_comes_along():
 
 def test_equal_records_give_equal_pages():
     record = study(num_layers=2)
-    assert study_page(record) == study_page(record)
+    assert study_page(summaries(read_study(record))) == study_page(summaries(read_study(record)))
 
 
 # The pages that there are.
@@ -150,7 +153,7 @@ def test_equal_records_give_equal_pages():
 
 def test_the_page_of_a_study():
     record = study(num_layers=2, epochs=2, arms=("static-0.1", "static-0.5", *ARMS, "bn-bfn", "gn"))
-    read = Read(study_page(record))
+    read = Read(study_page(summaries(read_study(record))))
     assert [text.strip() for text in read.texts if text.strip()][1:3] == snapshot(
         [
             "truenorm study · digits · mlp · batch 32 · cosine · 3 seeds",
@@ -172,7 +175,7 @@ def test_the_page_of_a_study():
 
 
 def test_the_page_of_a_grid():
-    read = Read(study_page(study(batch_sizes=(2, 8, 64), num_layers=2)))
+    read = Read(study_page(summaries(read_study(study(batch_sizes=(2, 8, 64), num_layers=2)))))
     options = [value for name, value in read.attributes if name == "value"]
     assert options == ["0", "1", "2"] and "batch 64" in {text.strip() for text in read.texts}
     views = json.loads(unpacked(read.scripts["views"]))
@@ -196,14 +199,16 @@ def test_the_page_of_a_grid():
 def test_a_layer_of_any_name():
     record = study(num_layers=1, seeds=1, layer=NASTY, networks=(NASTY, "mlp"))
     plain = study(num_layers=1, seeds=1, networks=("a", "mlp"))
-    assert Read(study_page(record)).opened == Read(study_page(plain)).opened
+    assert (
+        Read(study_page(summaries(read_study(record)))).opened == Read(study_page(summaries(read_study(plain)))).opened
+    )
 
 
 def test_a_grid_of_36_settings_and_20_layers_is_small():
     arms = (*(f"static-{momentum:g}" for momentum in MOMENTA), "cumulative", *ARMS, "bn-bfn", "gn")
     axes = {"batch_sizes": (2, 4, 8, 16, 32, 64), "networks": ("mlp", "cnn", "resnet20")}
     record = study(**axes, schedules=("cosine", "constant"), num_layers=20, seeds=2, arms=arms, epochs=10)
-    html = study_page(record)
+    html = study_page(summaries(read_study(record)))
     assert len(html.encode()) < LARGEST
     assert len(json.loads(unpacked(Read(html).scripts["views"]))["shift-by-layer"]) == 36
 
@@ -221,8 +226,11 @@ def test_the_page_of_records_side_by_side():
 
 
 def test_the_page_of_a_diagnosis_of_which_nothing_was_measured():
-    read = Read(diagnosis_page(NASTY, Record(command=NASTY), (table(),), (("verdict", "healthy"), ("do", NASTY))))
-    assert read.texts.count(NASTY) == 4 and "Healthy" in read.texts
+    finding = {"sentence": NASTY, "level": "note", "evidence": {}}
+    trial = {"healthy": True, "verdict": "healthy", "findings": [finding], "recommendation": NASTY}
+    record = Record(command=NASTY, trials={"diagnosis": trial})
+    read = Read(diagnosis_page(read_diagnosis(record)))
+    assert read.texts.count(NASTY) == 3 and "Healthy" in read.texts
     assert "figure" not in read.opened
 
 
@@ -232,7 +240,7 @@ def test_the_page_of_a_diagnosis_of_which_nothing_was_measured():
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     monkeypatch.setattr("truenorm.lab.report.page._library", lambda: needed())
-    for draw in (needed, lambda: study_page(study(seeds=1, num_layers=1))):
+    for draw in (needed, lambda: study_page(summaries(read_study(study(seeds=1, num_layers=1))))):
         with pytest.raises(MissingExtra) as caught:
             draw()
         assert str(caught.value) == snapshot(

@@ -6,7 +6,8 @@ from inline_snapshot import snapshot
 from scipy import stats
 
 from truenorm.errors import InvalidRecord
-from truenorm.lab.report.summary import StudySummary, cell, conclusion
+from truenorm.lab.report.study_record import read_study
+from truenorm.lab.report.summary import cell, conclusion, only_summary
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record
 
@@ -26,7 +27,7 @@ def close(found, mean, half_width):
 
 
 def test_means_over_seeds_with_their_interval(record):
-    summary = StudySummary(record({"static-0.1": BASE}))
+    summary = only_summary(read_study(record({"static-0.1": BASE})))
     close(summary.interval("static-0.1", "accuracy", 100), *t_interval([90, 91, 92]))
     assert summary.interval("static-0.1", "accuracy").n == 3
     assert summary.interval("dmbn", "accuracy") is None
@@ -41,7 +42,7 @@ def test_this_comparison_sees_the_normal_distribution():
 
 
 def test_differences_are_paired_by_seed(record):
-    summary = StudySummary(record({"static-0.1": BASE, "dmbn": [0.91, 0.925, 0.93]}))
+    summary = only_summary(read_study(record({"static-0.1": BASE, "dmbn": [0.91, 0.925, 0.93]})))
     found = summary.difference("dmbn", "accuracy", 100)
     close(found, *t_interval([1.0, 1.5, 1.0]))
     assert found.p == pytest.approx(stats.ttest_rel([91, 92.5, 93], [90, 91, 92]).pvalue, rel=1e-9)
@@ -50,26 +51,30 @@ def test_differences_are_paired_by_seed(record):
 
 
 def test_differences_to_another_arm(record):
-    summary = StudySummary(record({"static-0.1": BASE, "dmbn": [0.91, 0.925, 0.93], "gn": [0.8, 0.81, 0.85]}))
+    summary = only_summary(
+        read_study(record({"static-0.1": BASE, "dmbn": [0.91, 0.925, 0.93], "gn": [0.8, 0.81, 0.85]}))
+    )
     close(summary.difference("dmbn", "accuracy", 100, to="gn"), *t_interval([11.0, 11.5, 8.0]))
 
 
 def test_a_missing_seed_takes_its_pair_along(record):
-    summary = StudySummary(record({"static-0.1": BASE, "gn": [0.80, None, 0.86]}))
+    summary = only_summary(read_study(record({"static-0.1": BASE, "gn": [0.80, None, 0.86]})))
     close(summary.difference("gn", "accuracy", 100), *t_interval([-10.0, -6.0]))
     assert summary.seeds_of("gn", "accuracy") == {0: 0.80, 2: 0.86}
-    lone = StudySummary(record({"static-0.1": [0.9, None], "gn": [None, 0.8]}))
+    lone = only_summary(read_study(record({"static-0.1": [0.9, None], "gn": [None, 0.8]})))
     assert lone.difference("gn", "accuracy") is None
 
 
 def test_one_seed_has_no_interval(record):
-    found = StudySummary(record({"static-0.1": BASE[:1], "dmbn": [0.92]})).difference("dmbn", "accuracy", 100)
+    found = only_summary(read_study(record({"static-0.1": BASE[:1], "dmbn": [0.92]}))).difference(
+        "dmbn", "accuracy", 100
+    )
     assert (found.half_width, found.p, found.n) == (None, None, 1)
 
 
 def test_equal_differences_of_one_image_are_no_certainty(record):
     # One image of 1000 in each of three seeds: its spread is taken to be one image.
-    summary = StudySummary(record({"static-0.1": BASE, "dmbn": [a + 0.001 for a in BASE]}))
+    summary = only_summary(read_study(record({"static-0.1": BASE, "dmbn": [a + 0.001 for a in BASE]})))
     found = summary.difference("dmbn", "accuracy", 100)
     assert found.half_width == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3), rel=1e-6)
     assert not found.excludes_zero
@@ -83,7 +88,7 @@ def test_metrics_of_layers_are_averaged_within_a_seed(record):
         for seed, values in enumerate([(0.1, 0.3), (0.2, 0.6)])
         for layer, value in zip(("bn1", "bn2"), values, strict=True)
     ]
-    summary = StudySummary(record({"static-0.1": BASE[:2]}, extra=rows))
+    summary = only_summary(read_study(record({"static-0.1": BASE[:2]}, extra=rows)))
     assert summary.seeds_of("static-0.1", "shift.joint") == {0: pytest.approx(0.2), 1: pytest.approx(0.4)}
     assert summary.layers == ("bn1", "bn2")
     assert summary.noise_floor("joint") == pytest.approx(0.015)
@@ -92,13 +97,13 @@ def test_metrics_of_layers_are_averaged_within_a_seed(record):
 
 def test_momenta_by_layer(record):
     rows = [Measurement(f"bn{seed}", "dmbn", "bn1", "momentum", m) for seed, m in enumerate((0.1, 0.5, 0.1))]
-    summary = StudySummary(record({"static-0.1": BASE, "dmbn": BASE}, extra=rows))
+    summary = only_summary(read_study(record({"static-0.1": BASE, "dmbn": BASE}, extra=rows)))
     assert summary.momenta_of("dmbn", "bn1") == [0.1, 0.5, 0.1]
     assert summary.momenta_of("dmbn", "bn2") == []
 
 
 def test_arms_on_the_same_weights_and_networks_of_their_own(record):
-    summary = StudySummary(record({"static-0.1": BASE, "bn-bfn": BASE, "dmbn": BASE, "gn": BASE}))
+    summary = only_summary(read_study(record({"static-0.1": BASE, "bn-bfn": BASE, "dmbn": BASE, "gn": BASE})))
     assert summary.same_weights == ("static-0.1", "dmbn")
     assert summary.networks == ("bn-bfn", "gn")
 
@@ -112,19 +117,19 @@ BAD = [a - d for a, d in zip(BASE, (0.30, 0.31, 0.32), strict=True)]
 
 
 def test_a_family_is_judged_by_holm(record):
-    def judged(number_of_others):
+    def read_claims(number_of_others):
         arms = {"static-0.1": BASE, "some": SOME} | {f"other{i}": NOISE for i in range(number_of_others)}
-        summary = StudySummary(record(arms))
+        summary = only_summary(read_study(record(arms)))
         return summary.beyond_noise(tuple(arms)[1:], "accuracy", 100)
 
     p = stats.ttest_rel(SOME, BASE).pvalue
-    assert list(judged(0)) == ["some"]
-    assert list(judged(int(0.05 / p) - 1)) == ["some"]
-    assert judged(int(0.05 / p)) == {}
+    assert list(read_claims(0)) == ["some"]
+    assert list(read_claims(int(0.05 / p) - 1)) == ["some"]
+    assert read_claims(int(0.05 / p)) == {}
 
 
 def test_an_arm_of_one_seed_is_not_judged(record):
-    summary = StudySummary(record({"static-0.1": BASE, "dmbn": [0.99, None, None]}))
+    summary = only_summary(read_study(record({"static-0.1": BASE, "dmbn": [0.99, None, None]})))
     assert summary.beyond_noise(("dmbn",), "accuracy", 100) == {}
 
 
@@ -132,7 +137,7 @@ def test_an_arm_of_one_seed_is_not_judged(record):
 
 
 def said(record, arms, **options):
-    return conclusion(StudySummary(record(arms, **options)))
+    return conclusion(only_summary(read_study(record(arms, **options))))
 
 
 def test_one_seed(record):
@@ -192,7 +197,7 @@ def test_a_record_that_is_not_complete(record):
 
 def refused(record):
     with pytest.raises(InvalidRecord) as caught:
-        StudySummary(record)
+        only_summary(read_study(record))
     return str(caught.value)
 
 

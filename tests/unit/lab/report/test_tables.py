@@ -8,6 +8,7 @@ from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report.study import study_page
+from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
 from truenorm.lab.report.tables import arms_table, study_tables
 from truenorm.record import Measurement, Record
@@ -41,7 +42,13 @@ def titles(tables):
 def test_the_tables_of_a_small_study(record):
     rows = [*layer_rows(), *layer_rows("dmbn", momentum=((0.1, 0.1), (0.5, 0.01))), *layer_rows("bn-bfn", "bn-bfn")]
     tables = study_tables(
-        record({"static-0.1": BASE, "dmbn": [0.93, 0.91], "bn-bfn": [0.89, 0.92], "gn": [0.8, 0.85]}, extra=rows)
+        summaries(
+            read_study(
+                record(
+                    {"static-0.1": BASE, "dmbn": [0.93, 0.91], "bn-bfn": [0.89, 0.92], "gn": [0.8, 0.85]}, extra=rows
+                )
+            )
+        )
     )
     assert printed(tables) == snapshot("""\
 same weights, other statistics
@@ -90,7 +97,7 @@ in so many seeds.\
 
 
 def test_what_was_not_asked_for_has_no_table(record):
-    assert titles(study_tables(record({"static-0.1": BASE}, extra=layer_rows()))) == snapshot(
+    assert titles(study_tables(summaries(read_study(record({"static-0.1": BASE}, extra=layer_rows()))))) == snapshot(
         ["same weights, other statistics", "estimation shift"]
     )
 
@@ -99,7 +106,9 @@ def test_what_was_not_asked_for_has_no_table(record):
 def test_leakage_is_labelled(record, reference, leaks):
     (table,) = (
         table
-        for table in study_tables(record({"static-0.1": BASE}, extra=layer_rows(), reference=reference))
+        for table in study_tables(
+            summaries(read_study(record({"static-0.1": BASE}, extra=layer_rows(), reference=reference)))
+        )
         if table.title == "estimation shift"
     )
     assert any("LEAKAGE" in note for note in table.notes) is leaks
@@ -108,7 +117,7 @@ def test_leakage_is_labelled(record, reference, leaks):
 
 def test_notes_of_the_first_table(record):
     def notes(**options):
-        return study_tables(record({"static-0.1": BASE[:1]}, **options))[0].notes
+        return study_tables(summaries(read_study(record({"static-0.1": BASE[:1]}, **options))))[0].notes
 
     assert notes(balanced=False, complete=False, notes=("imbalance 10",)) == snapshot(
         (
@@ -131,30 +140,30 @@ def test_notes_of_the_first_table(record):
 
 def test_the_only_setting_with_results_names_what_diverged_in_the_others():
     record = study(batch_sizes=(2, 8, 64), diverged=(2, 64), seeds=1, arms=("static-0.1", "dmbn"))
-    assert study_tables(record)[0].notes[2:] == snapshot(
+    assert study_tables(summaries(read_study(record)))[0].notes[2:] == snapshot(
         (
             "1 of 3 settings has results: batch 8.",
             "Diverged: batch 2: bn, seed 0: the loss became nan in epoch 2",
             "Diverged: batch 64: bn, seed 0: the loss became nan in epoch 2",
         )
     )
-    (summary,) = summaries(record)
-    assert arms_table(summary, alone=True).notes == study_tables(record)[0].notes
-    page = study_page(record)
+    (summary,) = summaries(read_study(record))
+    assert arms_table(summary, alone=True).notes == study_tables(summaries(read_study(record)))[0].notes
+    page = study_page(summaries(read_study(record)))
     assert "Diverged: batch 2: bn, seed 0" in page and "1 of 3 settings has results" in page
 
 
 def test_a_grid_that_was_not_finished_counts_what_was_asked_for():
     record = study(batch_sizes=(8,), seeds=1, arms=("static-0.1",))
     configuration = {**record.configuration, "batch_sizes": [2, 8]}
-    assert study_tables(replace(record, configuration=configuration, complete=False))[0].notes[2:] == snapshot(
-        ("The study was not finished: fewer trials than asked for.", "1 of 2 settings has results.")
-    )
+    assert study_tables(summaries(read_study(replace(record, configuration=configuration, complete=False))))[0].notes[
+        2:
+    ] == snapshot(("The study was not finished: fewer trials than asked for.", "1 of 2 settings has results."))
 
 
 def test_rates_that_were_chosen_are_told():
     def told(record):
-        return [note for note in study_tables(record)[0].notes if "rate" in note]
+        return [note for note in study_tables(summaries(read_study(record)))[0].notes if "rate" in note]
 
     record = study(rates={"bn": 0.06, "gn": 0.02}, arms=("static-0.1", "gn"))
     assert told(record) == snapshot(["Learning rates chosen on validation images: bn 0.06, gn 0.02."])
@@ -164,17 +173,19 @@ def test_rates_that_were_chosen_are_told():
 
 
 def test_networks_alone_have_no_shift_of_group_norm(record):
-    tables = study_tables(record({"static-0.1": BASE, "gn": BASE}, extra=layer_rows()))
+    tables = study_tables(summaries(read_study(record({"static-0.1": BASE, "gn": BASE}, extra=layer_rows()))))
     assert [row[0] for row in tables[1].rows] == ["static-0.1", "gn"]
     assert [row[0] for row in tables[2].rows] == ["static-0.1"]
 
 
 def test_every_row_has_a_cell_for_each_column(record):
     rows = [*layer_rows(), *layer_rows("adaptive", momentum=((0.1, 0.2), (0.1, 0.1)))]
-    for table in study_tables(record({"static-0.1": BASE, "adaptive": [None, 0.9], "gn": [0.8, None]}, extra=rows)):
+    for table in study_tables(
+        summaries(read_study(record({"static-0.1": BASE, "adaptive": [None, 0.9], "gn": [0.8, None]}, extra=rows)))
+    ):
         assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_a_record_of_something_else():
     with pytest.raises(InvalidRecord, match="is it one of truenorm study"):
-        study_tables(Record(command="truenorm diagnose"))
+        study_tables(summaries(read_study(Record(command="truenorm diagnose"))))

@@ -8,8 +8,8 @@ from inline_snapshot import snapshot
 
 from truenorm.errors import Diverged, InvalidInput, TruenormError, UnknownName
 from truenorm.lab.images.sets import ImageSet, Split, load
-from truenorm.lab.study import bench, job
-from truenorm.lab.study.configuration import StudyConfig, Trial
+from truenorm.lab.study import context, study
+from truenorm.lab.study.configuration import StudyConfig, StudyTrial
 from truenorm.lab.study.study import run_study
 from truenorm.record import Record
 
@@ -47,7 +47,7 @@ def test_the_record_says_what_was_done(tiny, tiny_record):
         ("bn", 0), ("bn-bfn", 0), ("gn", 0), ("bn", 1), ("bn-bfn", 1), ("gn", 1),
     ]  # fmt: skip
     assert {row.trial for row in record.rows} == set(record.trials)
-    assert next(iter(record.trials)) == Trial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0]).id
+    assert next(iter(record.trials)) == StudyTrial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0]).id
 
 
 def test_the_file_is_the_record(run, tmp_path):
@@ -104,7 +104,7 @@ RATES = replace(SMALL, lr=(0.001, 0.1, 0.02), arms=("all",), epochs=2)
 
 def test_test_images_and_labels_decide_nothing(run, monkeypatch):
     honest = run(RATES)
-    monkeypatch.setattr(bench, "load", lambda *args, **options: spoiled(load(*args, **options)))
+    monkeypatch.setattr(context, "load", lambda *args, **options: spoiled(load(*args, **options)))
     other = run(RATES)
     assert rows_of(other, False) == rows_of(honest, False)
     assert other.trials == honest.trials
@@ -196,7 +196,7 @@ def test_rates_without_images_to_choose_by(run):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(job, "run", lambda *args: pytest.fail("it trained"))
+    monkeypatch.setattr(study, "measure_trial", lambda *args: pytest.fail("it trained"))
 
 
 def test_what_cannot_be_done_is_said_first(run, no_training, tmp_path):
@@ -362,14 +362,14 @@ def test_ctrl_c_in_the_first_trial_leaves_the_old_record(run, tmp_path):
 
 @pytest.fixture
 def second_seed_diverges(monkeypatch):
-    real = job.run
+    real = study.measure_trial
 
     def second_fails(trial, *args):
         if trial.seed == 1:
             raise Diverged("training diverged in epoch 1")
         return real(trial, *args)
 
-    monkeypatch.setattr(job, "run", second_fails)
+    monkeypatch.setattr(study, "measure_trial", second_fails)
 
 
 def test_a_training_that_diverges_is_marked_and_the_others_go_on(run, tmp_path, second_seed_diverges):

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import update_bn
 import truenorm as tn
 from truenorm.lab.images.sets import load
 from truenorm.lab.study.arms import resolve, rules_for
-from truenorm.lab.study.bench import open_bench
-from truenorm.lab.study.configuration import Trial
+from truenorm.lab.study.configuration import StudyTrial
+from truenorm.lab.study.context import open_context
 from truenorm.lab.study.training import train
 from truenorm.lab.study.trial import EVALUATION_BATCH, recipe
 from truenorm.stats import squared_error
@@ -189,8 +189,8 @@ def test_what_is_zero_by_construction(value):
 @pytest.fixture(scope="session")
 def again(tiny, images):
     """The trial of seed 0 watched once more: its watch and its joint population."""
-    bench = open_bench(tiny, "mlp", images, resolve(tiny.arms, tiny.momenta)[0], torch.device("cpu"))
-    trial = Trial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0])
+    bench = open_context(tiny, "mlp", images, resolve(tiny.arms, tiny.momenta)[0], torch.device("cpu"))
+    trial = StudyTrial(norm="bn", lr=0.05, seed=0, setting=tiny.settings[0])
     network, feed = bench.network(trial), bench.feed("train", tiny.batch_sizes[0])
     with tn.watch(network, rules_for(bench.arms, bench.momenta)) as watched:
         train(network, feed, recipe(trial))
@@ -229,17 +229,18 @@ def test_one_rate_for_the_momentum_of_a_fixed_rule(value):
 
 
 def test_making_a_network_leaves_the_random_state(tiny, images, no_global_draws):
-    bench = open_bench(tiny, "mlp", images, (), torch.device("cpu"))
-    a, b = (bench.network(Trial(norm="bn", lr=0.05, seed=5, setting=tiny.settings[0])) for _ in "12")
-    other = bench.network(Trial(norm="bn", lr=0.05, seed=6, setting=tiny.settings[0]))
+    bench = open_context(tiny, "mlp", images, (), torch.device("cpu"))
+    a, b = (bench.network(StudyTrial(norm="bn", lr=0.05, seed=5, setting=tiny.settings[0])) for _ in "12")
+    other = bench.network(StudyTrial(norm="bn", lr=0.05, seed=6, setting=tiny.settings[0]))
     assert torch.equal(a[1].weight, b[1].weight)
     assert not torch.equal(a[1].weight, other[1].weight)
 
 
 def test_networks_of_one_seed_start_from_the_same_linear_layers(tiny, images):
-    bench = open_bench(tiny, "mlp", images, (), torch.device("cpu"))
+    bench = open_context(tiny, "mlp", images, (), torch.device("cpu"))
     bn, bfn, gn = (
-        bench.network(Trial(norm=norm, lr=0.05, seed=5, setting=tiny.settings[0])) for norm in ("bn", "bn-bfn", "gn")
+        bench.network(StudyTrial(norm=norm, lr=0.05, seed=5, setting=tiny.settings[0]))
+        for norm in ("bn", "bn-bfn", "gn")
     )
     for layer in (1, 4, 7):
         assert torch.equal(bn[layer].weight, bfn[layer].weight)

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import scored, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Feed
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
 from truenorm.record import Measurement
@@ -33,16 +33,16 @@ AFFINE: Mapping[str, NormLayer] = {
 }
 
 
-def cells(bench: Bench) -> list[Cell]:
-    return [Cell(arm=arm, lrs=bench.rates(-7, 1), steps=bench.steps(IMAGES, BATCH)) for arm in AFFINE]
+def cells(context: ClaimsContext) -> list[Cell]:
+    return [Cell(arm=arm, lrs=context.rates(-7, 1), steps=context.steps(IMAGES, BATCH)) for arm in AFFINE]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: dense(bench, AFFINE[trial.arm], activation=nn.Sigmoid), trial.seed, gain=1.0)
-    feed = bench.feed("train", BATCH)
-    training = trained(network, feed, trial, on_step, epochs=bench.epochs(IMAGES))
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: dense(context, AFFINE[trial.arm], activation=nn.Sigmoid), trial.seed, gain=1.0)
+    feed = context.feed("train", BATCH)
+    training = trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES))
     if trial.tuning:
-        yield trial.row("validation_nll", -scored(network, bench, "validation").nll)
+        yield trial.row("validation_nll", -scored(network, context, "validation").nll)
         return
     inputs = torch.cat(sigmoid_inputs(network, feed), dim=1)
     yield trial.row("linear_share", share_within(inputs, LINEAR))
@@ -50,7 +50,7 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
     yield trial.row("spread", spread.mean().item())
     yield trial.row("spread_between", spread.std().item())
     yield trial.row("training_loss", training.losses[-1])
-    found = scored(network, bench, "test")
+    found = scored(network, context, "test")
     yield trial.row("nll", found.nll, n=found.num)
     yield trial.row("accuracy", found.accuracy, n=found.num)
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import first, scored, scored_in_batches, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.study.arms import sequential
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
@@ -34,44 +34,44 @@ INSTEAD: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Arm → its name, and the networks that can have it: of one value per channel nothing is left by instance norm."""
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(
             arm=arm,
             where={"network": network, "batch_size": batch_size},
-            lrs=RATES[1:4:2] if bench.quick else RATES,
-            steps=_epochs(bench) * min(SUBSET, len(bench.images.train)) // batch_size,
+            lrs=RATES[1:4:2] if context.quick else RATES,
+            steps=_epochs(context) * min(SUBSET, len(context.images.train)) // batch_size,
         )
         for network in NETWORKS
-        for batch_size in ((SMALL, LARGE) if bench.quick else BATCHES)
+        for batch_size in ((SMALL, LARGE) if context.quick else BATCHES)
         for arm in ("bn", *INSTEAD)
         if arm == "bn" or network in INSTEAD[arm][1]
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: NETWORKS[trial.where["network"]](bench, NORMS[trial.arm]), trial.seed)
-    feed = first(bench.feed("train", trial.where["batch_size"]), SUBSET)
-    trained(network, feed, trial, on_step, epochs=_epochs(bench))
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: NETWORKS[trial.where["network"]](context, NORMS[trial.arm]), trial.seed)
+    feed = first(context.feed("train", trial.where["batch_size"]), SUBSET)
+    trained(network, feed, trial, on_step, epochs=_epochs(context))
     if trial.tuning:
-        yield trial.row("score", -scored(network, bench, "validation").nll)
+        yield trial.row("score", -scored(network, context, "validation").nll)
         return
-    yield _accuracy(trial, trial.arm, network, bench)
+    yield _accuracy(trial, trial.arm, network, context)
     if trial.arm == "bn":
         for arm, stats in (("bn-joint", measure(network, feed)), ("bn-sequential", sequential(network, feed))):
             with using(network, stats):
-                yield _accuracy(trial, arm, network, bench)
-        together = scored_in_batches(network, bench.feed("test", feed.batch_size))
+                yield _accuracy(trial, arm, network, context)
+        together = scored_in_batches(network, context.feed("test", feed.batch_size))
         yield trial.row("accuracy", together.accuracy, "bn-batch", n=together.num)
 
 
-def _epochs(bench: Bench) -> int:
-    shown = IMAGES // 4 if bench.quick else IMAGES
-    return max(2, round(shown / min(SUBSET, len(bench.images.train))))
+def _epochs(context: ClaimsContext) -> int:
+    shown = IMAGES // 4 if context.quick else IMAGES
+    return max(2, round(shown / min(SUBSET, len(context.images.train))))
 
 
-def _accuracy(trial: Trial, arm: str, network: nn.Module, bench: Bench) -> Measurement:
-    found = scored(network, bench, "test")
+def _accuracy(trial: ClaimTrial, arm: str, network: nn.Module, context: ClaimsContext) -> Measurement:
+    found = scored(network, context, "test")
     return trial.row("accuracy", found.accuracy, arm, n=found.num)
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH
 from truenorm.model.layers import batch_norms, buffers_of
 from truenorm.model.statistics import using
@@ -47,28 +47,28 @@ INFERENCE: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 """Arm → what it is, and what becomes of the pixels."""
 
 
-def cells(bench: Bench) -> list[Cell]:
-    return [Cell(arm="training", lrs=(2.0**-5,), steps=bench.steps(IMAGES, BATCH))]
+def cells(context: ClaimsContext) -> list[Cell]:
+    return [Cell(arm="training", lrs=(2.0**-5,), steps=context.steps(IMAGES, BATCH))]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: dense(bench, NORMS["bn"]), trial.seed)
-    trained(network, bench.feed("train", BATCH), trial, on_step, epochs=bench.epochs(IMAGES))
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: dense(context, NORMS["bn"]), trial.seed)
+    trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
     with using(network):  # which training mode would change
         network.train()
-        usual = [images for images, _ in bench.feed("train", BATCH)]
+        usual = [images for images, _ in context.feed("train", BATCH)]
         yield from _told(trial, "training", furthest(network, usual))
-        odd = (with_one_brighter(images, bench) for images in usual)
+        odd = (with_one_brighter(images, context) for images in usual)
         yield from _told(trial, "training-odd", furthest(network, odd))
     network.eval()
     for arm, (_, change) in INFERENCE.items():
-        batches = (bench.scale(change(pixels)) for pixels in bench.images.test.images.split(EVALUATION_BATCH))
+        batches = (context.scale(change(pixels)) for pixels in context.images.test.images.split(EVALUATION_BATCH))
         yield from _told(trial, arm, furthest(network, batches))
 
 
-def with_one_brighter(images: Tensor, bench: Bench) -> Tensor:
+def with_one_brighter(images: Tensor, context: ClaimsContext) -> Tensor:
     """The batch, its first image so many times as bright; scaled as the others are."""
-    mean, std = bench.scale.mean, bench.scale.std
+    mean, std = context.scale.mean, context.scale.std
     return torch.cat([(BRIGHTER * (images[:1] * std + mean) - mean) / std, images[1:]])
 
 
@@ -102,7 +102,7 @@ def _look(layers: list[Tensor], norm: nn.BatchNorm1d, given: tuple[Tensor]) -> N
     layers.append(values.abs().flatten(1).amax(1))
 
 
-def _told(trial: Trial, arm: str, values: Tensor) -> Iterator[Measurement]:
+def _told(trial: ClaimTrial, arm: str, values: Tensor) -> Iterator[Measurement]:
     yield trial.row("largest", values.max().item(), arm, n=len(values))
     yield trial.row("beyond", (values > BOUND).double().mean().item(), arm, n=len(values))
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.catalogue.per_sample import alone
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import first, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.metrics.classification import scores
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
@@ -37,8 +37,8 @@ ARMS = {
 }
 
 
-def cells(bench: Bench) -> list[Cell]:
-    few = limited(bench)
+def cells(context: ClaimsContext) -> list[Cell]:
+    few = limited(context)
     return [
         Cell(arm="stored", where={"batch_size": size}, lrs=(2.0**-6,), steps=few.steps(IMAGES, size))
         for size in BATCHES
@@ -46,19 +46,19 @@ def cells(bench: Bench) -> list[Cell]:
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    bench, size = limited(bench), trial.where["batch_size"]
-    network = initialised(lambda: dense(bench, NORMS["bn"]), trial.seed)
-    trained(network, bench.feed("train", size), trial, on_step, epochs=bench.epochs(IMAGES))
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    context, size = limited(context), trial.where["batch_size"]
+    network = initialised(lambda: dense(context, NORMS["bn"]), trial.seed)
+    trained(network, context.feed("train", size), trial, on_step, epochs=context.epochs(IMAGES))
     network.double().eval()  # in float32 rounding would depend on the batch, too
-    train = bench.scale(bench.images.train.images).double()
+    train = context.scale(context.images.train.images).double()
     exact = measure(network, [train], flow="sequential")
-    test = replace(bench.feed("test", size), drop_single=True)
+    test = replace(context.feed("test", size), drop_single=True)
     with using(network, exact):
         right = outputs(network, test)
     draw = torch.Generator().manual_seed(trial.seed)
     others = train[torch.randperm(len(train), generator=draw)[: 2 * (size - 1)]].chunk(2)
-    watched = bench.scale(bench.images.test.images[:WATCHED]).double()
+    watched = context.scale(context.images.test.images[:WATCHED]).double()
     for arm in ARMS:
         with using(network, exact if arm == "exact" else None), torch.no_grad():
             network.train(arm == "batch")
@@ -68,10 +68,10 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
         yield trial.row("accuracy", scores(given, test.split.labels[: len(given)]).accuracy, arm, n=len(given))
 
 
-def limited(bench: Bench) -> Bench:
+def limited(context: ClaimsContext) -> ClaimsContext:
     """With the first training images only."""
-    train = first(bench.feed("train", 1), SUBSET).split
-    return replace(bench, images=replace(bench.images, train=train))
+    train = first(context.feed("train", 1), SUBSET).split
+    return replace(context, images=replace(context.images, train=train))
 
 
 def outputs(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import nn
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import loss_on, training
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.networks.norms import NormLayer
 from truenorm.nn.batchnorm import BatchNorm1d, BatchNorm2d
 from truenorm.record import Measurement
@@ -33,23 +33,23 @@ LOOKED_AT = 1000
 OURS: Mapping[str, NormLayer] = {"mlp": BatchNorm1d, "cnn": BatchNorm2d}
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
-        Cell(arm=arm, where={"network": network}, lrs=bench.rates(-7, 0), steps=bench.steps(IMAGES, BATCH))
+        Cell(arm=arm, where={"network": network}, lrs=context.rates(-7, 0), steps=context.steps(IMAGES, BATCH))
         for network in NETWORKS
         for arm in CLAIM.arms
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
     name = trial.where["network"]
     norm_layer = OURS[name] if trial.arm == "bn-pooled" else NORMS[trial.arm]
-    network = initialised(lambda: NETWORKS[name](bench, norm_layer), trial.seed)
-    feed = bench.feed("train", BATCH)
-    race = _Race(network, bench, "validation" if trial.tuning else "test", bench.steps(IMAGES, BATCH), on_step)
-    going = training(network, feed, trial, epochs=bench.epochs(IMAGES), schedule="constant")
+    network = initialised(lambda: NETWORKS[name](context, norm_layer), trial.seed)
+    feed = context.feed("train", BATCH)
+    race = _Race(network, context, "validation" if trial.tuning else "test", context.steps(IMAGES, BATCH), on_step)
+    going = training(network, feed, trial, epochs=context.epochs(IMAGES), schedule="constant")
     try:
-        while going.epoch < bench.epochs(IMAGES):
+        while going.epoch < context.epochs(IMAGES):
             going.run_epoch(race.step)
     except _There:
         pass
@@ -57,7 +57,7 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
         if not trial.tuning:
             raise
     if trial.tuning:
-        yield trial.row("score", -math.log(race.steps or 4 * bench.steps(IMAGES, BATCH)))
+        yield trial.row("score", -math.log(race.steps or 4 * context.steps(IMAGES, BATCH)))
         return
     yield trial.row("arrived", float(race.steps is not None))
     if race.steps is not None:
@@ -78,11 +78,13 @@ class _Race:
         seconds: of processor time that these took, without the looks.
     """
 
-    def __init__(self, network: nn.Module, bench: Bench, part: str, limit: int, on_step: Callable[[], None]) -> None:
-        self._network, self._bench, self._part, self._on_step = network, bench, part, on_step
-        self._target = TARGETS.get(bench.images.name, TARGET) * math.log(bench.num_classes)
+    def __init__(
+        self, network: nn.Module, context: ClaimsContext, part: str, limit: int, on_step: Callable[[], None]
+    ) -> None:
+        self._network, self._context, self._part, self._on_step = network, context, part, on_step
+        self._target = TARGETS.get(context.images.name, TARGET) * math.log(context.num_classes)
         self._every = max(1, limit // LOOKS)
-        self._last = math.log(bench.num_classes)
+        self._last = math.log(context.num_classes)
         self._begun = time.thread_time()
         self.steps: float | None = None
         self.taken, self.seconds = 0, 0.0
@@ -96,7 +98,7 @@ class _Race:
         self._on_step()
 
     def _look(self) -> None:
-        loss = loss_on(self._network, self._bench, self._part, LOOKED_AT)
+        loss = loss_on(self._network, self._context, self._part, LOOKED_AT)
         if loss <= self._target:
             past = (self._last - self._target) / (self._last - loss) if self._last > loss else 1.0
             self.steps = self.taken - self._every * (1 - past)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import first, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
 from truenorm.record import Measurement
 
@@ -59,13 +59,13 @@ class NoisyBatchNorm(BatchNorm):
 MAKERS: Mapping[str, NormLayer] = {"none": NORMS["none"], "bn": NORMS["bn"], "bn-noise": NoisyBatchNorm}
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(
             arm=arm,
             where={"activation": activation, "rate": rate},
-            lrs=(EQUAL,) if rate == "equal" else bench.rates(-8, 0),
-            steps=bench.steps(IMAGES, BATCH),
+            lrs=(EQUAL,) if rate == "equal" else context.rates(-8, 0),
+            steps=context.steps(IMAGES, BATCH),
         )
         for activation in ACTIVATIONS
         for rate in ("equal", "best")
@@ -73,14 +73,14 @@ def cells(bench: Bench) -> list[Cell]:
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
     activation, gain = ACTIVATIONS[trial.where["activation"]]
-    network = initialised(lambda: dense(bench, MAKERS[trial.arm], activation=activation), trial.seed, gain=gain)
-    probe = next(iter(first(bench.feed("train", PROBE), PROBE)))
-    looks = _Looks(network, probe, bench.steps(IMAGES, BATCH), on_step)
+    network = initialised(lambda: dense(context, MAKERS[trial.arm], activation=activation), trial.seed, gain=gain)
+    probe = next(iter(first(context.feed("train", PROBE), PROBE)))
+    looks = _Looks(network, probe, context.steps(IMAGES, BATCH), on_step)
     step = on_step if trial.tuning else looks.step
     losses = trained(
-        network, bench.feed("train", BATCH), trial, step, epochs=bench.epochs(IMAGES), schedule="constant"
+        network, context.feed("train", BATCH), trial, step, epochs=context.epochs(IMAGES), schedule="constant"
     ).losses
     if trial.tuning:
         yield trial.row("score", -losses[-1])

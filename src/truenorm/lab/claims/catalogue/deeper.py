@@ -6,13 +6,13 @@ from functools import partial
 from torch import nn
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.residual import SkipInit, residual
 from truenorm.lab.claims.training import scored, scored_in_batches, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.record import Measurement
 
 IMAGES = 7_200
@@ -27,46 +27,46 @@ COMPARED: Mapping[str, tuple[str, ...]] = {PLAIN: ("none", "bn"), SKIPS: ("none"
 """Kind of network → its arms."""
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(
             arm=arm,
             where={"network": network, "depth": depth},
-            lrs=bench.rates(-9, 0),
-            steps=bench.steps(IMAGES, BATCH),
+            lrs=context.rates(-9, 0),
+            steps=context.steps(IMAGES, BATCH),
         )
         for network, arms in COMPARED.items()
-        for depth in (DEPTHS[1::2] if bench.quick else DEPTHS)
+        for depth in (DEPTHS[1::2] if context.quick else DEPTHS)
         for arm in arms
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(partial(made, bench, trial), trial.seed)
-    feed = bench.feed("train", BATCH)
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(partial(made, context, trial), trial.seed)
+    feed = context.feed("train", BATCH)
     metrics = ("validation_accuracy",) if trial.tuning else ("training_accuracy", "accuracy")
     try:
-        trained(network, feed, trial, on_step, epochs=bench.epochs(IMAGES))
+        trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES))
         if trial.tuning:
-            found = (scored_in_batches(network, bench.feed("validation", BATCH)),)
+            found = (scored_in_batches(network, context.feed("validation", BATCH)),)
         else:
-            found = (scored_in_batches(network, feed), scored(network, bench, "test"))
+            found = (scored_in_batches(network, feed), scored(network, context, "test"))
     except Diverged:  # a network that fell apart can but guess
         for metric in metrics:
-            yield trial.row(metric, 1 / bench.num_classes)
+            yield trial.row(metric, 1 / context.num_classes)
         return
     for metric, scores in zip(metrics, found, strict=True):
         yield trial.row(metric, scores.accuracy, n=scores.num)
 
 
-def made(bench: Bench, trial: Trial) -> nn.Module:
+def made(context: ClaimsContext, trial: ClaimTrial) -> nn.Module:
     """The trial's network, before its weights are drawn."""
     depth: int = trial.where["depth"]
     if trial.where["network"] == PLAIN:
-        return dense(bench, NORMS[trial.arm], depth=depth, width=WIDTH)
+        return dense(context, NORMS[trial.arm], depth=depth, width=WIDTH)
     if trial.arm == "skipinit":
-        return residual(bench, NORMS["none"], depth=depth, width=WIDTH, end=SkipInit)
-    return residual(bench, NORMS[trial.arm], depth=depth, width=WIDTH)
+        return residual(context, NORMS["none"], depth=depth, width=WIDTH, end=SkipInit)
+    return residual(context, NORMS[trial.arm], depth=depth, width=WIDTH)
 
 
 def _over(other: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:

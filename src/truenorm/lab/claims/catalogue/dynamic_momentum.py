@@ -5,12 +5,12 @@ from functools import partial
 
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import scored, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.networks.norms import norm_layer
 from truenorm.lab.study.arms import sweep
 from truenorm.model.measure import measure
@@ -38,32 +38,32 @@ JUDGED: Mapping[str, Mapping[str, str]] = {
 """Network → arm → what its batch-free norm is there."""
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(
             arm=arm,
             where={"network": network},
-            lrs=RATES[1:4] if bench.quick else RATES,
-            steps=bench.steps(IMAGES, BATCH),
+            lrs=RATES[1:4] if context.quick else RATES,
+            steps=context.steps(IMAGES, BATCH),
         )
         for network in NETWORKS
         for arm in ("bn", *FREE, "gn")
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
     name = trial.where["network"]
     norm = norm_layer("bn-bfn", bfn=FREE[trial.arm][1][name]) if trial.arm in FREE else NORMS[trial.arm]
-    network = initialised(lambda: NETWORKS[name](bench, norm), trial.seed)
-    feed = bench.feed("train", BATCH)
-    train = partial(trained, network, feed, trial, on_step, epochs=bench.epochs(IMAGES))
+    network = initialised(lambda: NETWORKS[name](context, norm), trial.seed)
+    feed = context.feed("train", BATCH)
+    train = partial(trained, network, feed, trial, on_step, epochs=context.epochs(IMAGES))
     if trial.tuning:
         train()
-        yield trial.row("score", -scored(network, bench, "validation").nll)
+        yield trial.row("score", -scored(network, context, "validation").nll)
         return
     if trial.arm != "bn":
         train()
-        yield from _outcome(trial, trial.arm, network, bench)
+        yield from _outcome(trial, trial.arm, network, context)
         return
     with watch(network, (Static(sweep(())),)) as watched:
         train()
@@ -74,11 +74,11 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
         ("recalibrated", population),
     ):
         with using(network, stats):
-            yield from _outcome(trial, arm, network, bench)
+            yield from _outcome(trial, arm, network, context)
 
 
-def _outcome(trial: Trial, arm: str, network: nn.Module, bench: Bench) -> Iterator[Measurement]:
-    found = scored(network, bench, "test")
+def _outcome(trial: ClaimTrial, arm: str, network: nn.Module, context: ClaimsContext) -> Iterator[Measurement]:
+    found = scored(network, context, "test")
     yield trial.row("accuracy", found.accuracy, arm, n=found.num)
     yield trial.row("f_score", found.f_score, arm, n=found.num)
     yield trial.row("nll", found.nll, arm, n=found.num)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.residual import residual
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.record import Measurement
 
 DEPTHS = (5, 10, 20, 40)
@@ -33,19 +33,19 @@ SKIPS = "ReLU with skips"
 NETWORKS = (*ACTIVATIONS, SKIPS)
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(arm=arm, where={"activation": network, "depth": depth})
         for network in NETWORKS
-        for depth in (DEPTHS[1::2] if bench.quick else DEPTHS)
+        for depth in (DEPTHS[1::2] if context.quick else DEPTHS)
         for arm in COMPARED
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
     depth: int = trial.where["depth"]
-    network, layers = made(trial.where["activation"], bench, trial.arm, depth=depth, width=WIDTH, seed=trial.seed)
-    feed = bench.feed("train", BATCH)
+    network, layers = made(trial.where["activation"], context, trial.arm, depth=depth, width=WIDTH, seed=trial.seed)
+    feed = context.feed("train", BATCH)
     order = torch.randperm(len(feed.split), generator=torch.Generator().manual_seed(trial.seed))
     images, labels = next(feed.in_order(order))
     sizes = gradients(network.double(), layers, images.double(), labels)
@@ -58,16 +58,16 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
 
 
 def made(
-    network: str, bench: Bench, arm: str, *, depth: int, width: int, seed: int
+    network: str, context: ClaimsContext, arm: str, *, depth: int, width: int, seed: int
 ) -> tuple[nn.Module, Sequence[nn.Module]]:
     """A network as it is before training, and its hidden layers, of each the module that gives its output."""
     if network == SKIPS:
-        whole = initialised(lambda: residual(bench, NORMS[arm], depth=depth, width=width), seed)
+        whole = initialised(lambda: residual(context, NORMS[arm], depth=depth, width=width), seed)
         name = "layer"
     else:
         activation, gain = ACTIVATIONS[network]
         whole = initialised(
-            lambda: dense(bench, NORMS[arm], depth=depth, width=width, activation=activation), seed, gain=gain
+            lambda: dense(context, NORMS[arm], depth=depth, width=width, activation=activation), seed, gain=gain
         )
         name = activation.__name__.lower()
     return whole, [module for child, module in whole.named_children() if child.removeprefix(name).isdecimal()]

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.corruption import BLUR, CONTRAST, CORRUPTIONS, NOISE
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, convolutional, initialised
 from truenorm.lab.claims.training import scored, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
 from truenorm.lab.images.sets import Split
 from truenorm.lab.study.training import predict
@@ -59,32 +59,32 @@ ARMS = {
 }
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     begun: set[str] = set()
     found: list[Cell] = []
     for arm in ARMS:
-        if TAKEN.get(arm, 0) <= len(bench.images.validation):
+        if TAKEN.get(arm, 0) <= len(context.images.validation):
             for place in PLACES:
                 norm = _norm(arm)
                 # A network that was trained for one place is asked again for the others.
-                steps = 1 if norm in begun else bench.steps(IMAGES, BATCH)
+                steps = 1 if norm in begun else context.steps(IMAGES, BATCH)
                 begun.add(norm)
-                found.append(Cell(arm=arm, where={"images": place}, lrs=bench.rates(-6, -2), steps=steps))
+                found.append(Cell(arm=arm, where={"images": place}, lrs=context.rates(-6, -2), steps=steps))
     return found
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = _NETWORKS.trained(trial, bench, on_step)
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = _NETWORKS.trained(trial, context, on_step)
     if trial.tuning:
-        yield trial.row("score", -scored(network, bench, "validation").nll)
+        yield trial.row("score", -scored(network, context, "validation").nll)
         return
     draw = torch.Generator().manual_seed(trial.seed)
-    test = shown(bench.images.test, trial.where["images"], draw, most=TESTED)
+    test = shown(context.images.test, trial.where["images"], draw, most=TESTED)
     if trial.arm in TAKEN:
-        pool = shown(bench.images.validation, trial.where["images"], draw)
-        found = (one_class if trial.arm == "one-class" else adapted)(network, bench, pool, test, TAKEN[trial.arm])
+        pool = shown(context.images.validation, trial.where["images"], draw)
+        found = (one_class if trial.arm == "one-class" else adapted)(network, context, pool, test, TAKEN[trial.arm])
     else:
-        found = scores(predict(network, _feed(bench, test)), test.labels)
+        found = scores(predict(network, _feed(context, test)), test.labels)
     yield trial.row("accuracy", found.accuracy, n=found.num)
     yield trial.row("nll", found.nll, n=found.num)
 
@@ -96,13 +96,13 @@ def shown(split: Split, place: str, draw: torch.Generator, *, most: int | None =
     return Split(CORRUPTIONS[place](images, draw) if place in CORRUPTIONS else images, split.labels[order])
 
 
-def adapted(network: nn.Module, bench: Bench, pool: Split, test: Split, size: int) -> Scores:
+def adapted(network: nn.Module, context: ClaimsContext, pool: Split, test: Split, size: int) -> Scores:
     """Of test images, with statistics of the first images of the pool."""
-    with using(network, mixed_statistics(network, bench.scale(pool.images[:size]))):
-        return scores(predict(network, _feed(bench, test)), test.labels)
+    with using(network, mixed_statistics(network, context.scale(pool.images[:size]))):
+        return scores(predict(network, _feed(context, test)), test.labels)
 
 
-def one_class(network: nn.Module, bench: Bench, pool: Split, test: Split, size: int) -> Scores:
+def one_class(network: nn.Module, context: ClaimsContext, pool: Split, test: Split, size: int) -> Scores:
     """The same where images come class by class: those of each with statistics of images of that class.
 
     Of a class that the pool lacks, the statistics of training stay.
@@ -112,8 +112,8 @@ def one_class(network: nn.Module, bench: Bench, pool: Split, test: Split, size: 
     for label in test.labels.unique():
         seen = pool.images[pool.labels == label][:size]
         mine = Split(test.images[test.labels == label], test.labels[test.labels == label])
-        with using(network, mixed_statistics(network, bench.scale(seen)) if len(seen) else None):
-            logits.append(predict(network, _feed(bench, mine)))
+        with using(network, mixed_statistics(network, context.scale(seen)) if len(seen) else None):
+            logits.append(predict(network, _feed(context, mine)))
         labels.append(mine.labels)
     return scores(torch.cat(logits), torch.cat(labels))
 
@@ -160,22 +160,22 @@ class Networks:
     """
 
     def __init__(self) -> None:
-        self._bench: Bench | None = None
+        self._bench: ClaimsContext | None = None
         self._kept: dict[tuple[str, int, float | None], nn.Module] = {}
 
-    def trained(self, trial: Trial, bench: Bench, on_step: Callable[[], None]) -> nn.Module:
+    def trained(self, trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> nn.Module:
         """That of a trial's norm, seed and rate.
 
         Raises:
             Diverged: the loss is not finite.
         """
-        if bench is not self._bench:
-            self._bench, self._kept = bench, {}
+        if context is not self._bench:
+            self._bench, self._kept = context, {}
         norm = _norm(trial.arm)
         key = norm, trial.seed, trial.lr
         if key not in self._kept:
-            network = initialised(lambda: convolutional(bench, NORMS[norm]), trial.seed)
-            trained(network, bench.feed("train", BATCH), trial, on_step, epochs=bench.epochs(IMAGES))
+            network = initialised(lambda: convolutional(context, NORMS[norm]), trial.seed)
+            trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
             self._kept[key] = network
         return self._kept[key]
 
@@ -188,8 +188,8 @@ def gained(place: str) -> Callable[[Evidence], Mapping[int, float]]:
     return lambda evidence: evidence.difference("accuracy", JUDGED, "stored", images=place)
 
 
-def _feed(bench: Bench, split: Split) -> Feed:
-    return Feed(split, bench.scale, EVALUATION_BATCH)
+def _feed(context: ClaimsContext, split: Split) -> Feed:
+    return Feed(split, context.scale, EVALUATION_BATCH)
 
 
 def _norm(arm: str) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.record import Measurement
 
 SIZES = (16, 64, 256)
@@ -21,23 +21,23 @@ WATCHED = 16
 COMPARED = ("bn", "ln")
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(arm=arm, where={"batch_size": size})
         for arm in COMPARED
         for size in SIZES
-        if WATCHED + 2 * (size - 1) <= len(bench.images.train)
+        if WATCHED + 2 * (size - 1) <= len(context.images.train)
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: dense(bench, NORMS[trial.arm], depth=1), trial.seed)
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: dense(context, NORMS[trial.arm], depth=1), trial.seed)
     layer, norm = network.get_submodule("linear1"), network.get_submodule("norm1")
     size = trial.where["batch_size"]
     draw = torch.Generator().manual_seed(trial.seed)
-    rows = torch.randperm(len(bench.images.train), generator=draw)[: WATCHED + 2 * (size - 1)]
+    rows = torch.randperm(len(context.images.train), generator=draw)[: WATCHED + 2 * (size - 1)]
     with torch.inference_mode():
-        features = layer(bench.scale(bench.images.train.images[rows]).flatten(1))
+        features = layer(context.scale(context.images.train.images[rows]).flatten(1))
         watched, others = features[:WATCHED], features[WATCHED:].chunk(2)
         yield trial.row("centred", centred(norm, features[:size]))
         yield trial.row("alone", alone(norm, watched, *others), n=WATCHED)

@@ -6,12 +6,12 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import scored, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH
 from truenorm.metrics.classification import Scores
 from truenorm.model.measure import measure
@@ -31,39 +31,39 @@ DRAWS = 4
 """How often images are drawn anew for each size; their mean is reported."""
 
 
-def cells(bench: Bench) -> list[Cell]:
-    steps = bench.steps(IMAGES, BATCH)
+def cells(context: ClaimsContext) -> list[Cell]:
+    steps = context.steps(IMAGES, BATCH)
     return [Cell(arm="all", where={"network": network}, lrs=(2.0**-4,), steps=steps) for network in NETWORKS]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: NETWORKS[trial.where["network"]](bench, NORMS["bn"]), trial.seed)
-    trained(network, bench.feed("train", BATCH), trial, on_step, epochs=bench.epochs(IMAGES))
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: NETWORKS[trial.where["network"]](context, NORMS["bn"]), trial.seed)
+    trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
     network.eval()
-    images = len(bench.images.train)
-    population = of_images(network, bench, torch.arange(images))
+    images = len(context.images.train)
+    population = of_images(network, context, torch.arange(images))
     draw = torch.Generator().manual_seed(trial.seed)
     taken: dict[str, list[Statistics]] = {
-        _arm(size): [of_images(network, bench, torch.randperm(images, generator=draw)[:size]) for _ in range(DRAWS)]
+        _arm(size): [of_images(network, context, torch.randperm(images, generator=draw)[:size]) for _ in range(DRAWS)]
         for size in SIZES
         if size < images
     }
     for arm, found in {**taken, "all": [population], "stored": [statistics(network)]}.items():
-        tested = [_scored_with(network, stats, bench) for stats in found]
+        tested = [_scored_with(network, stats, context) for stats in found]
         yield trial.row("accuracy", fmean(one.accuracy for one in tested), arm, n=tested[0].num)
         yield trial.row("nll", fmean(one.nll for one in tested), arm, n=tested[0].num)
         yield trial.row("shift", fmean(estimation_shift(stats, population).mean for stats in found), arm)
 
 
-def of_images(network: nn.Module, bench: Bench, rows: torch.Tensor) -> Statistics:
+def of_images(network: nn.Module, context: ClaimsContext, rows: torch.Tensor) -> Statistics:
     """Statistics of these training images, as inference sees them."""
-    pixels = bench.images.train.images[rows]
-    return measure(network, [bench.scale(part) for part in pixels.split(EVALUATION_BATCH)], flow="sequential")
+    pixels = context.images.train.images[rows]
+    return measure(network, [context.scale(part) for part in pixels.split(EVALUATION_BATCH)], flow="sequential")
 
 
-def _scored_with(network: nn.Module, stats: Statistics, bench: Bench) -> Scores:
+def _scored_with(network: nn.Module, stats: Statistics, context: ClaimsContext) -> Scores:
     with using(network, stats):
-        return scored(network, bench, "test")
+        return scored(network, context, "test")
 
 
 def _arm(size: int) -> str:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.training import scored, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.record import Measurement
 
 IMAGES = 12_000
@@ -22,29 +22,29 @@ ENOUGH = 0.9
 """A network trains if it comes to so much of the best accuracy that any network has at any rate, same seed."""
 
 
-def cells(bench: Bench) -> list[Cell]:
+def cells(context: ClaimsContext) -> list[Cell]:
     return [
         Cell(
             arm=arm,
             where={"batch_size": batch_size, "rate": rate},
             lrs=(rate,),
-            steps=bench.steps(IMAGES, batch_size),
+            steps=context.steps(IMAGES, batch_size),
         )
         for batch_size in BATCHES
         for arm in COMPARED
-        for rate in bench.rates(-9, 5)
+        for rate in context.rates(-9, 5)
     ]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: dense(bench, NORMS[trial.arm]), trial.seed)
-    feed = bench.feed("train", trial.where["batch_size"])
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: dense(context, NORMS[trial.arm]), trial.seed)
+    feed = context.feed("train", trial.where["batch_size"])
     try:
-        trained(network, feed, trial, on_step, epochs=bench.epochs(IMAGES), schedule="constant")
-        found = scored(network, bench, "test")
+        trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES), schedule="constant")
+        found = scored(network, context, "test")
     except Diverged:  # which is what was asked: this rate is too high
-        yield trial.row("accuracy", 1 / bench.num_classes)
-        yield trial.row("nll", math.log(bench.num_classes))
+        yield trial.row("accuracy", 1 / context.num_classes)
+        yield trial.row("nll", math.log(context.num_classes))
         return
     yield trial.row("accuracy", found.accuracy, n=found.num)
     yield trial.row("nll", found.nll, n=found.num)

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import initialised
 from truenorm.lab.claims.recurrent import NoNorm, RowLSTM, StepBatchNorm, StepLayerNorm, StepNorm
 from truenorm.lab.claims.training import scored, trained
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.metrics.classification import Scores, scores
 from truenorm.record import Measurement
 
@@ -62,27 +62,27 @@ ARMS = {
 }
 
 
-def cells(bench: Bench) -> list[Cell]:
-    return [Cell(arm=arm, lrs=bench.rates(-5, 1), steps=bench.steps(IMAGES, BATCH)) for arm in ARMS]
+def cells(context: ClaimsContext) -> list[Cell]:
+    return [Cell(arm=arm, lrs=context.rates(-5, 1), steps=context.steps(IMAGES, BATCH)) for arm in ARMS]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: _network(bench, trial.arm), trial.seed, gain=1.0)
-    trained(network, bench.feed("train", BATCH), trial, on_step, epochs=bench.epochs(IMAGES))
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: _network(context, trial.arm), trial.seed, gain=1.0)
+    trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
     if trial.tuning:
-        yield trial.row("score", -scored(network, bench, "validation").nll)
+        yield trial.row("score", -scored(network, context, "validation").nll)
         return
-    alone, together = scored(network, bench, "test"), scored_by_batches(network, bench, trial.seed)
+    alone, together = scored(network, context, "test"), scored_by_batches(network, context, trial.seed)
     yield trial.row("accuracy", alone.accuracy, n=alone.num)
     yield trial.row("nll", alone.nll, n=alone.num)
     yield trial.row("nll.batch", together.nll, n=together.num)
     yield trial.row("gap", math.log(alone.nll / together.nll))
 
 
-def scored_by_batches(network: nn.Module, bench: Bench, seed: int) -> Scores:
+def scored_by_batches(network: nn.Module, context: ClaimsContext, seed: int) -> Scores:
     """What the network gives on test images in training mode, in batches of the training's size; it stays as it is."""
     copy = deepcopy(network).train()
-    feed = replace(bench.feed("test", BATCH), drop_single=True)
+    feed = replace(context.feed("test", BATCH), drop_single=True)
     order = torch.randperm(len(feed.split), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         found = [(copy(images), labels) for images, labels in feed.in_order(order)]
@@ -99,10 +99,10 @@ def worse(arm: str) -> Callable[[Evidence], Mapping[int, float]]:
     return effect
 
 
-def _network(bench: Bench, arm: str) -> nn.Module:
+def _network(context: ClaimsContext, arm: str) -> nn.Module:
     layers = {"none": NoNorm, "ln": StepLayerNorm}
-    norm_layer = layers[arm] if arm in layers else WAYS[arm].norm_layer(bench.input_shape[1])
-    return RowLSTM(bench.input_shape, bench.num_classes, norm_layer=norm_layer, hidden=HIDDEN)
+    norm_layer = layers[arm] if arm in layers else WAYS[arm].norm_layer(context.input_shape[1])
+    return RowLSTM(context.input_shape, context.num_classes, norm_layer=norm_layer, hidden=HIDDEN)
 
 
 CLAIM = Claim(

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from truenorm.lab.claims.bench import Bench
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.ghost import Accompanied, GhostBatchNorm
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import first, training
-from truenorm.lab.claims.trial import Trial
+from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Feed
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
 from truenorm.lab.study.training import predict
@@ -38,29 +38,29 @@ GHOSTS = (4, 8, 16, 32, 64, 256)
 DROPOUTS = (0.1, 0.3)
 
 
-def cells(bench: Bench) -> list[Cell]:
-    epochs = _epochs(bench)
-    left_out = ("dropout-0.3", "ghost-4", "ghost-16", "ghost-64") if bench.quick else ()
+def cells(context: ClaimsContext) -> list[Cell]:
+    epochs = _epochs(context)
+    left_out = ("dropout-0.3", "ghost-4", "ghost-16", "ghost-64") if context.quick else ()
     return [Cell(arm=arm, lrs=RATES, steps=epochs * TRAINED_ON // BATCH) for arm in CLAIM.arms if arm not in left_out]
 
 
-def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Measurement]:
-    network = initialised(lambda: _network(trial.arm, bench), trial.seed)
-    feed = first(bench.feed("train", BATCH), TRAINED_ON)
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+    network = initialised(lambda: _network(trial.arm, context), trial.seed)
+    feed = first(context.feed("train", BATCH), TRAINED_ON)
     whole = feed.resized(len(feed.split))
     ((images, _),) = whole
-    scored = first(bench.feed("validation" if trial.tuning else "test", SCORED), SCORED)
+    scored = first(context.feed("validation" if trial.tuning else "test", SCORED), SCORED)
     going = training(
         Accompanied(network, images) if trial.arm == "bn-all" else network,
         feed,
         trial,
-        epochs=_epochs(bench),
+        epochs=_epochs(context),
         schedule="constant",
     )
     before: tuple[float, float, float] | None = None
-    for _ in range(_epochs(bench)):
+    for _ in range(_epochs(context)):
         going.run_epoch(on_step)
-        now = _losses(trial.arm, network, bench, whole, scored)
+        now = _losses(trial.arm, network, context, whole, scored)
         if now[0] <= MATCHED:
             nll, accuracy = _between(before or now, now)
             if trial.tuning:
@@ -73,17 +73,17 @@ def run(trial: Trial, bench: Bench, on_step: Callable[[], None]) -> Iterator[Mea
         before = now
 
 
-def _epochs(bench: Bench) -> int:
-    return max(1, (IMAGES * 2 // 3 if bench.quick else IMAGES) // TRAINED_ON)
+def _epochs(context: ClaimsContext) -> int:
+    return max(1, (IMAGES * 2 // 3 if context.quick else IMAGES) // TRAINED_ON)
 
 
-def _network(arm: str, bench: Bench) -> nn.Module:
+def _network(arm: str, context: ClaimsContext) -> nn.Module:
     kind, _, value = arm.partition("-")
     if kind == "ghost":
-        return dense(bench, lambda channels: GhostBatchNorm(channels, size=int(value)))
+        return dense(context, lambda channels: GhostBatchNorm(channels, size=int(value)))
     if kind == "dropout":
-        return dense(bench, _with_dropout(float(value)))
-    return dense(bench, BatchNorm if arm == "bn-all" else NORMS[arm])
+        return dense(context, _with_dropout(float(value)))
+    return dense(context, BatchNorm if arm == "bn-all" else NORMS[arm])
 
 
 def _with_dropout(share: float) -> NormLayer:
@@ -91,13 +91,15 @@ def _with_dropout(share: float) -> NormLayer:
     return lambda channels: nn.Sequential(NORMS["none"](channels), nn.Dropout(share))
 
 
-def _losses(arm: str, network: nn.Module, bench: Bench, whole: Feed, scored: Feed) -> tuple[float, float, float]:
+def _losses(
+    arm: str, network: nn.Module, context: ClaimsContext, whole: Feed, scored: Feed
+) -> tuple[float, float, float]:
     """Loss on the training images, loss and accuracy on others; batch norm with the statistics of all training images.
 
     Running statistics would bring in what batches missed: here the question is what the weights have learned.
     """
     if arm.startswith(("ghost", "bn")):
-        plain = dense(bench, BatchNorm)
+        plain = dense(context, BatchNorm)
         plain.load_state_dict(network.state_dict())
         with using(plain, measure(plain, whole)):
             return _scores(plain, whole, scored)

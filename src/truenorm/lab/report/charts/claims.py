@@ -7,14 +7,14 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from truenorm.errors import extra
-from truenorm.lab.report.claims.judged import Place, spoken, told
+from truenorm.lab.report.claims.record import Place, format_value, place_name
 from truenorm.lab.report.claims.words import amount
 from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
 from truenorm.lab.report.look import SYMBOLS, Looks, marks
 from truenorm.lab.report.parts import Key, Panels
 
 if TYPE_CHECKING:
-    from truenorm.lab.claims.claim import Claim, Picture
+    from truenorm.lab.claims.claim import ClaimText, Picture
 
 _FAR = {False: 300.0, True: 1e5}
 """Whether the axis is logarithmic → so many times the usual size, and a chart has no room for it."""
@@ -39,7 +39,7 @@ class _Point:
     seeds: int
 
 
-def claim_panels(claim: "Claim", places: Sequence[Place]) -> tuple[Panels, ...]:
+def claim_panels(claim: "ClaimText", places: Sequence[Place]) -> tuple[Panels, ...]:
     """The claim's chart, divided as its picture says, with a legend for all; none where nothing was measured.
 
     Args:
@@ -66,7 +66,7 @@ def claim_panels(claim: "Claim", places: Sequence[Place]) -> tuple[Panels, ...]:
     )
 
 
-def claim_figures(claim: "Claim", places: Sequence[Place]) -> tuple[Figure, ...]:
+def claim_figures(claim: "ClaimText", places: Sequence[Place]) -> tuple[Figure, ...]:
     """The same charts, each with a legend of its own: for where they stand alone."""
     with extra("report"):
         import altair as alt
@@ -75,7 +75,7 @@ def claim_figures(claim: "Claim", places: Sequence[Place]) -> tuple[Figure, ...]
     return _figures(claim, points, legend=alt.Legend(title=None, orient="bottom", symbolStrokeWidth=0))
 
 
-def _figures(claim: "Claim", points: Sequence[_Point], *, legend: Any) -> tuple[Figure, ...]:
+def _figures(claim: "ClaimText", points: Sequence[_Point], *, legend: Any) -> tuple[Figure, ...]:
     picture = claim.picture
     draw = _dots if picture.x is None else _curves
     found: list[Figure] = []
@@ -89,7 +89,7 @@ def _figures(claim: "Claim", points: Sequence[_Point], *, legend: Any) -> tuple[
     return tuple(found)
 
 
-def _looks(claim: "Claim", points: Sequence[_Point]) -> Looks:
+def _looks(claim: "ClaimText", points: Sequence[_Point]) -> Looks:
     """Of the arms that are drawn, in the claim's order."""
     drawn = dict.fromkeys(point.arm for point in points)
     return Looks([arm for arm in dict.fromkeys([*claim.arms, *drawn]) if arm in drawn])
@@ -135,7 +135,7 @@ def _points(picture: "Picture", places: Sequence[Place]) -> list[_Point]:
         mean, low, high = ends
         if picture.log_y and mean <= 0:
             continue  # no place on such an axis
-        others = [f"{spoken(key)} {told(place.where[key])}" for key in rest if key in place.where]
+        others = [f"{place_name(key)} {format_value(place.where[key])}" for key in rest if key in place.where]
         found.append(
             _Point(
                 panel=_panel(picture, place),
@@ -154,7 +154,7 @@ def _points(picture: "Picture", places: Sequence[Place]) -> list[_Point]:
 
 def _number(value: object) -> float | str | None:
     if isinstance(value, bool):
-        return told(value)
+        return format_value(value)
     return float(value) if isinstance(value, int | float) else None if value is None else str(value)
 
 
@@ -162,7 +162,7 @@ def _panel(picture: "Picture", place: Place) -> str:
     if picture.panels is None or picture.panels not in place.where:
         return ""
     value = place.where[picture.panels]
-    return value if isinstance(value, str) else f"{spoken(picture.panels)} {told(value)}"
+    return value if isinstance(value, str) else f"{place_name(picture.panels)} {format_value(value)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ class _Axis:
             "arm": point.arm,
             "series": point.series,
             "x": point.x,
-            "at": told(point.x),
+            "at": format_value(point.x),
             "mean": self._within(point.mean),
             "low": self._within(point.low),
             "high": self._within(point.high),
@@ -225,7 +225,7 @@ class _Axis:
         most = max((point.mean for point in far), key=abs)
         said = "1 point lies" if len(far) == 1 else f"{len(far)} points lie"
         return (
-            f"{said} far beyond the chart's edge (as far as {told(most)}), drawn at it as hollow symbols; "
+            f"{said} far beyond the chart's edge (as far as {format_value(most)}), drawn at it as hollow symbols; "
             "the table has the numbers.",
         )
 
@@ -244,7 +244,7 @@ def _encodings(picture: "Picture", looks: Looks, legend: Any) -> dict[str, Any]:
     arms = list(looks.arms)
     tooltip = [alt.Tooltip("series:N", title="arm")]
     if picture.x is not None:
-        tooltip.append(alt.Tooltip("at:N", title=picture.x_title or spoken(picture.x)))
+        tooltip.append(alt.Tooltip("at:N", title=picture.x_title or place_name(picture.x)))
     tooltip += [
         alt.Tooltip("told:N", title=picture.y),
         alt.Tooltip("seeds:Q", title="seeds"),
@@ -278,7 +278,7 @@ def _curves(picture: "Picture", points: Sequence[_Point], axis: _Axis, shared: M
     places = list(dict.fromkeys(point.x for point in points))
     numbers = [place for place in places if isinstance(place, float)]
     continuous = len(numbers) == len(places)
-    title = picture.x_title or spoken(picture.x or "")
+    title = picture.x_title or place_name(picture.x or "")
     if continuous:
         log = picture.log_x and min(numbers) > 0
         ticks = sorted(numbers) if len(numbers) <= _MANY else marks("x") if log else None

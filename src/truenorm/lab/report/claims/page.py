@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from truenorm.lab.report.charts.claims import claim_figures, claim_panels
-from truenorm.lab.report.claims.judged import Judged, Place, judged, spoken, told
+from truenorm.lab.report.claims.record import ClaimsRecord, Place, format_value, place_name
 from truenorm.lab.report.claims.words import amount, effect, headline, margin
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.lab.report.parts import Badge, Bar, Bars, Command, Lines, Link, Links, Quote
 from truenorm.metrics.intervals import Interval
-from truenorm.record import Record
 from truenorm.show import Table
 
 if TYPE_CHECKING:
-    from truenorm.lab.claims.claim import Claim, Unit
+    from truenorm.lab.claims.claim import ClaimText, Unit
     from truenorm.lab.claims.verdict import Finding, Ruling, Verdict
 
 _KINDS: "Mapping[Ruling, Literal['yes', 'no', 'mixed', 'open']]" = {
@@ -26,50 +25,48 @@ _KINDS: "Mapping[Ruling, Literal['yes', 'no', 'mixed', 'open']]" = {
 }
 
 
-def claims_page(record: Record) -> str:
+def claims_page(claims: ClaimsRecord) -> str:
     """The page of a record of claims: how many hold, how to read it, and a card for each.
 
     Args:
-        record: of `truenorm claims`.
+        claims: the parsed record.
 
     Returns:
         HTML, complete in itself.
 
     Raises:
-        InvalidRecord: the record is not of claims, or of others than this version knows.
         MissingExtra: what draws is not installed.
     """
-    found = judged(record)
     return page(
-        _title(found),
-        headline(found.verdicts),
-        *(_overview(found) if len(found.verdicts) > 1 else ()),
-        _how_to_read(found),
-        *(_card(found, verdict) for verdict in found.verdicts),
-        text=(*_condition(found), *((found.lacking,) if found.lacking else ())),
-        record=record,
+        _title(claims),
+        headline(claims.verdicts),
+        *(_overview(claims) if len(claims.verdicts) > 1 else ()),
+        _how_to_read(claims),
+        *(_card(claims, verdict) for verdict in claims.verdicts),
+        text=(*_condition(claims), *((claims.lacking,) if claims.lacking else ())),
+        record=claims.record,
     )
 
 
-def claims_figures(found: Judged) -> list[Figure]:
+def claims_figures(claims: ClaimsRecord) -> list[Figure]:
     """Every chart of the page, each with its own legend."""
-    return [one for verdict in found.verdicts for one in claim_figures(verdict.claim, found.places_of(verdict.claim))]
+    return [one for verdict in claims.verdicts for one in claim_figures(verdict.claim, claims.places_of(verdict.claim))]
 
 
-def _title(found: Judged) -> str:
-    seeds = len(found.seeds)
-    quick = ("a quick look",) if found.record.configuration.get("quick") else ()
-    return " · ".join(["truenorm claims", found.images["name"], f"{seeds} seed{'' if seeds == 1 else 's'}", *quick])
+def _title(claims: ClaimsRecord) -> str:
+    seeds = len(claims.seeds)
+    quick = ("a quick look",) if claims.record.configuration.get("quick") else ()
+    return " · ".join(["truenorm claims", claims.images.name, f"{seeds} seed{'' if seeds == 1 else 's'}", *quick])
 
 
-def _condition(found: Judged) -> tuple[str, ...]:
+def _condition(claims: ClaimsRecord) -> tuple[str, ...]:
     """Of a claim alone, what its verdict depends on."""
-    only, *others = found.verdicts
+    only, *others = claims.verdicts
     condition = "" if others else only.condition
     return (f"{condition[:1].upper()}{condition[1:]}.",) if condition else ()
 
 
-def _overview(found: Judged) -> tuple[Section, ...]:
+def _overview(claims: ClaimsRecord) -> tuple[Section, ...]:
     links = tuple(
         Link(
             number=str(verdict.claim.number),
@@ -78,20 +75,20 @@ def _overview(found: Judged) -> tuple[Section, ...]:
             badge=_badge(verdict.ruling),
             aside=verdict.condition,
         )
-        for verdict in found.verdicts
+        for verdict in claims.verdicts
     )
     return (Section(heading="At a glance", parts=(Links(links=links),)),)
 
 
-def _how_to_read(found: Judged) -> Section:
-    images, seeds = found.images, len(found.seeds)
+def _how_to_read(claims: ClaimsRecord) -> Section:
+    images, seeds = claims.images, len(claims.seeds)
     times = "once" if seeds == 1 else f"{seeds} times, each time with other initial weights and another order of images"
     experiment = (
         "Batch norm is a layer that subtracts from each number in a network its mean over a batch of pictures and "
         "divides by its standard deviation (the “statistics”). In use (“inference”) it takes averages that were "
         "stored in training. Much is said about what this does. Here small networks were built with it and without, "
         "all else kept equal but for the learning rate, of which each may take its best, and trained to recognise "
-        f"pictures ({images['name']}: {images['train']:,} to learn from, {images['test']:,} others to be tested on), "
+        f"pictures ({images.name}: {images.train:,} to learn from, {images.test:,} others to be tested on), "
         f"{times}."
     )
     rule = (
@@ -118,7 +115,7 @@ def _how_to_read(found: Judged) -> Section:
         "in the charts below may overlap where an effect is clear."
     )
     limits = (
-        f"With {found.family} comparisons some would look clear by mere luck, so a bar only just clear of its line is "
+        f"With {claims.family} comparisons some would look clear by mere luck, so a bar only just clear of its line is "
         "not enough (Holm's correction). And these are small networks and small pictures: what is so here need not "
         "be so for large ones. Green means that what is said is right, not that batch norm is good."
     )
@@ -133,9 +130,9 @@ def _how_to_read(found: Judged) -> Section:
     return Section(heading="How to read this", text=(experiment, rule), parts=parts)
 
 
-def _card(found: Judged, verdict: "Verdict") -> Section:
+def _card(claims: ClaimsRecord, verdict: "Verdict") -> Section:
     claim = verdict.claim
-    places = found.places_of(claim)
+    places = claims.places_of(claim)
     asked = Lines(
         lines=(
             ("if it is so", claim.hypothesis),
@@ -162,16 +159,16 @@ def _card(found: Judged, verdict: "Verdict") -> Section:
         parts=(
             Quote(text=claim.sentence, by=", ".join(claim.sources)),
             asked,
-            _findings(verdict, found.notes_of(claim)),
+            _findings(verdict, claims.notes_of(claim)),
             *claim_panels(claim, places),
             numbers,
             papers,
-            Command(heading="This card again", line=_command(found.record.configuration, claim.name)),
+            Command(heading="This card again", line=_command(claims.record.configuration, claim.name)),
         ),
     )
 
 
-def _anchor(claim: "Claim") -> str:
+def _anchor(claim: "ClaimText") -> str:
     return f"claim-{claim.name}"
 
 
@@ -231,7 +228,7 @@ def _bar(finding: "Finding", scale: _Scale) -> Bar:
     )
 
 
-def _numbers(claim: "Claim", places: Sequence[Place]) -> Table:
+def _numbers(claim: "ClaimText", places: Sequence[Place]) -> Table:
     """Each metric of the claim's table, by arm and place."""
     keys = list(dict.fromkeys(key for place in places for key in place.where))
     # A rate that is no value of the place was chosen for it.
@@ -240,8 +237,8 @@ def _numbers(claim: "Claim", places: Sequence[Place]) -> Table:
     rows = [
         (
             place.arm,
-            *(told(place.where[key]) if key in place.where else "" for key in keys),
-            *((told(place.lr) if place.lr is not None else "",) if chosen else ()),
+            *(format_value(place.where[key]) if key in place.where else "" for key in keys),
+            *((format_value(place.lr) if place.lr is not None else "",) if chosen else ()),
             *(amount(place.interval(column.metric), column.unit, column.digits) for column in claim.columns),
             str(max(map(len, place.values.values()), default=0)),
         )
@@ -249,7 +246,7 @@ def _numbers(claim: "Claim", places: Sequence[Place]) -> Table:
     ]
     return Table(
         title="means over seeds ± 95 %",
-        columns=("arm", *map(spoken, keys), *rates, *(column.heading for column in claim.columns), "seeds"),
+        columns=("arm", *map(place_name, keys), *rates, *(column.heading for column in claim.columns), "seeds"),
         rows=tuple(rows),
         notes=("Learning rates were chosen on pictures apart from those of the test.",) if chosen else (),
     )

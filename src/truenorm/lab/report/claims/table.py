@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from truenorm.lab.report.claims.judged import Judged
+from truenorm.lab.report.claims.record import ClaimsRecord
 from truenorm.lab.report.claims.words import counts, effect, headline, margin
 from truenorm.show import Table
 
@@ -21,18 +21,18 @@ class ClaimsTable:
     """A row for each claim, and below it one for each comparison that it stands or falls by.
 
     Args:
-        judged: the record and its verdicts.
+        claims: the parsed record and its verdicts.
     """
 
-    judged: Judged
+    claims: ClaimsRecord
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences below the table."""
-        found, images = self.judged, self.judged.images
+        found, images = self.claims, self.claims.images
         seeds = len(found.seeds)
         said = [
-            f"{images['name']}: {images['train']:,} images to train on, {images['test']:,} to test; "
+            f"{images.name}: {images.train:,} images to train on, {images.test:,} to test; "
             f"{seeds} seed{'' if seeds == 1 else 's'}; effects are means over seeds, with 95 % intervals.",
             "0, or ×1, is no effect; above is as the claim has it. Margin: the smallest that is worth its words.",
             f"Verdicts: two t tests of each comparison, 5 % for all {found.family} of the catalogue together (Holm); "
@@ -65,7 +65,7 @@ class ClaimsTable:
         table.add_column("verdict", no_wrap=True)
         table.add_column("effect (95 %)", no_wrap=True)
         table.add_column("margin", justify="right", no_wrap=True)
-        for place, verdict in enumerate(self.judged.verdicts):
+        for place, verdict in enumerate(self.claims.verdicts):
             claim = verdict.claim
             if place:
                 table.add_row()
@@ -85,13 +85,13 @@ class ClaimsTable:
         return table
 
 
-def claims_conclusion(judged: Judged) -> str:
+def claims_conclusion(claims: ClaimsRecord) -> str:
     """What is said below the table: how many claims hold, and which."""
-    if len(judged.verdicts) == 1:
-        (only,) = judged.verdicts
+    if len(claims.verdicts) == 1:
+        (only,) = claims.verdicts
         condition = f" It {only.condition}." if only.condition.startswith("holds") else _sentence(only.condition)
-        return headline(judged.verdicts) + condition
-    return counts([verdict.ruling for verdict in judged.verdicts])
+        return headline(claims.verdicts) + condition
+    return counts([verdict.ruling for verdict in claims.verdicts])
 
 
 def listing(claims: "Sequence[Claim]", not_yet: Mapping[int, str]) -> Table:

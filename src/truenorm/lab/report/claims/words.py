@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from truenorm.metrics.intervals import Interval
 
 if TYPE_CHECKING:
-    from truenorm.lab.claims.claim import Part, Unit
+    from truenorm.lab.claims.claim import Comparison, Unit
     from truenorm.lab.claims.verdict import Ruling, Verdict
 
 RULINGS: "tuple[Ruling, ...]" = ("holds", "does not hold", "depends", "cannot tell")
@@ -79,7 +79,7 @@ def amount(found: Interval | None, unit: "Unit", digits: int) -> str:
     return f"{found.mean:.{digits}g}{width}"
 
 
-def margin(part: "Part") -> str:
+def margin(part: "Comparison") -> str:
     """The smallest effect that would be worth the claim's words."""
     if part.unit == "factor":
         return f"×{_power(part.margin, 3 if part.margin < 0.5 else 2).removesuffix('.0')}"

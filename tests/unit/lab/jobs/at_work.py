@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 
-from truenorm.lab.study.grid import alongside
+from truenorm.lab.jobs.processes import alongside
 
 
 def say_and_wait(*ends):

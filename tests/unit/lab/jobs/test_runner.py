@@ -9,9 +9,12 @@ from functools import partial
 import pytest
 import torch
 
+from truenorm.lab.claims.catalogue import named
+from truenorm.lab.claims.configuration import ClaimsConfig
+from truenorm.lab.claims.run import run_claims
+from truenorm.lab.jobs.store import Store
 from truenorm.lab.study import study
 from truenorm.lab.study.configuration import StudyConfig
-from truenorm.lab.study.store import Store
 from truenorm.lab.study.study import run_study
 from truenorm.record import Record
 
@@ -35,7 +38,11 @@ COMMAND = "truenorm study --grid"
 
 
 def ran(out, config=GRID, progress=lambda what, done, total: None):
-    run_study(config, command=COMMAND, out=out, progress=progress)
+    """Run a study, or the cheapest claim of the catalogue; the bytes of its record."""
+    if isinstance(config, ClaimsConfig):
+        run_claims(config, named(["per-sample"]), command=COMMAND, out=out, progress=progress)
+    else:
+        run_study(config, command=COMMAND, out=out, progress=progress)
     return (out / "record.json").read_bytes()
 
 
@@ -104,6 +111,17 @@ def test_killed_at_ten_random_moments_it_ends_with_the_undisturbed_record(tmp_pa
             assert not Record.load(tmp_path).complete
     assert 0 < finished < 24
     assert ran(tmp_path) == undisturbed
+
+
+def test_claims_killed_at_random_moments_end_with_the_undisturbed_record(tmp_path):
+    config = ClaimsConfig(limit=120, test_limit=60, quick=True)
+    whole = ran(tmp_path / "whole", config)
+    jobs = len(list((tmp_path / "whole" / "trials").glob("*.json")))
+    chance, out = random.Random(7), tmp_path / "broken"
+    ends = [killed_at(chance.randint(2, 3 * jobs), out, config) for _ in range(4)]
+    assert ends[0] == signal.SIGKILL
+    assert 0 < len(list((out / "trials").glob("*.json"))) <= jobs
+    assert ran(out, config) == whole
 
 
 def test_a_trial_of_three_epochs_killed_after_its_second_goes_on_to_the_same_bits(tmp_path, keeping):

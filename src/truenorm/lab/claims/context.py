@@ -1,27 +1,28 @@
 """What claims are measured on: the images, and how much of everything there is to be."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from truenorm.lab.images.feed import Feed, Scale
-from truenorm.lab.images.sets import ImageSet, Split
+from truenorm.lab.images.feed import ScaledImages
+from truenorm.lab.jobs.job import digest
+from truenorm.record import installed_versions
 
 FEWEST_EPOCHS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """Images as trials read them.
+class ClaimsContext(ScaledImages):
+    """Images as trials read them, and the budget.
 
     Args:
-        images: the data set.
-        scale: of its training images.
         quick: a third of the training, and every second rate, unless a claim has its own measure of it.
     """
 
-    images: ImageSet
-    scale: Scale
     quick: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of what a trial's rows depend on beside the trial itself: pixels and versions."""
+        return digest([self.pixels, installed_versions("truenorm", "torch")])
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -33,11 +34,6 @@ class Bench:
     def num_classes(self) -> int:
         """Of the data set."""
         return len(self.images.classes)
-
-    def feed(self, part: Literal["train", "validation", "test"], batch_size: int) -> Feed:
-        """The batches of a part, in its own order; of the training part as training takes them."""
-        split: Split = getattr(self.images, part)
-        return Feed(split, self.scale, batch_size, drop_single=part == "train")
 
     def epochs(self, images: int) -> int:
         """How often to go through the training images to show so many of them; three times at least.

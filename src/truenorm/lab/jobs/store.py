@@ -1,8 +1,8 @@
-"""The folder where a study keeps its trials: what is finished, what is under way, and who is at it.
+"""The folder of trials: which are finished, which are running, and which process runs them.
 
 NAME.json    a finished trial: a record of its own
-NAME.pt      a trial under way, as it was after its last epoch
-NAME.lock    held by the process that is at it; the system frees it when that process ends, however it ends
+NAME.pt      a running trial, as it was after its last epoch
+NAME.lock    held by the process that runs it; the system frees it when that process ends, however it ends
 """
 
 import pickle
@@ -31,11 +31,11 @@ _POLL = 0.5
 
 @dataclass
 class Store:
-    """Finished trials and trials under way, by name; several processes may share the folder.
+    """Finished and running trials, by name; several processes may share the folder.
 
     Args:
         folder: made if it is not there.
-        keep_every: seconds between two states kept of a trial under way.
+        keep_every: seconds between two saved states of a running trial.
 
     Raises:
         InvalidInput: the folder cannot be written to.
@@ -68,7 +68,7 @@ class Store:
         return self._finished[name]
 
     def finish(self, name: str, record: Record) -> None:
-        """Put a finished trial on disk; what was kept of it while it was under way goes."""
+        """Put a finished trial on disk; the states that were saved while it ran are deleted."""
         record.save(self.folder / f"{name}.json")
         self._finished[name] = record
         (self.folder / f"{name}.pt").unlink(missing_ok=True)
@@ -107,16 +107,16 @@ class Store:
         with FileLock(self.folder / "record.lock", poll_interval=0.05):
             yield
 
-    def under_way(self, name: str) -> "UnderWay":
+    def running(self, name: str) -> "RunningTrial":
         """What is kept of a trial between its epochs.
 
         Raises:
             InvalidRecord: its file is damaged.
         """
-        return UnderWay(self.folder / f"{name}.pt", self.keep_every)
+        return RunningTrial(self.folder / f"{name}.pt", self.keep_every)
 
 
-class UnderWay:
+class RunningTrial:
     """The file of a trial between two epochs.
 
     Args:
@@ -152,6 +152,6 @@ def _read(file: Path) -> Mapping[str, Any]:
         state = None
     if not isinstance(state, dict) or "training" not in state:
         raise InvalidRecord(
-            f"{file}: a trial under way that cannot be read; delete the file, and the trial starts over"
+            f"{file}: the state of a running trial cannot be read; delete the file, and the trial starts over"
         )
     return cast(Mapping[str, Any], state)

@@ -10,7 +10,7 @@ from inline_snapshot import snapshot
 
 from truenorm import files
 from truenorm.errors import InvalidInput, InvalidRecord
-from truenorm.lab.study.store import Store
+from truenorm.lab.jobs.store import Store
 from truenorm.record import FORMAT, Measurement, Record
 
 RECORD = Record(command="", rows=(Measurement("t", "bn", None, "accuracy", 0.5),), trials={"t": {"seed": 0}})
@@ -29,20 +29,20 @@ def test_what_is_finished_is_found_by_any_process(store):
     assert store.finished("b") is None
 
 
-def test_a_trial_under_way(store):
-    assert store.under_way("a").saved is None
+def test_a_trial_running(store):
+    assert store.running("a").saved is None
     state = {"training": torch.arange(3), "losses": [0.5], "names": ["x"]}
-    store.under_way("a").keep(state)
-    kept = store.under_way("a").saved
+    store.running("a").keep(state)
+    kept = store.running("a").saved
     assert torch.equal(kept["training"], state["training"])
     assert (kept["losses"], kept["names"]) == ([0.5], ["x"])
     store.finish("a", RECORD)
-    assert store.under_way("a").saved is None
+    assert store.running("a").saved is None
 
 
 def test_it_is_not_kept_more_often_than_asked(store):
-    Store(store.folder, keep_every=3600.0).under_way("a").keep({"training": 1})
-    assert store.under_way("a").saved is None
+    Store(store.folder, keep_every=3600.0).running("a").keep({"training": 1})
+    assert store.running("a").saved is None
 
 
 def test_one_process_at_a_trial(store):
@@ -112,27 +112,27 @@ def test_a_trial_of_a_newer_format(store):
         lambda file: torch.save({"something": "else"}, file),
     ],
 )
-def test_a_damaged_trial_under_way(store, damage):
-    store.under_way("a").keep({"training": torch.arange(100)})
+def test_a_damaged_state_of_a_running_trial(store, damage):
+    store.running("a").keep({"training": torch.arange(100)})
     damage(store.folder / "a.pt")
     with pytest.raises(InvalidRecord) as caught:
-        store.under_way("a")
+        store.running("a")
     assert str(caught.value) == snapshot(
-        "trials/a.pt: a trial under way that cannot be read; delete the file, and the trial starts over"
+        "trials/a.pt: the state of a running trial cannot be read; delete the file, and the trial starts over"
     )
 
 
 def test_a_full_disk_loses_nothing(store, monkeypatch):
     store.finish("a", RECORD)
-    under_way = store.under_way("b")
-    under_way.keep({"training": 1})
+    running = store.running("b")
+    running.keep({"training": 1})
     before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    for write in (lambda: store.finish("b", RECORD), lambda: under_way.keep({"training": 2})):
+    for write in (lambda: store.finish("b", RECORD), lambda: running.keep({"training": 2})):
         with pytest.raises(InvalidInput) as caught:
             write()
         assert str(caught.value).endswith(": No space left on device; choose another folder")

@@ -1,22 +1,27 @@
-"""A record of claims with its verdicts, which it does not hold: they are taken when it is shown."""
+"""A record of claims, parsed once, with the verdicts that its numbers give."""
 
 import json
-import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from truenorm.errors import InvalidRecord, TruenormError
+from truenorm.errors import InvalidRecord
 from truenorm.metrics.intervals import Interval, mean_interval
-from truenorm.record import Record
+from truenorm.record import Record, typed
 
-if TYPE_CHECKING:  # the catalogue trains networks: with it comes torch
-    from truenorm.lab.claims.claim import Claim
+if TYPE_CHECKING:  # importing claims imports torch
+    from truenorm.lab.claims.claim import ClaimText
+    from truenorm.lab.claims.measured import MeasuredClaim
     from truenorm.lab.claims.verdict import Verdict
 
-_IMAGES: Mapping[str, type] = {"name": str, "train": int, "test": int}
-_TRIAL: Mapping[str, type] = {"claim": str, "arm": str, "seed": int, "where": dict}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    claim: str
+    arm: str
+    seed: int
+    where: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +47,35 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A record, and what was found of its claims.
+class ImageCounts:
+    """A data set's name, and the number of its images.
+
+    Args:
+        name: of the data set.
+        train: images that networks were trained on.
+        test: images that they were tested on.
+    """
+
+    name: str
+    train: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimsRecord:
+    """A record of claims, and what it says of each.
 
     Args:
         record: of `truenorm claims`.
         verdicts: in the order of the catalogue.
+        images: what networks were trained on.
+        family: the number of comparisons of the whole catalogue when the record was made.
     """
 
     record: Record
     verdicts: tuple["Verdict", ...]
-
-    @property
-    def family(self) -> int:
-        """How many comparisons the catalogue made when the record was."""
-        return self.record.configuration["family"]
-
-    @property
-    def images(self) -> Mapping[str, Any]:
-        """How many images of which kind: name, train, validation, test, classes."""
-        return self.record.configuration["images"]
+    images: ImageCounts
+    family: int
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -83,7 +97,7 @@ class Judged:
         of = f", and none yet of {', '.join(none)}" if none else ""
         return f"The measuring was not finished: there are fewer trials than asked for{of}."
 
-    def notes_of(self, claim: "Claim") -> tuple[str, ...]:
+    def notes_of(self, claim: "ClaimText") -> tuple[str, ...]:
         """What was said of one claim, and which of its trials gave no numbers."""
         said = [note.partition(": ")[2] for note in self.record.notes if note.partition(": ")[0] == claim.name]
         trials = [trial for trial in self.record.trials.values() if trial["claim"] == claim.name]
@@ -95,7 +109,9 @@ class Judged:
                 "arm is lacking seeds, what is shown of it is of those that went well"
             )
         few = [
-            f"{place.arm} ({', '.join(told(value) for value in place.where.values())})" if place.where else place.arm
+            f"{place.arm} ({', '.join(format_value(value) for value in place.where.values())})"
+            if place.where
+            else place.arm
             for place in self.places_of(claim)
             if len(place.values.get(claim.picture.metric, ())) < len(self.seeds)
         ]
@@ -103,7 +119,7 @@ class Judged:
             said.append(f"not every repetition gave a number for the chart, and those are in no mean: {'; '.join(few)}")
         return tuple(f"{note}." for note in said)
 
-    def places_of(self, claim: "Claim") -> tuple[Place, ...]:
+    def places_of(self, claim: "ClaimText") -> tuple[Place, ...]:
         """What was measured for a claim: place by place as the record has them, and at each in the order of arms."""
         trials = {name: trial for name, trial in self.record.trials.items() if trial["claim"] == claim.name}
         found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
@@ -127,27 +143,47 @@ class Judged:
         return {verdict.claim.name for verdict in self.verdicts}
 
 
-def judged(record: Record) -> Judged:
-    """A record's verdicts by the catalogue of this version.
+def read_claims(record: Record) -> ClaimsRecord:
+    """Parse a record of claims and judge it.
+
+    Text and effects are read from the record. One of an older truenorm, which holds neither, is judged by the
+    catalogue of this version.
 
     Raises:
-        InvalidRecord: the record is not of claims, or of others than this version knows, or its header is damaged.
+        InvalidRecord: the record is not of claims, its header is damaged, or it holds no text of a claim that this
+            version does not know.
     """
-    from truenorm.lab.claims.catalogue import CLAIMS
+    from truenorm.lab.claims.measured import judging, recorded_claims
     from truenorm.lab.claims.verdict import verdicts
 
-    _check(record, CLAIMS)
-    try:
-        found = verdicts(record, CLAIMS)
-    except TruenormError as error:
-        raise InvalidRecord(f"no verdict can be taken of the record: {error}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    configuration = record.configuration
+    names = typed(configuration.get("claims"), tuple[str, ...], "claims")
+    images = typed(configuration.get("images"), ImageCounts, "images")
+    family = typed(configuration.get("family"), int, "family")
+    for name, trial in record.trials.items():
+        typed(trial, _Trial, f"trial {name!r}")
+    if images.test < 1:
+        raise InvalidRecord(f"the record's header is damaged: test of images is {images.test}")
+    claims = recorded_claims(record) or _claims_of_the_catalogue(record)
+    known = {claim.text.name for claim in claims}
+    used = [*names, *(trial["claim"] for trial in record.trials.values())]
+    if unknown := [name for name in dict.fromkeys(used) if name not in known]:
         raise InvalidRecord(
-            f"no verdict can be taken of the record ({error!r}); it is of another version of truenorm, or damaged"
-        ) from error
+            f"the record holds the claim {unknown[0]!r}, which this truenorm does not know; "
+            f"show it with the version that made it ({record.versions.get('truenorm', 'unknown')})"
+        )
+    with judging():
+        found = verdicts(record, claims)
     if not found:
         raise InvalidRecord("the record holds no trial of a claim; is it one of truenorm claims?")
-    return Judged(record=record, verdicts=found)
+    return ClaimsRecord(record=record, verdicts=found, images=images, family=family)
+
+
+def _claims_of_the_catalogue(record: Record) -> "tuple[MeasuredClaim, ...]":
+    from truenorm.lab.claims.catalogue import CLAIMS
+    from truenorm.lab.claims.measured import measured_claims
+
+    return measured_claims(record, CLAIMS)
 
 
 def is_of_claims(record: Record) -> bool:
@@ -160,21 +196,21 @@ def is_of_claims(record: Record) -> bool:
     return "claims" in record.configuration
 
 
-def spoken(name: str) -> str:
-    """What people call a value of a trial's place.
+def place_name(name: str) -> str:
+    """The name of an axis of a trial's place, as people say it.
 
     Example:
-        >>> spoken("batch_size")
+        >>> place_name("batch_size")
         'batch size'
     """
     return name.replace("_", " ")
 
 
-def told(value: object) -> str:
+def format_value(value: object) -> str:
     """A value of a trial's place as people write it.
 
     Example:
-        >>> told(0.001953125), told(1e26), told(True), told("cnn")
+        >>> format_value(0.001953125), format_value(1e26), format_value(True), format_value("cnn")
         ('0.00195', '1e26', 'yes', 'cnn')
     """
     if isinstance(value, bool):
@@ -182,35 +218,3 @@ def told(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.{3 if abs(value) < 1000 else 6}g}".replace("e+", "e")
     return str(value)
-
-
-def _check(record: Record, catalogue: "Sequence[Claim]") -> None:
-    names: Any = record.configuration.get("claims")
-    if not isinstance(names, list | tuple):
-        raise InvalidRecord(f"the record's header is damaged: claims is {reprlib.repr(names)}")
-    images: Any = record.configuration.get("images")
-    found = cast(dict[str, Any], images) if isinstance(images, dict) else {}
-    if bad := _not_as_it_should_be(found, _IMAGES):
-        raise InvalidRecord(f"the record's header is damaged: images: {bad}")
-    if bad := _not_as_it_should_be(record.configuration, {"family": int}):
-        raise InvalidRecord(f"the record's header is damaged: {bad}")
-    for name, trial in record.trials.items():
-        if bad := _not_as_it_should_be(trial, _TRIAL):
-            raise InvalidRecord(f"the record's header is damaged: trial {name!r}: {bad}")
-    known = {claim.name for claim in catalogue}
-    asked = [str(name) for name in cast(Sequence[Any], names)]
-    there = [trial["claim"] for trial in record.trials.values()]
-    if lost := [name for name in dict.fromkeys([*asked, *there]) if name not in known]:
-        raise InvalidRecord(
-            f"the record holds the claim {lost[0]!r}, which this truenorm does not know; "
-            f"show it with the version that made it ({record.versions.get('truenorm', 'unknown')})"
-        )
-
-
-def _not_as_it_should_be(found: Mapping[str, Any], kinds: Mapping[str, type]) -> str:
-    """The first value that is of another kind, as `seed is 'a'`; "" where there is none."""
-    for key, kind in kinds.items():
-        value = found.get(key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            return f"{key} is {reprlib.repr(value)}"
-    return ""

@@ -5,9 +5,9 @@ import signal
 import threading
 
 import pytest
-from unit.lab.study.at_work import is_killed, raises, say_and_wait
+from unit.lab.jobs.at_work import is_killed, raises, say_and_wait
 
-from truenorm.lab.study.grid import alongside
+from truenorm.lab.jobs.processes import alongside
 
 pytestmark = pytest.mark.slow  # processes that train
 

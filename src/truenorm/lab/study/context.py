@@ -1,23 +1,23 @@
-"""The bench of a study: images where they are trained on, how the network is made, which arms there are."""
+"""The context of a study's trials: images on their device, how the network is made, which arms there are."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from truenorm.errors import InvalidInput
-from truenorm.lab.images.feed import Feed, Scale
+from truenorm.lab.images.feed import Scale, ScaledImages
 from truenorm.lab.images.sets import ImageSet, Split, load
+from truenorm.lab.jobs.job import digest
 from truenorm.lab.networks.kinds import Norm
 from truenorm.lab.networks.named import network_digest, network_factory, try_network
 from truenorm.lab.study.arms import Arm, sweep
-from truenorm.lab.study.configuration import BASELINE, Setting, StudyConfig, Trial, digest
+from truenorm.lab.study.configuration import BASELINE, Setting, StudyConfig, StudyTrial
 from truenorm.model.layers import batch_norms
 from truenorm.model.watch import watch
 from truenorm.nn.batchfree import BatchFreeNorm
@@ -25,13 +25,11 @@ from truenorm.record import installed_versions, this_machine
 from truenorm.rules import Static
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyContext(ScaledImages):
     """What all trials of one network on one data set share: the images, how the network is made, the arms.
 
     Args:
-        images: the data set, where it is trained.
-        scale: of the training images.
         make: a kind of norm → a network.
         arms: those on the same weights.
         momenta: the sweep.
@@ -39,20 +37,13 @@ class Bench:
         others: what else a trial's rows depend on.
     """
 
-    images: ImageSet
-    scale: Scale
     make: Callable[[Norm], nn.Module]
     arms: tuple[Arm, ...]
     momenta: tuple[float, ...]
     device: torch.device
     others: tuple[str, ...] = ()
 
-    def feed(self, part: Literal["train", "validation", "test"], batch_size: int) -> Feed:
-        """The batches of a part, in its own order; of the training part as training takes them."""
-        split: Split = getattr(self.images, part)
-        return Feed(split, self.scale, batch_size, drop_single=part == "train")
-
-    def network(self, trial: Trial) -> nn.Module:
+    def network(self, trial: StudyTrial) -> nn.Module:
         """A network with the initial weights of the trial's seed; the global random state stays."""
         with torch.random.fork_rng([]):
             torch.manual_seed(trial.seed)
@@ -65,15 +56,7 @@ class Bench:
         """Tells apart what a trial's rows depend on beside the trial itself: pixels, arms, versions, device."""
         arms = [arm.name for arm in self.arms]
         versions = installed_versions("truenorm", "torch")
-        return digest([*pixels_digest(self.images), arms, self.momenta, versions, str(self.device), *self.others])
-
-
-def pixels_digest(images: ImageSet) -> tuple[str, list[int]]:
-    """Tells data sets apart: by every pixel and label, and by the number of classes and the shape."""
-    pixels = hashlib.sha256()
-    for part in (images.train, images.validation, images.test):
-        pixels.update(part.images.cpu().numpy().tobytes() + part.labels.cpu().numpy().tobytes())
-    return pixels.hexdigest(), [len(images.classes), *images.train.images.shape[1:]]
+        return digest([*self.pixels, arms, self.momenta, versions, str(self.device), *self.others])
 
 
 def open_images(config: StudyConfig, name: str, progress: Callable[[str, int, int], None]) -> ImageSet:
@@ -99,10 +82,10 @@ def open_images(config: StudyConfig, name: str, progress: Callable[[str, int, in
     return images
 
 
-def open_bench(
+def open_context(
     config: StudyConfig, network: str, images: ImageSet, arms: tuple[Arm, ...], device: torch.device
-) -> Bench:
-    """The bench of one of the study's networks on one of its data sets."""
+) -> StudyContext:
+    """What the trials of one of the study's networks on one of its data sets share."""
     shape = images.train.images.shape
     make = network_factory(
         network,
@@ -113,11 +96,19 @@ def open_bench(
     )
     here = replace(images, **{part: _moved(getattr(images, part), device) for part in ("train", "validation", "test")})
     others = (network_digest(network), config.reference, str(config.threads))
-    return Bench(here, Scale.of(images.train.images).to(device), make, arms, sweep(config.momenta), device, others)
+    return StudyContext(
+        here,
+        Scale.of(images.train.images).to(device),
+        make=make,
+        arms=arms,
+        momenta=sweep(config.momenta),
+        device=device,
+        others=others,
+    )
 
 
-def tried(setting: Setting, bench: Bench, norms: tuple[Norm, ...]) -> Iterator[str]:
-    """A few images through each network before the first is trained: two, or the one that a batch will have.
+def try_networks(setting: Setting, context: StudyContext, norms: tuple[Norm, ...]) -> Iterator[str]:
+    """Run a few images through each network before the first is trained: two, or the one that a batch will have.
 
     Returns:
         what a reader of the results must know of the networks.
@@ -125,10 +116,10 @@ def tried(setting: Setting, bench: Bench, norms: tuple[Norm, ...]) -> Iterator[s
     Raises:
         InvalidInput: a network cannot be trained on these images.
     """
-    images = bench.scale(bench.images.train.images[: min(2, setting.batch_size)])
+    images = context.scale(context.images.train.images[: min(2, setting.batch_size)])
     with torch.random.fork_rng([]):
         for norm in norms:
-            network = bench.network(Trial(norm=norm, lr=setting.lr[0], seed=0, setting=setting))
+            network = context.network(StudyTrial(norm=norm, lr=setting.lr[0], seed=0, setting=setting))
             if norm == "bn":
                 try:
                     batch_norms(network)
@@ -136,7 +127,7 @@ def tried(setting: Setting, bench: Bench, norms: tuple[Norm, ...]) -> Iterator[s
                     raise InvalidInput(f"network {setting.network}: {error}; does it use norm_layer?") from error
             # Watched, as it will be: a layer that cannot train is named.
             with nullcontext() if norm == "gn" else watch(network, (Static((BASELINE,)),)), _each_once(network, norm):
-                try_network(network, images, len(bench.images.classes), name=f"{setting.network} with {norm}")
+                try_network(network, images, len(context.images.classes), name=f"{setting.network} with {norm}")
             if norm == "bn-bfn" and not any(isinstance(module, BatchFreeNorm) for module in network.modules()):
                 yield "bn-bfn is plain batch norm here: the network has one norm, and the first is batch norm"
 

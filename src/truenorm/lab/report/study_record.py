@@ -1,4 +1,4 @@
-"""The settings of a study: one cell each of its grid of data, networks, batch sizes, schedules and rates."""
+"""A study's record, parsed once: its settings, one for each cell of the grid, and what was measured in each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from math import prod
 from typing import Any
 
 from truenorm.errors import InvalidRecord
-from truenorm.lab.report.header import check_lists, check_trial
-from truenorm.record import Measurement, Record
+from truenorm.lab.report.header import check_trial
+from truenorm.record import Measurement, Record, typed
 
 _AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
 """What a trial calls its place on an axis → what the configuration calls the axis."""
 
-_SPOKEN = {"batch_size": "batch {}", "lr": "rate {:g}"}
+_FORMATS = {"batch_size": "batch {}", "lr": "rate {:g}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class SettingResults:
     """Trials that differ in seed and norm alone, and what was measured in them.
 
     Args:
@@ -41,19 +41,37 @@ class Setting:
         )
 
 
-def settings(record: Record) -> tuple[Setting, ...]:
-    """The settings of a record in the order of its grid; a plain study has one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """A record of a study.
+
+    Args:
+        record: of `truenorm study`.
+        settings: in the order of the grid; a plain study has one.
+        num_asked: how many settings the study was to have, also those without results.
+    """
+
+    record: Record
+    settings: tuple[SettingResults, ...]
+    num_asked: int
+
+
+def read_study(record: Record) -> StudyRecord:
+    """Parse a study's record.
 
     Raises:
         InvalidRecord: the header is damaged, or rows belong to a trial that it does not describe.
 
     Example:
         >>> trials = {str(size): {"norm": "bn", "seed": 0, "batch_size": size} for size in (8, 64)}
-        >>> record = Record(command="truenorm study", trials=trials, configuration={"batch_sizes": [8, 64]})
-        >>> [setting.label for setting in settings(record)]
-        ['batch 8', 'batch 64']
+        >>> record = Record(command="truenorm study", trials=trials, configuration={"batch_sizes": [8, 64, 512]})
+        >>> study = read_study(record)
+        >>> [setting.label for setting in study.settings], study.num_asked
+        (['batch 8', 'batch 64'], 3)
     """
-    check_lists(record.configuration, *_AXES.values())
+    for axis in _AXES.values():
+        if record.configuration.get(axis) is not None:
+            typed(record.configuration[axis], tuple[Any, ...], axis)
     axes = [name for name, axis in _AXES.items() if name != "lr" or record.configuration.get(axis)]
     cells: dict[str, tuple[Any, ...]] = {}
     trials: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
@@ -69,25 +87,17 @@ def settings(record: Record) -> tuple[Setting, ...]:
         elif row.trial not in record.trials or _lost(record.trials[row.trial]):
             raise InvalidRecord(f"the record has rows of a trial {row.trial!r} that its header does not describe")
     varied = [i for i, _ in enumerate(axes) if len({cell[i] for cell in trials}) > 1]
-    return tuple(
-        Setting(
-            label=", ".join(spoken(axes[i], cell[i]) for i in varied),
+    settings = tuple(
+        SettingResults(
+            label=", ".join(format_place(axes[i], cell[i]) for i in varied),
             values=dict(zip(axes, cell, strict=True)),
             trials=trials[cell],
             rows=tuple(rows[cell]),
         )
         for cell in sorted(trials, key=lambda cell: _place(record, axes, cell))
     )
-
-
-def asked(record: Record) -> int:
-    """How many settings a study was to have, also those of which nothing came.
-
-    Example:
-        >>> asked(Record(command="truenorm study", configuration={"batch_sizes": [8, 64], "networks": ["mlp"]}))
-        2
-    """
-    return max(len(settings(record)), prod(len(record.configuration.get(axis) or "-") for axis in _AXES.values()))
+    asked = prod(len(record.configuration.get(axis) or "-") for axis in _AXES.values())
+    return StudyRecord(record=record, settings=settings, num_asked=max(len(settings), asked))
 
 
 def _lost(trial: Mapping[str, Any]) -> bool:
@@ -95,14 +105,14 @@ def _lost(trial: Mapping[str, Any]) -> bool:
     return "norm" in trial and "seed" not in trial and not trial.get("tuning")
 
 
-def spoken(axis: str, value: Any) -> str:
+def format_place(axis: str, value: Any) -> str:
     """A value of an axis as people say it.
 
     Example:
-        >>> spoken("batch_size", 64), spoken("network", "mlp")
+        >>> format_place("batch_size", 64), format_place("network", "mlp")
         ('batch 64', 'mlp')
     """
-    return f"{axis} unknown" if value is None else _SPOKEN.get(axis, "{}").format(value)
+    return f"{axis} unknown" if value is None else _FORMATS.get(axis, "{}").format(value)
 
 
 def _place(record: Record, axes: list[str], cell: tuple[Any, ...]) -> tuple[int, ...]:
