@@ -98,8 +98,8 @@ def test_a_missing_function_names_the_argument_and_pickles():
 
 METADATA = [
     "torch>=2.11",
-    "datasets>=4.4; extra == 'study'",
-    'scikit-learn>=1.7; extra == "study"',
+    "datasets>=4.4; extra == 'lab'",
+    'scikit-learn>=1.7; extra == "lab"',
     "triton>=3.6; extra == 'gpu'",
     "triton==3.7.1; (sys_platform == 'linux') and extra == 'dev'",
 ]
@@ -117,7 +117,7 @@ def test_a_missing_module_is_said_with_its_install_line(installed):
     assert str(caught.value) == snapshot(
         "a_module_that_is_not_there is not installed; run: pip install 'datasets>=4.4' 'scikit-learn>=1.7'"
     )
-    assert (caught.value.module, caught.value.extra) == ("a_module_that_is_not_there", "study")
+    assert (caught.value.module, caught.value.extra) == ("a_module_that_is_not_there", "lab")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 

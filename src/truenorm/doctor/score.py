@@ -24,6 +24,9 @@ ACCURACY, LIKELIHOOD, OWN = "accuracy", "log likelihood", "score"
 AS_IS, BY_BATCH = "as it is", "batch"
 """Names of scores: of the network as it is, and with each batch's own statistics."""
 
+_ROUNDING = 2.0**-20
+"""Of a score, relative: eight units in the last place of float32."""
+
 _LEAST = 1e-12
 """Probability below which a prediction is simply wrong: NaN counts as it, too."""
 
@@ -51,7 +54,10 @@ class Scored:
         gains: dict[str, Interval] = {}
         for metric, values in self.values.items():
             ours, theirs = _finite(values, over.values[metric])
-            resolution = 1 / len(values) if metric == ACCURACY and len(values) > 1 else 0.0
+            if metric == ACCURACY and len(values) > 1:
+                resolution = 1 / len(values)
+            else:  # outputs are float32: two estimates that are equal but for rounding gain nothing
+                resolution = _ROUNDING * float(torch.maximum(ours.abs().max(), theirs.abs().max()))
             gains[metric] = paired(ours.tolist(), theirs.tolist(), resolution=resolution)
         return gains
 

@@ -108,7 +108,7 @@ def test_a_missing_extra(study, no_training, monkeypatch):
     assert study() == snapshot(
         (
             2,
-            "truenorm: scikit-learn is not installed; run: pip install 'datasets>=4.4' 'filelock>=3.20' 'pillow>=12' 'scikit-learn>=1.7'",
+            "truenorm: scikit-learn is not installed; run: pip install 'altair>=6' 'datasets>=4.4' 'filelock>=3.20' 'jinja2>=3.1' 'pillow>=12' 'scikit-learn>=1.7' 'vl-convert-python>=1.9'",
         )
     )
 
@@ -118,7 +118,7 @@ def test_a_missing_extra_of_the_data(study, no_training, monkeypatch):
     assert study("--data", "mnist") == snapshot(
         (
             2,
-            "truenorm: datasets is not installed; run: pip install 'datasets>=4.4' 'filelock>=3.20' 'pillow>=12' 'scikit-learn>=1.7'",
+            "truenorm: datasets is not installed; run: pip install 'altair>=6' 'datasets>=4.4' 'filelock>=3.20' 'jinja2>=3.1' 'pillow>=12' 'scikit-learn>=1.7' 'vl-convert-python>=1.9'",
         )
     )
 

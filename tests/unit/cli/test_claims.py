@@ -251,7 +251,7 @@ def test_without_what_measures(refused, monkeypatch):
     assert refused(*SMALL) == snapshot(
         (
             2,
-            "truenorm: scikit-learn is not installed; run: pip install 'datasets>=4.4' 'filelock>=3.20' 'pillow>=12' 'scikit-learn>=1.7'",
+            "truenorm: scikit-learn is not installed; run: pip install 'altair>=6' 'datasets>=4.4' 'filelock>=3.20' 'jinja2>=3.1' 'pillow>=12' 'scikit-learn>=1.7' 'vl-convert-python>=1.9'",
         )
     )
 

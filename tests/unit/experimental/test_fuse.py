@@ -24,6 +24,8 @@ from truenorm.model.layers import batch_norms
 from truenorm.model.loan import is_lendable
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
+pytestmark = pytest.mark.slow  # every network of two libraries, twice
+
 NETWORKS = {  # how many batch norms, and how many are fused with what
     ("torchvision", "resnet18"): (20, {"relu": 9, "add, relu": 8}),
     ("torchvision", "resnet50"): (53, {"relu": 33, "add, relu": 16}),

@@ -1024,6 +1024,7 @@ def dynamo():
 
 @compiled_quietly
 @pytest.mark.parametrize("how", ["function", "method", "watch the compiled"])
+@pytest.mark.slow
 def test_compiled_after_the_watch_was_entered(how, dynamo):
     plain, _ = made("mlp")
     model, data = copy.deepcopy(plain), batches(12)

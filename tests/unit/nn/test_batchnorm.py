@@ -246,6 +246,7 @@ def test_inductor_takes_it_too():
     assert_close(compiled.eval()(x), twin.eval()(x))
 
 
+@pytest.mark.slow
 def test_an_exported_program_loads_where_truenorm_is_not(tmp_path):
     net = tn.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
     net(torch.randn(4, 3, 6, 6))
