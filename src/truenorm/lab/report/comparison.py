@@ -7,8 +7,8 @@ from truenorm.lab.report.charts.forest import difference_by_record, forest_rows
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.lab.report.study_record import read_study
-from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared, only_summary
-from truenorm.metrics.intervals import Interval, holm, paired
+from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, cell, compared, only_summary
+from truenorm.metrics.intervals import Interval, paired
 from truenorm.record import Record
 from truenorm.show import Table
 
@@ -72,13 +72,6 @@ class Comparison:
                     new, old = ([100 * values[seed] for seed in common] for values in (after, before))
                     found[arm, name] = paired(new, old, resolution=step)
         return found
-
-
-def beyond_noise(differences: Mapping[tuple[str, str], Interval]) -> frozenset[tuple[str, str]]:
-    """Which are none of chance: 95 %, Holm over all that the table shows."""
-    tested = {" ".join(key): found.p for key, found in differences.items() if found.p is not None}
-    adjusted = holm(tested) if tested else {}
-    return frozenset(key for key in differences if adjusted.get(" ".join(key), 1.0) < 0.05)
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from truenorm.lab.report.study_record import SettingResults, format_place
-from truenorm.lab.report.summary import BASELINE, NETWORK_NORMS, StudySummary, cell, signed
-from truenorm.metrics.intervals import Interval, first_of, holm, mean_interval, paired
+from truenorm.lab.report.summary import BASELINE, NETWORK_NORMS, StudySummary, beyond_noise, cell, signed
+from truenorm.metrics.intervals import Interval, first_of, mean_interval, paired
 from truenorm.show import Table
 
 
@@ -125,19 +125,6 @@ def concentration(differences: Mapping[str, Interval]) -> Concentration:
         reached += sign * differences[ranked[taken]].mean
         taken += 1
     return Concentration(tuple(ranked[:taken]), len(differences))
-
-
-def beyond_noise(differences: Mapping[str, Interval]) -> dict[str, Interval]:
-    """Those that are none of chance: 95 %, Holm over the settings of one contrast.
-
-    Example:
-        >>> clear, vague = Interval(1.0, 0.2, 5, p=0.001), Interval(0.1, 0.2, 5, p=0.24)
-        >>> list(beyond_noise({"batch 2": clear, "batch 64": vague}))
-        ['batch 2']
-    """
-    tested = {label: difference.p for label, difference in differences.items() if difference.p is not None}
-    adjusted = holm(tested) if tested else {}
-    return {label: differences[label] for label, p in adjusted.items() if p < 0.05}
 
 
 def overviews(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:

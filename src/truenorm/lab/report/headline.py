@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from truenorm.lab.report.grid import CONTRASTS, beyond_noise, concentration, counted_settings
-from truenorm.lab.report.summary import BASELINE, StudySummary, compared
+from truenorm.lab.report.grid import CONTRASTS, concentration, counted_settings
+from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, compared
 from truenorm.metrics.intervals import Interval
 from truenorm.show import number
 

@@ -1,12 +1,16 @@
 """What a setting of a study says about each arm: means, intervals, differences paired by seed."""
 
+from collections.abc import Hashable, Mapping
 from statistics import fmean
+from typing import TypeVar
 
 from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.header import StudyImages, read_images
 from truenorm.lab.report.study_record import SettingResults, StudyRecord
 from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
 from truenorm.record import Measurement
+
+K = TypeVar("K", bound=Hashable)
 
 BASELINE = "static-0.1"
 NETWORK_NORMS = ("bn-bfn", "gn")
@@ -120,12 +124,23 @@ class StudySummary:
     def beyond_noise(self, arms: tuple[str, ...], metric: str, scale: float) -> dict[str, Interval]:
         """Those arms whose difference to the baseline is none of chance: 95 %, Holm over the family."""
         found = {arm: difference for arm in arms if (difference := self.difference(arm, metric, scale)) is not None}
-        tested = {arm: difference.p for arm, difference in found.items() if difference.p is not None}
-        adjusted = holm(tested) if tested else {}
-        return {arm: found[arm] for arm, p in adjusted.items() if p < 0.05}
+        return beyond_noise(found)
 
     def _arms(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.arm for row in self.setting.rows if row.metric == "accuracy"))
+
+
+def beyond_noise(differences: Mapping[K, Interval]) -> dict[K, Interval]:
+    """Those that chance does not explain: 95 %, Holm over all of them as one family.
+
+    Example:
+        >>> clear, vague = Interval(1.0, 0.2, 5, p=0.001), Interval(0.1, 0.2, 5, p=0.24)
+        >>> list(beyond_noise({"batch 2": clear, "batch 64": vague}))
+        ['batch 2']
+    """
+    tested = {str(place): found.p for place, found in enumerate(differences.values()) if found.p is not None}
+    adjusted = holm(tested) if tested else {}
+    return {key: found for i, (key, found) in enumerate(differences.items()) if adjusted.get(str(i), 1.0) < 0.05}
 
 
 def summaries(study: StudyRecord) -> tuple[StudySummary, ...]:

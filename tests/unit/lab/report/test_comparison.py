@@ -11,12 +11,12 @@ from unit.lab.report.synthetic import study
 from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.comparison import (
     Comparison,
-    beyond_noise,
     comparison_conclusion,
     comparison_figures,
     comparison_page,
     comparison_table,
 )
+from truenorm.lab.report.summary import beyond_noise
 from truenorm.record import Record
 
 ARMS = ("static-0.1", "dmbn", "adaptive", "gn")
@@ -104,7 +104,7 @@ def test_one_seed():
     assert comparison_table(comparison).rows[0][4] == "one seed"
     assert f"<h1>{comparison_conclusion(comparison)}</h1>" in comparison_page(comparison)
     assert "95 %" not in comparison_figures(comparison)[0].text
-    assert beyond_noise(comparison.differences()) == frozenset()
+    assert beyond_noise(comparison.differences()) == {}
 
 
 def test_three_records():

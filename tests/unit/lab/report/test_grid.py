@@ -8,10 +8,10 @@ from inline_snapshot import snapshot
 from rich.console import Console
 from unit.lab.report.synthetic import study
 
-from truenorm.lab.report.grid import CONTRASTS, Contrast, beyond_noise, concentration, grid_conclusion, overviews
+from truenorm.lab.report.grid import CONTRASTS, Contrast, concentration, grid_conclusion, overviews
 from truenorm.lab.report.headline import grid_headline
 from truenorm.lab.report.study_record import read_study
-from truenorm.lab.report.summary import BASELINE, summaries
+from truenorm.lab.report.summary import BASELINE, beyond_noise, summaries
 from truenorm.lab.report.tables import study_conclusion, study_tables
 from truenorm.metrics.intervals import Interval, mean_interval
 

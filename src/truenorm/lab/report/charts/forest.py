@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from truenorm.errors import extra
 from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.lab.report.grid import CONTRASTS, beyond_noise
+from truenorm.lab.report.grid import CONTRASTS
 from truenorm.lab.report.look import colours, ink, shapes
-from truenorm.lab.report.summary import BASELINE, StudySummary, cell, compared
+from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, cell, compared
 from truenorm.metrics.intervals import Interval
 
 _AXIS = "difference, points of accuracy"
