@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from truenorm.lab.images.feed import ScaledImages
-from truenorm.lab.jobs.job import digest
+from truenorm.lab.jobs.trial import digest
 from truenorm.record import installed_versions
 
 FEWEST_EPOCHS = 3

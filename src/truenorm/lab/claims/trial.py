@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from truenorm.lab.jobs.job import Trial
+from truenorm.lab.jobs.trial import Trial
 from truenorm.record import Measurement
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from truenorm.errors import InvalidInput
-from truenorm.lab.jobs.job import Trial
+from truenorm.lab.jobs.trial import Trial
 from truenorm.lab.networks.kinds import Norm
 
 Schedule = Literal["cosine", "constant"]

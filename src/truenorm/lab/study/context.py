@@ -13,7 +13,7 @@ from torch import nn
 from truenorm.errors import InvalidInput
 from truenorm.lab.images.feed import Scale, ScaledImages
 from truenorm.lab.images.sets import ImageSet, Split, load
-from truenorm.lab.jobs.job import digest
+from truenorm.lab.jobs.trial import digest
 from truenorm.lab.networks.kinds import Norm
 from truenorm.lab.networks.named import network_digest, network_factory, try_network
 from truenorm.lab.study.arms import Arm, sweep

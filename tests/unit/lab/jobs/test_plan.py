@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from truenorm.errors import Diverged
-from truenorm.lab.jobs.job import Job, Trial
+from truenorm.lab.jobs.job import Job
 from truenorm.lab.jobs.plan import Condition, Plan
 from truenorm.lab.jobs.store import Store
+from truenorm.lab.jobs.trial import Trial
 from truenorm.record import Measurement
 
 
