@@ -10,6 +10,7 @@ import pytest
 import torch
 from inline_snapshot import snapshot
 
+import truenorm as tn
 from truenorm import files
 
 NET = """
