@@ -28,10 +28,10 @@ constraints: venv
 	mv constraints.new constraints.txt
 	touch .venv/installed
 
-# A study goes on where it stopped; after a change of the code the trials of before are not its own.
+# Anew each time: after a change of the code, earlier trials are not its own. A study by hand goes on where it stopped.
 study: venv
-	rm -rf results/study
-	$(BIN)/truenorm study
+	rm -rf results/make-study
+	$(BIN)/truenorm study --out results/make-study
 
 # Everything but what is slow: the whole zoo of networks, kernels interpreted in every combination, long processes.
 test: venv

@@ -76,18 +76,29 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def torchvision():
-    """torchvision without its compiled operators: the wheel is made for another build of torch."""
+def pytest_configure(config):
+    # The process that collects what the workers say imports the classes of their warnings, Lightning's for one.
+    if getattr(config.option, "numprocesses", None):
+        config.torchvision_operators = torchvision_operators()
+
+
+def torchvision_operators():
+    """Names for torchvision's compiled operators, while this lives: the wheel is made for another build of torch."""
     try:
         library = torch.library.Library("torchvision", "FRAGMENT")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except RuntimeError:
-        library = None  # a build whose operators are there
-    module = pytest.importorskip("torchvision", reason="torchvision is not installed", exc_type=ImportError)
-    yield module
-    del library  # it lives as long as the session: the operators go with it
+        return None  # a build whose operators are there
+    return library
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """torchvision, where it can be had."""
+    operators = torchvision_operators()
+    yield pytest.importorskip("torchvision", reason="torchvision is not installed", exc_type=ImportError)
+    del operators
 
 
 @pytest.fixture(scope="session")

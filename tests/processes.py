@@ -37,7 +37,9 @@ class Pair:
             pipe.send((function, arguments))
         answers = []
         for rank, pipe in enumerate(self._pipes):
-            assert pipe.poll(2 * _LIMIT.total_seconds()), f"rank {rank} gave no answer"
+            if not pipe.poll(2 * _LIMIT.total_seconds()):
+                self.close()  # a late answer must not be taken for that of the next call
+                raise TimeoutError(f"rank {rank} gave no answer")
             answers.append(pipe.recv())
         assert not any(error for error, _ in answers), "\n".join(error for error, _ in answers)
         return [torch.load(io.BytesIO(saved), weights_only=True) for _, saved in answers]

@@ -56,7 +56,7 @@ class UnknownName(InvalidInput, KeyError):
         super().__init__(kind, name, self.known)  # all that pickle needs
 
     def __str__(self) -> str:
-        near = get_close_matches(self.name, self.known, n=2, cutoff=0.5)
+        near = get_close_matches(str(self.name), self.known, n=2, cutoff=0.5)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known)}"
 

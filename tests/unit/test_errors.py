@@ -138,7 +138,7 @@ def test_without_metadata_the_package_alone_is_named(monkeypatch, noted):
         return noted
 
     monkeypatch.setattr(install, "requires", requires)
-    assert str(MissingExtra("sklearn.metrics", "study")) == snapshot(
+    assert str(MissingExtra("sklearn.metrics", "lab")) == snapshot(
         "scikit-learn is not installed; run: pip install scikit-learn"
     )
 

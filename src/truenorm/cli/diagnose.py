@@ -77,6 +77,8 @@ def diagnose(
     named |= {"--data-root": data_root, "--image-size": image_size, "--score": score, "--forward": forward}
     named |= {"--device": device if device != "cpu" else None}
     line = [str(part) for name, value in named.items() if value is not None for part in (name, value)]
+    if data is not None and ":" not in data and batch_size != 64:  # joint statistics depend on it
+        line += ["--batch-size", str(batch_size)]
     line += ["--trust-checkpoint"] if trust_checkpoint else []
     advice = _advice(
         line,

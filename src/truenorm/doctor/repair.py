@@ -76,15 +76,6 @@ class Repair:
         after = {} if self.chosen is None else self.scores[self.chosen]
         changes = [f", {metric} {number(self.before[metric])} → {number(value)}" for metric, value in after.items()]
         return f"Repair(chosen={self.chosen!r}{''.join(changes)})"
-        if not self.chosen:
-            return "nothing was changed: no other statistics do better on held-out samples, beyond noise"
-        told = ", ".join(
-            f"{metric} {number(self.scores[''][metric], 4)} → {number(self.scores[self.chosen][metric], 4)} "
-            f"({'+' if part.mean >= 0 else '−'}{number(abs(part.mean), 2)}"
-            f"{'' if part.half_width is None else f' ± {number(part.half_width, 2)}'})"
-            for metric, part in self.gains[self.chosen].items()
-        )
-        return f"assigned {self.chosen}: {told}"
 
     def table(self) -> Table:
         """A row for each kind of statistics."""

@@ -89,7 +89,8 @@ def _tracked(x: Tensor, affine: Affine, running: Running) -> Tensor:
             num_batches.add_(1)
         return F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
     count = x.numel() // mean.numel()
-    if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and x.dtype == mean.dtype:
+    alike = all(value is None or value.numel() == mean.numel() for value in (var, weight, bias))
+    if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and x.dtype == mean.dtype and alike:
         gain = counted(num_batches, momentum, mean.dtype)
         if gain is not None:
             return pooled_batch_norm(x, affine, mean, var, gain=gain)

@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from truenorm.errors import UnknownName
 from truenorm.kernels.arguments import Epilogue
 
 _APPLIED = {
@@ -17,6 +18,10 @@ _APPLIED = {
 def activated(y: Tensor, epilogue: Epilogue) -> Tensor:
     """act(y + r).
 
+    Raises:
+        ValueError: r is of more than the shape of y.
+        UnknownName: no such activation.
+
     Example:
         >>> import torch
         >>> activated(torch.tensor([1.0, -3.0]), Epilogue(torch.tensor([1.0, 1.0]), "relu")).tolist()
@@ -24,5 +29,12 @@ def activated(y: Tensor, epilogue: Epilogue) -> Tensor:
     """
     residual, activation = epilogue
     if residual is not None:
-        y = y + residual
-    return y if activation == "identity" else _APPLIED[activation](y)
+        summed = y + residual
+        if isinstance(y, Tensor) and summed.shape != y.shape:  # a tracer has no shapes to compare
+            raise ValueError(f"the residual has shape {tuple(residual.shape)}; expected that of x, {tuple(y.shape)}")
+        y = summed
+    if activation == "identity":
+        return y
+    if activation not in _APPLIED:
+        raise UnknownName("activation", activation, ("identity", *_APPLIED))
+    return _APPLIED[activation](y)

@@ -149,6 +149,8 @@ def _to_torch(number: int, name: str, layer: nn.Module) -> _Change:
     if isinstance(layer, BatchNormAct):
         return "it holds its activation, which torch's batch norm would lose"
     if isinstance(layer, TrackedBatchNorm):
+        if not _is_ours(layer):
+            return f"{type(layer).__name__} is a subclass of truenorm's, which torch's batch norm cannot stand for"
         origin = type(layer).origin
     elif _BEFORE_SYNC in layer.__dict__:
         origin = layer.__dict__[_BEFORE_SYNC]
@@ -171,7 +173,8 @@ def _to_sync(number: int, name: str, layer: nn.Module) -> _Change:
     if isinstance(layer, BatchNormAct):
         return "it holds its activation, which torch's synchronised batch norm would lose"
     origin = type(layer).origin if isinstance(layer, TrackedBatchNorm) else type(layer)
-    if not isinstance(layer, _BatchNorm) or _has_own_forward(layer):
+    own_subclass = isinstance(layer, TrackedBatchNorm) and not _is_ours(layer)
+    if not isinstance(layer, _BatchNorm) or _has_own_forward(layer) or own_subclass:
         return f"{type(layer).__name__} has a forward of its own"
     if origin.forward is _BatchNorm.forward:
         cls: Any = nn.SyncBatchNorm
@@ -204,6 +207,8 @@ def _to_batch_free(groups: Callable[[int], int], *, every: int = 1) -> Callable[
                 f"layer {name!r} is a {type(layer).__name__} that holds its activation, which a batch-free norm "
                 "would lose; nothing was converted"
             )
+        if type(layer).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward) and not _is_ours(layer):
+            return f"{type(layer).__name__} has a forward of its own"
 
         def change() -> None:
             _forget(layer)
@@ -239,6 +244,11 @@ def _forget(layer: nn.Module) -> None:
     """What only a layer of ours, or a synchronised one, has."""
     for key in (_BEFORE_SYNC, "process_group", "tracking"):
         layer.__dict__.pop(key, None)
+
+
+def _is_ours(layer: nn.Module) -> bool:
+    """Is the layer's class one of this package, and not a user's subclass, which may do more?"""
+    return type(layer).__module__.partition(".")[0] == "truenorm"
 
 
 def _has_own_forward(layer: nn.Module) -> bool:

@@ -74,10 +74,10 @@ def uncompiled() -> AbstractContextManager[Any]:
 @contextmanager
 def random_states_kept(model: nn.Module) -> Generator[None]:
     """Restore the random states of torch, numpy and Python on exit: a loader that shuffles draws from them."""
-    device = device_of(model)
+    devices = {value.device for value in (*model.parameters(), *model.buffers()) if value.device.type == "cuda"}
     plain, arrays = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(list(devices)):
             yield
     finally:
         random.setstate(plain)

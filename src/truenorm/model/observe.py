@@ -34,7 +34,7 @@ class LayerMoments:
         self._calls: dict[str, int] = {}
         self._repeated: dict[str, None] = {}
         self._names = list(layers)
-        self._places = streams_of(layers, rules)
+        self._places = streams_of(layers, rules, scratch=False)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
 
     def end_batch(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model.freeze import StaysFrozen
-from truenorm.model.layers import batch_norms, buffers_of, refuse_programs, unwrap
+from truenorm.model.layers import batch_norms, buffers_of, refuse_programs
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -106,10 +106,9 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
     layers = batch_norms(model, tracking=False)
     refuse_programs(model)
     saved = [(layer, _saved(layer)) for layer in layers.values()]
-    modes = [(module, module.training) for module in unwrap(model).modules()]
+    modes = [(module, module.training) for module in model.modules()]  # wrappers before what they hold
     held = [one for layer in layers.values() if isinstance(one := layer.__dict__.get("train"), StaysFrozen)]
     asked = [one.mode for one in held]
-    outer = model.training
     try:
         if stats is not None:
             assign(model, stats)
@@ -121,7 +120,6 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
             module.training = training
         for one, mode in zip(held, asked, strict=True):
             one.mode = mode
-        model.training = outer
 
 
 def _carried(layer: nn.Module) -> Moments:

@@ -31,9 +31,11 @@ class Stream:
     Args:
         layers: batch-norm layers by name, all on one device.
         rules: what follows the stream.
+        scratch: torch itself writes the moments, into buffers of the layer's own type; where they are written by
+            others, they go into the rows at once, in full precision.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], rules: Sequence[Rule]) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], rules: Sequence[Rule], *, scratch: bool = True) -> None:
         means = [buffers_of(layer)[0] for layer in layers.values()]
         eps = tuple(float(getattr(layer, "eps", 1e-5)) for layer in layers.values())
         dtype = torch.float64 if any(mean.dtype == torch.float64 for mean in means) else torch.float32
@@ -48,7 +50,8 @@ class Stream:
         self._slots: list[list[tuple[Tensor, Tensor]]] = [[] for _ in means]
         # torch wants buffers of the layer's own type; where that is not the rows', these are lent.
         self._scratch = [
-            None if mean.dtype == dtype else (torch.zeros_like(mean), torch.zeros_like(mean)) for mean in means
+            (torch.zeros_like(mean), torch.zeros_like(mean)) if scratch and mean.dtype != dtype else None
+            for mean in means
         ]
         self._pending: list[list[_Row]] = [[] for _ in means]
         self._steps = {"training": [0] * len(means), "gradient": [0] * len(means)}
@@ -235,12 +238,14 @@ class Stream:
         ]
 
 
-def streams_of(layers: Mapping[str, nn.Module], rules: Sequence[Rule]) -> list[tuple[Stream, int]]:
+def streams_of(
+    layers: Mapping[str, nn.Module], rules: Sequence[Rule], *, scratch: bool = True
+) -> list[tuple[Stream, int]]:
     """A stream for each device; gives, layer by layer, its stream and its place in that."""
     devices: dict[torch.device, dict[str, nn.Module]] = {}
     for name, layer in layers.items():
         devices.setdefault(buffers_of(layer)[0].device, {})[name] = layer
-    streams = [Stream(members, rules) for members in devices.values()]
+    streams = [Stream(members, rules, scratch=scratch) for members in devices.values()]
     places = {name: (stream, i) for stream in streams for i, name in enumerate(stream.names)}
     return [places[name] for name in layers]
 

@@ -84,8 +84,12 @@ class TrackedBatchNorm(_BatchNorm):
         if self.tracking == "pooled" and int(count) == 0 and bool(((mean != 0) | (var != 1)).any()):
             count.fill_(LONG_TRAINED)
 
-    def _load_from_state_dict(self, *args: Any, **named: Any) -> None:
-        super()._load_from_state_dict(*args, **named)
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any, **named: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **named)
+        if local_metadata.get("assign_to_params_buffers") and self.num_batches_tracked is not None:
+            self.num_batches_tracked = self.num_batches_tracked.clone()  # it is the caller's, and `trust` may fill it
         self.trust()
 
     def extra_repr(self) -> str:

@@ -1,7 +1,7 @@
 """Where statistics come from: typed numbers and names; words are made from them last."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 Flow = Literal["joint", "sequential", "eval"]
@@ -83,6 +83,26 @@ class Provenance:
         for name, value in values.items():
             arguments[name] = tuple(cast(list[str], value)) if isinstance(value, list) else value
         return Provenance(**arguments)
+
+
+def merged(parts: Sequence[Provenance]) -> Provenance:
+    """Of statistics that were pooled: what all parts agree on, and the sum of their samples.
+
+    Example:
+        >>> merged([Provenance(flow="joint", samples=64), Provenance(flow="joint", samples=192)]).samples
+        256
+    """
+    first, samples = parts[0], [part.samples for part in parts]
+    common: dict[str, Any] = {
+        name: getattr(first, name) if all(getattr(part, name) == getattr(first, name) for part in parts) else default
+        for name, default in _DEFAULTS.items()
+    }
+    return replace(
+        Provenance(**common),
+        samples=None if None in samples else sum(filter(None, samples)),
+        skipped=tuple(name for name in first.skipped if all(name in part.skipped for part in parts)),
+        repeated=tuple(dict.fromkeys(name for part in parts for name in part.repeated)),
+    )
 
 
 _DIFFERENCES = {

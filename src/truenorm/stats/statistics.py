@@ -13,7 +13,7 @@ from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.files import write_whole
 from truenorm.show import Table, number
 from truenorm.stats.moments import Moments, merge
-from truenorm.stats.provenance import Provenance
+from truenorm.stats.provenance import Provenance, merged
 
 
 class Statistics(Mapping[str, Moments]):
@@ -196,7 +196,8 @@ def merge_statistics(parts: Iterable[Statistics]) -> Statistics:
         raise InvalidInput("nothing to merge: no statistics were given")
     names = dict.fromkeys(name for part in found for name in part)
     return Statistics(
-        {name: merge(part[name] for part in found if name in part) for name in names}, provenance=found[0].provenance
+        {name: merge(part[name] for part in found if name in part) for name in names},
+        provenance=merged([part.provenance for part in found]),
     )
 
 

@@ -286,3 +286,27 @@ def test_a_root_that_is_itself_a_norm_and_a_second_time_change_nothing_more():
     assert type(norm) is tn.nn.BatchNorm1d
     own = tn.nn.BatchNorm1d(3, tracking="torch")
     assert tn.convert(own).tracking == "torch"
+
+
+class WithRelu(nn.BatchNorm1d):
+    """A subclass of torch's that does more."""
+
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+class OursWithRelu(tn.nn.BatchNorm1d):
+    """A subclass of ours that does more, as the warning of `convert` advises."""
+
+    def forward(self, input, *args):
+        return super().forward(input, *args).relu()
+
+
+@pytest.mark.parametrize("layer", [WithRelu, OursWithRelu])
+@pytest.mark.parametrize("to", ["truenorm", "torch", "sync", "group", "layer", "instance", "bn-bfn"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_does_more_than_batch_norm_is_left(layer, to):
+    net = nn.Sequential(nn.BatchNorm1d(4), layer(4))
+    tn.convert(net, to=to)
+    assert type(net[1]) is layer
+    assert bool((net[1](torch.randn(8, 4)) >= 0).all())

@@ -320,3 +320,22 @@ def test_rounds_tell_whether_the_images_were_the_same_each_time():
     }
     differences = {what: statistics.provenance.passes_differ for what, statistics in seen.items()}
     assert differences == {"same": None, "shuffled": "order", "augmented": "images"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("flow", ["joint", "eval", "sequential"])
+def test_half_models_are_measured_in_full_precision(dtype, flow):
+    """A variance beyond the largest half, and means that bfloat16 would round to two digits."""
+    net = nn.Sequential(nn.BatchNorm1d(3)).to(dtype)
+    batches = [(500 * torch.randn(64, 3) + 1234).to(dtype) for _ in range(4)]
+    values = torch.cat(batches).double()
+    found = tn.measure(net, batches, flow=flow)["0"]
+    close(found.mean, values.mean(0), rtol=1e-5, atol=0)
+    close(found.var, values.var(0, correction=0), rtol=1e-5, atol=0)
+
+
+def test_modes_of_every_wrapper_come_back():
+    inner = nn.DataParallel(trained().train())
+    outer = nn.DataParallel(inner).train()
+    tn.measure(outer, images())
+    assert outer.training and inner.training and inner.module.training

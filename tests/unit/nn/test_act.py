@@ -187,3 +187,12 @@ def test_batch_free_norms_would_lose_its_activation_and_are_refused(to):
 def test_converting_to_ours_leaves_it_as_it_is():
     norm = tn.nn.BatchNormAct1d(3, tracking="torch")
     assert tn.convert(nn.Sequential(norm))[0] is norm and norm.tracking == "torch"
+
+
+def test_a_residual_of_another_shape_and_an_unknown_activation_are_refused():
+    layer, x = tn.nn.BatchNormAct1d(2), torch.randn(4, 2)
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=r"residual has shape \(5, 4, 2\); expected that of x, \(4, 2\)"):
+            layer.train(mode)(x, torch.randn(5, 4, 2))
+    with pytest.raises(UnknownName, match="unknown activation 'tanh'"):
+        tn.nn.BatchNorm1d(2)(x, activation="tanh")

@@ -406,3 +406,21 @@ def test_it_says_how_it_tracks_and_refuses_what_it_does_not_know():
     assert "tracking='pooled'" in repr(tn.nn.BatchNorm1d(3))
     with pytest.raises(UnknownName, match="pooled"):
         tn.nn.BatchNorm1d(3, tracking="pooling")
+
+
+@pytest.mark.parametrize("key", ["weight", "bias", "running_var"])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_parameters_and_buffers_of_another_size_are_torchs_error(key, momentum):
+    """A pruned layer, say: the kernel itself would read past the tensor."""
+    layer = tn.nn.BatchNorm1d(4, momentum=momentum)
+    short = torch.ones(2)
+    setattr(layer, key, nn.Parameter(short) if key in ("weight", "bias") else short)
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(8, 4))
+
+
+def test_a_checkpoint_that_is_assigned_is_not_written_to():
+    state = nn.BatchNorm1d(2).state_dict() | {"running_mean": torch.ones(2)}
+    layer = tn.nn.BatchNorm1d(2)
+    layer.load_state_dict(state, assign=True)
+    assert layer.num_batches_tracked == LONG_TRAINED and state["num_batches_tracked"] == 0

@@ -7,6 +7,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from truenorm.stats import Provenance
+from truenorm.stats.provenance import merged
 
 FULL = Provenance(
     rule="static-0.1", flow="sequential", variance="within", samples=12, processes=2, rounds=3, residual=1.23e-5,
@@ -41,3 +42,11 @@ def test_in_words():
             "not exact": "the images differ between passes (augmentation, or another draw)",
         }
     )
+
+
+def test_merged_says_what_is_so_of_all():
+    one = Provenance(flow="joint", samples=64, skipped=("a", "b"), frozen=("x",), repeated=("c",))
+    other = Provenance(flow="joint", samples=192, skipped=("b",), repeated=("d",))
+    assert merged([one, other]) == Provenance(flow="joint", samples=256, skipped=("b",), repeated=("c", "d"))
+    assert merged([one]) == one
+    assert merged([one, Provenance(flow="eval")]) == Provenance(repeated=("c",))

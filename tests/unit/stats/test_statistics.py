@@ -168,7 +168,7 @@ def test_to_dict_is_plain():
 def test_parts_merge_layer_by_layer():
     x, y = torch.randn(6, 2), torch.randn(9, 2)
     first = Statistics({"a": moments(x), "b": moments(y)}, provenance=Provenance(flow="joint"))
-    second = Statistics({"c": moments(x), "a": moments(y)})
+    second = Statistics({"c": moments(x), "a": moments(y)}, provenance=Provenance(flow="joint"))
     together = merge_statistics([first, second])
     assert list(together) == ["a", "b", "c"]
     assert together["a"] == merge([moments(x), moments(y)])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from truenorm.errors import InvalidInput
 from truenorm.model.evaluate import random_states_kept
 
 Mode = Literal["evaluation", "training"]
@@ -71,7 +72,10 @@ def _results(model: nn.Module, example: tuple[Any, ...], *, mode: Mode) -> dict[
     with random_states_kept(model), torch.enable_grad():
         copied = copy.deepcopy(model).train(mode == "training")
         copied.zero_grad()
-        outputs = [output for output in _tensors(copied(*copy.deepcopy(example))) if output.is_floating_point()]
+        result = copied(*copy.deepcopy(example))
+        outputs = list(_tensors(result))
+        if not outputs:
+            raise InvalidInput(f"the model gives {type(result).__name__}, in which no tensor to compare was found")
         losses = [output.float().square().mean() for output in outputs if output.requires_grad]
         if losses:
             torch.stack(losses).sum().backward()
