@@ -1,6 +1,7 @@
 """What follows batch norm, by torch."""
 
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import functional as F
 
 from truenorm.errors import UnknownName
@@ -30,7 +31,7 @@ def activated(y: Tensor, epilogue: Epilogue) -> Tensor:
     residual, activation = epilogue
     if residual is not None:
         summed = y + residual
-        if isinstance(y, Tensor) and summed.shape != y.shape:  # a tracer has no shapes to compare
+        if not isinstance(y, Proxy) and summed.shape != y.shape:  # a tracer has no shapes to compare
             raise ValueError(f"the residual has shape {tuple(residual.shape)}; expected that of x, {tuple(y.shape)}")
         y = summed
     if activation == "identity":
