@@ -67,7 +67,8 @@ bench: venv
 	$(BIN)/python benchmarks/doctor.py --pairs 8 --out benchmarks/results/doctor.json
 	$(BIN)/python benchmarks/arms.py --pairs 4 --out benchmarks/results/arms.json
 	$(BIN)/python benchmarks/study.py --pairs 4 --out benchmarks/results/study.json
-	$(BIN)/python benchmarks/first_call.py --pairs 20 --out benchmarks/results/first_call.json
+	$(BIN)/python benchmarks/first_call.py --pairs 12 --out benchmarks/results/first_call.json
+	$(BIN)/python benchmarks/reading.py --pairs 40 --out benchmarks/results/reading.json
 
 # On a machine with an NVIDIA GPU, under eight minutes.
 bench-gpu: venv

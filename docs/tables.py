@@ -296,6 +296,12 @@ def whole_study() -> Lines:
     return table(("study (digits)", "whole study over its plain trainings"), rows)
 
 
+def first_call() -> Lines:
+    """What the first use costs, and what reading a watch costs."""
+    found = _benchmark("first_call") | _benchmark("reading")
+    return table(("", "ratio"), [(what, _ratio(ratios)) for what, ratios in found.items()])
+
+
 def passes() -> Lines:
     """What passes over the data cost."""
     headings = {
@@ -329,6 +335,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "arms": arms,
     "whole-study": whole_study,
     "passes": passes,
+    "first-call": first_call,
 }
 """Name in the marker → what makes the lines of the table."""
 
