@@ -14,8 +14,8 @@ from truenorm.record import Record
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
-from marked import EXPLAINS, TRANSCRIPT, blocks, replaced  # noqa: E402
-from tables import DOCUMENTS, TABLES, published  # noqa: E402
+from marked import EXPLAINS, TRANSCRIPT, blocks, replaced  # noqa: E402  # once docs/ is on the path
+from tables import DOCUMENTS, TABLES, published  # noqa: E402  # likewise
 
 FIGURES = re.compile(
     r"""±                    # an interval

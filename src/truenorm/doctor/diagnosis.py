@@ -9,13 +9,11 @@ from truenorm.doctor import words
 from truenorm.doctor.finding import Cause, Finding
 from truenorm.doctor.outcome import Looked, Outcome, RuledOut
 from truenorm.doctor.remedy import Remedy, Step, to_dict
-from truenorm.doctor.score import AS_IS, BY_BATCH
+from truenorm.doctor.score import AS_IS
+from truenorm.doctor.tables import tables_of
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record, installed_versions, this_machine
-from truenorm.show import Table, number, plain
-
-_BAR = 28
-_SHOWN = 12
+from truenorm.show import Table, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,47 +110,8 @@ class Diagnosis:
         return f"Diagnosis(healthy={self.healthy}, cause={self.cause!r}, {layers})"
 
     def tables(self) -> tuple[Table, ...]:
-        """Layers, and what mending them gives."""
-        tables: list[Table] = []
-        if self.layers:
-            longest = max(layer.off for layer in self.layers) or 1.0
-            rows = [
-                (
-                    layer.layer,
-                    f"{layer.off:.2f} σ",
-                    f"{layer.own:.2f}",
-                    f"{layer.inherited:.2f}",
-                    "" if layer.floor is None else f"{layer.floor:.2f}",
-                    "" if layer.effect is None else f"{layer.effect:.2f}",
-                    "█" * max(int(layer.off > 0), round(_BAR * layer.off / longest)),
-                )
-                for layer in self.layers[:_SHOWN]
-            ]
-            more = len(self.layers) - len(rows)
-            tables.append(
-                Table(
-                    title="stored statistics against those of the data, the most harmful first",
-                    columns=("layer", "off by", "own", "inherited", "noise floor", "moves output by", ""),
-                    rows=tuple(rows),
-                    notes=(f"and {more} more layers, less harmful",) if more > 0 else (),
-                )
-            )
-        if self.gains:
-            metrics = list(next(iter(self.gains.values())))
-            rows = [(AS_IS, *(number(self.scores[AS_IS][metric]) for metric in metrics))]
-            for name, gain in self.gains.items():
-                rows.append((_NAMES[name], *(words.with_gain(self.scores[name][m], gain[m]) for m in metrics)))
-            if BY_BATCH in self.scores:
-                rows.append(("each batch's own, as in train()", *(number(self.scores[BY_BATCH][m]) for m in metrics)))
-            tables.append(
-                Table(
-                    title="the same weights with other statistics, on held-out samples",
-                    columns=("statistics", *metrics),
-                    rows=tuple(rows),
-                    notes=("(gain, ± 95 %, paired)",),
-                )
-            )
-        return tuple(tables)
+        """Layers, and what repairing them gives."""
+        return tables_of(self.rows())
 
     def lines(self, advice: Callable[[Remedy], str] = words.advice) -> tuple[tuple[str, str], ...]:
         """The sentences below the tables, each with its heading.
@@ -209,8 +168,8 @@ class Diagnosis:
             "notes": list(self.notes),
         }
 
-    def record(self, *, command: str = "truenorm.diagnose", advice: Callable[[Remedy], str] = words.advice) -> Record:
-        """The figures as a record: a row per layer and number, a row per score; `to_dict` as its trial."""
+    def rows(self) -> tuple[Measurement, ...]:
+        """The figures: a row per layer and number, a row per score."""
         rows: list[Measurement] = []
         for layer in self.layers:
             for metric, value in (
@@ -234,20 +193,17 @@ class Diagnosis:
                 Measurement("diagnosis", name, None, f"gain.{m}", part.mean, (part.half_width or 0.0) / 1.96, part.n)
                 for m, part in gain.items()
             ]
+        return tuple(rows)
+
+    def record(self, *, command: str = "truenorm.diagnose", advice: Callable[[Remedy], str] = words.advice) -> Record:
+        """A record: the figures, and `to_dict` as its trial."""
         return Record(
             command=command,
-            rows=tuple(rows),
+            rows=self.rows(),
             trials={"diagnosis": self.to_dict(advice)},
             versions=installed_versions("truenorm", "torch"),
             machine=this_machine(),
         )
-
-
-_NAMES = {
-    "joint": "joint (pooled, one pass)",
-    "within": "joint, mean of the batches' variances",
-    "sequential": "sequential (as inference sees it)",
-}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

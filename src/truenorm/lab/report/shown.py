@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from truenorm.doctor.tables import tables_of
 from truenorm.lab.report.charts.diagnosis import error_by_layer
 from truenorm.lab.report.claims.page import claims_figures, claims_page
 from truenorm.lab.report.claims.record import ClaimsRecord, is_of_claims, read_claims
@@ -11,7 +12,6 @@ from truenorm.lab.report.diagnosis import (
     DiagnosisRecord,
     diagnosis_conclusion,
     diagnosis_page,
-    diagnosis_tables,
     is_of_a_diagnosis,
     read_diagnosis,
 )
@@ -65,7 +65,7 @@ def _claims(claims: ClaimsRecord) -> Shown:
 
 def _diagnosis(diagnosis: DiagnosisRecord) -> Shown:
     return Shown(
-        tables=diagnosis_tables(diagnosis),
+        tables=tables_of(diagnosis.record.rows),
         conclusion=diagnosis_conclusion(diagnosis),
         page=lambda: diagnosis_page(diagnosis),
         figures=lambda: (error_by_layer(diagnosis.record), ("",)),

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.slow  # visits every element in Python
 triton = pytest.importorskip("triton", reason="triton is not installed")
 import triton.language as tl  # noqa: E402  # after the skip
 
-from truenorm.kernels.triton.device import tile as device  # noqa: E402
-from truenorm.kernels.triton.device.tile import channel, place, positions  # noqa: E402
-from truenorm.kernels.triton.plan import plan_for  # noqa: E402
+from truenorm.kernels.triton.device import tile as device  # noqa: E402  # likewise
+from truenorm.kernels.triton.device.tile import channel, place, positions  # noqa: E402  # likewise
+from truenorm.kernels.triton.plan import plan_for  # noqa: E402  # likewise
 
 LAYOUTS = {"rows": device.ROWS.value, "flat": device.FLAT.value, "planes": device.PLANES.value}
 

@@ -10,9 +10,10 @@ from unit.lab.report.test_page import Read
 
 import truenorm as tn
 from truenorm.cli import main
+from truenorm.doctor.tables import tables_of
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report import diagnosis_page
-from truenorm.lab.report.diagnosis import diagnosis_conclusion, diagnosis_tables, read_diagnosis
+from truenorm.lab.report.diagnosis import diagnosis_conclusion, read_diagnosis
 from truenorm.record import Measurement, Record
 
 
@@ -33,7 +34,7 @@ def diagnosis():
 
 
 def test_the_figures_are_those_of_the_diagnosis(diagnosis):
-    layers, scores = diagnosis_tables(read_diagnosis(diagnosis.record()))
+    layers, scores = tables_of(diagnosis.record().rows)
     shown_layers, shown_scores = diagnosis.tables()
     assert layers.rows == shown_layers.rows
     assert [row[1:] for row in scores.rows] == [row[1:] for row in shown_scores.rows]
@@ -65,7 +66,7 @@ def test_report_prints_the_record_and_draws_its_page(diagnosis, tmp_path, capsys
 def test_of_a_diagnosis_without_data_the_lines_alone():
     trial = {"healthy": True, "verdict": "nothing is wrong", "findings": [{"sentence": "a note", "level": "note"}]}
     diagnosis = read_diagnosis(Record(command="", trials={"diagnosis": trial}))
-    assert diagnosis_tables(diagnosis) == ()
+    assert tables_of(diagnosis.record.rows) == ()
     assert diagnosis_conclusion(diagnosis) == snapshot("verdict  nothing is wrong\nnote     a note")
     assert "diagnosis" in Read(diagnosis_page(diagnosis)).texts
 
@@ -88,9 +89,8 @@ def test_sentences_of_what_was_ruled_out_and_of_steps_may_stand_beside_their_val
 
 
 def test_a_layer_without_all_its_numbers():
-    trial = {"healthy": True, "verdict": "nothing is wrong"}
     rows = (Measurement("diagnosis", "stored", "1", "shift.arriving", 0.5),)
-    (table,) = diagnosis_tables(read_diagnosis(Record(command="", rows=rows, trials={"diagnosis": trial})))
+    (table,) = tables_of(rows)
     assert table.rows == snapshot((("1", "0.50 σ", "", "", "", "", "████████████████████████████"),))
 
 
