@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from torch import nn
 
-from truenorm.data.batches import batches_of, images_in
+from truenorm.data.batches import batches_of
 from truenorm.data.checkpoint import Checkpoint, read_checkpoint
 from truenorm.data.load import factory
 from truenorm.doctor.score import Score
@@ -111,7 +111,7 @@ def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
     if isinstance(data, Iterator):
         return
     with random_states_kept(network):
-        images = images_in(next(batches_of(data, limit=1)))
+        images = next(batches_of(data, limit=1)).input
     try:
         with evaluating(network):
             run(network, images[:2])

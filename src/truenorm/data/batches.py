@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,87 +17,81 @@ IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x", 
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
 """Keys under which a mapping's classes are looked for, in this order."""
 
-_Batch = TypeVar("_Batch")
 
-
-def images_in(batch: object) -> Tensor:
-    """The tensor that a model is to be given out of a batch.
-
-    Args:
-        batch: a tensor, a tuple or list whose first element is such a batch, or a mapping that
-            holds a tensor under one of `IMAGE_KEYS`.
-
-    Returns:
-        The tensor itself, samples along its first dim; not a copy.
-
-    Raises:
-        InvalidInput: there is no tensor in those places.
-
-    Example:
-        >>> images_in((torch.ones(2, 3), torch.zeros(2))).shape
-        torch.Size([2, 3])
-        >>> images_in({"label": torch.zeros(2), "pixel_values": torch.ones(2, 3)}).shape
-        torch.Size([2, 3])
-    """
-    found = _find(batch)
-    if found is None:
-        raise MissingFunction(
-            f"a batch is {_describe(batch)}, and no tensor of images was found in it",
-            "forward",
-        )
-    return found
-
-
-def has_images(batch: object) -> bool:
-    """Would `images_in` find them?
-
-    Example:
-        >>> has_images({"audio": torch.ones(2)})
-        False
-    """
-    return _find(batch) is not None
-
-
-def labels_in(batch: object) -> Tensor | None:
-    """The classes of a batch's samples: integers of shape (N,); None where there are none.
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One batch of a loader, and what was found in it.
 
     Args:
-        batch: a tuple or list whose second element they are, or a mapping that holds them under one of
-            `LABEL_KEYS`.
+        raw: as the loader gave it.
+        images: the tensor that a model is given: the batch itself, the first element of a tuple or list, or what a
+            mapping holds under one of `IMAGE_KEYS`; None where there is no tensor in those places.
+        labels: the tensor beside it: the second element, or what a mapping holds under one of `LABEL_KEYS`.
+        size: the number of samples.
 
     Example:
-        >>> labels_in((torch.ones(2, 3), torch.tensor([0, 1])))
-        tensor([0, 1])
+        >>> batch = Batch.of({"label": torch.zeros(2), "pixel_values": torch.ones(2, 3)})
+        >>> batch.size, batch.input.shape
+        (2, torch.Size([2, 3]))
     """
-    found: object = None
-    if isinstance(batch, Mapping):
-        mapping = cast(Mapping[object, object], batch)
-        found = next((mapping[key] for key in LABEL_KEYS if key in mapping), None)
-    elif isinstance(batch, tuple | list):
-        items = cast(tuple[object, ...] | list[object], batch)
-        found = items[1] if len(items) > 1 else None
-    if not isinstance(found, Tensor) or found.dtype.is_floating_point or found.ndim != 1:
-        return None
-    return found if len(found) == num_samples(batch) else None
+
+    raw: Any
+    images: Tensor | None
+    labels: Tensor | None
+    size: int
+
+    @classmethod
+    def of(cls, raw: object) -> "Batch":
+        """What is in a batch; a `Batch` is returned as it is."""
+        return raw if isinstance(raw, Batch) else cls(raw, _images(raw), _labels(raw), _size(raw))
+
+    @property
+    def input(self) -> Tensor:
+        """The images: the tensor itself, samples along its first dimension.
+
+        Raises:
+            MissingFunction: there is no tensor in the usual places.
+        """
+        if self.images is None:
+            raise MissingFunction(
+                f"a batch is {_describe(self.raw)}, and no tensor of images was found in it", "forward"
+            )
+        return self.images
+
+    @property
+    def classes(self) -> Tensor | None:
+        """The labels if they are one integer for each sample, of shape (N,); else None.
+
+        Example:
+            >>> Batch.of((torch.ones(2, 3), torch.tensor([0, 1]))).classes
+            tensor([0, 1])
+        """
+        labels = self.labels
+        if labels is None or labels.dtype.is_floating_point or labels.ndim != 1 or len(labels) != self.size:
+            return None
+        return labels
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """With every tensor changed; the structure, its classes and everything else are kept.
+
+        Goes into tuples, named tuples, lists and mappings; the batch itself is not changed.
+
+        Example:
+            >>> Batch.of({"x": torch.ones(2), "name": "a"}).map(lambda x: 2 * x).raw
+            {'x': tensor([2., 2.]), 'name': 'a'}
+        """
+        return Batch.of(_mapped(self.raw, change))
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """With every tensor on `device`."""
+        return self.map(lambda tensor: tensor.to(device))
 
 
-def to_device(batch: _Batch, device: torch.device | str) -> _Batch:
-    """The batch with every tensor in it on `device`; its shape and whatever is no tensor stay.
-
-    Goes into tuples, named tuples, lists and mappings; the batch itself is not changed.
-
-    Example:
-        >>> to_device({"x": torch.ones(2), "name": "a"}, "meta")["x"].device
-        device(type='meta')
-    """
-    return cast(_Batch, with_tensors(batch, lambda tensor: tensor.to(device)))
-
-
-def batches_of(data: object, *, limit: int | None) -> Iterator[Any]:
+def batches_of(data: object, *, limit: int | None) -> Iterator[Batch]:
     """One batch after the other, until `limit` samples have been given.
 
-    A batch is given whole, so the last one may go beyond the limit. Where the samples of a batch
-    cannot be counted by its images its `len` counts, and else it counts as one.
+    A batch is given whole, so the last one may go beyond the limit. Where the samples of a batch cannot be counted by
+    its images, they are the rows of a mapping's first tensor, or its `len`, or one.
 
     Args:
         data: any iterable of batches, a DataLoader or a list say.
@@ -107,7 +102,7 @@ def batches_of(data: object, *, limit: int | None) -> Iterator[Any]:
             (all said at the call), or gave no batch at all (said when it is first asked for one).
 
     Example:
-        >>> [len(batch) for batch in batches_of([torch.ones(4, 2)] * 5, limit=8)]
+        >>> [batch.size for batch in batches_of([torch.ones(4, 2)] * 5, limit=8)]
         [4, 4]
     """
     if limit is not None and limit < 1:
@@ -126,12 +121,12 @@ def batches_of(data: object, *, limit: int | None) -> Iterator[Any]:
     return _counted(cast(Iterable[Any], data), limit)
 
 
-def _counted(data: Iterable[Any], limit: int | None) -> Iterator[Any]:
+def _counted(data: Iterable[Any], limit: int | None) -> Iterator[Batch]:
     empty, seen = True, 0
-    for batch in data:
+    for batch in map(Batch.of, data):
         empty = False
         yield batch
-        seen += num_samples(batch)
+        seen += batch.size
         if limit is not None and seen >= limit:
             return
     if empty:
@@ -140,23 +135,7 @@ def _counted(data: Iterable[Any], limit: int | None) -> Iterator[Any]:
         )
 
 
-def num_samples(batch: object) -> int:
-    """How many samples a batch has: its images, else rows of a mapping's first tensor, else its `len`, else 1.
-
-    Example:
-        >>> num_samples((torch.ones(4, 2), torch.zeros(4)))
-        4
-    """
-    images = _find(batch)
-    if images is None and isinstance(batch, Mapping):
-        held = cast(Mapping[object, object], batch).values()
-        images = next((value for value in held if isinstance(value, Tensor)), None)
-    if images is not None and images.ndim:
-        return images.shape[0]
-    return len(batch) if isinstance(batch, Sized) and not isinstance(batch, Tensor) else 1
-
-
-def _find(batch: object) -> Tensor | None:
+def _images(batch: object) -> Tensor | None:
     if isinstance(batch, Tensor):
         return batch
     if isinstance(batch, Mapping):
@@ -165,21 +144,36 @@ def _find(batch: object) -> Tensor | None:
         return next((value for value in held if isinstance(value, Tensor)), None)
     if isinstance(batch, tuple | list):
         items = cast(tuple[object, ...] | list[object], batch)
-        return _find(items[0]) if items else None
+        return _images(items[0]) if items else None
     return None
 
 
-def with_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with every tensor in it changed; its shape, its classes and whatever is no tensor stay.
+def _labels(batch: object) -> Tensor | None:
+    labels: object = None
+    if isinstance(batch, Mapping):
+        mapping = cast(Mapping[object, object], batch)
+        labels = next((mapping[key] for key in LABEL_KEYS if key in mapping), None)
+    elif isinstance(batch, tuple | list):
+        items = cast(tuple[object, ...] | list[object], batch)
+        labels = items[1] if len(items) > 1 else None
+    return labels if isinstance(labels, Tensor) else None
 
-    Example:
-        >>> with_tensors({"x": torch.ones(2), "name": "a"}, lambda x: 2 * x)
-        {'x': tensor([2., 2.]), 'name': 'a'}
-    """
+
+def _size(batch: object) -> int:
+    rows = _images(batch)
+    if rows is None and isinstance(batch, Mapping):
+        held = cast(Mapping[object, object], batch).values()
+        rows = next((value for value in held if isinstance(value, Tensor)), None)
+    if rows is not None and rows.ndim:
+        return rows.shape[0]
+    return len(batch) if isinstance(batch, Sized) and not isinstance(batch, Tensor) else 1
+
+
+def _mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        items = {key: with_tensors(value, change) for key, value in cast(Mapping[Any, Any], batch).items()}
+        items = {key: _mapped(value, change) for key, value in cast(Mapping[Any, Any], batch).items()}
         if not isinstance(batch, MutableMapping):
             return items
         # A copy keeps what the class carries beside its items, the default of a defaultdict say.
@@ -188,7 +182,7 @@ def with_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
             changed[key] = value
         return changed
     if isinstance(batch, tuple | list):
-        parts = [with_tensors(value, change) for value in cast(list[Any], batch)]
+        parts = [_mapped(value, change) for value in cast(list[Any], batch)]
         if isinstance(batch, list):
             return parts
         kind = cast(Any, type(cast(object, batch)))

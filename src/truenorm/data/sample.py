@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from truenorm.data.batches import batches_of, has_images, images_in, labels_in, num_samples, with_tensors
+from truenorm.data.batches import Batch, batches_of
 from truenorm.errors import InvalidInput
 
 
@@ -22,23 +22,23 @@ class Sample:
         joined: all of them as one batch; None where that cannot be made.
     """
 
-    batches: tuple[Any, ...]
-    joined: Any | None
+    batches: tuple[Batch, ...]
+    joined: Batch | None
 
     def __len__(self) -> int:
         """Samples."""
-        return sum(num_samples(batch) for batch in self.batches)
+        return sum(batch.size for batch in self.batches)
 
     @property
     def batch_size(self) -> int:
         """That of the largest batch."""
-        return max(num_samples(batch) for batch in self.batches)
+        return max(batch.size for batch in self.batches)
 
     @property
-    def labels(self) -> Tensor | None:
+    def classes(self) -> Tensor | None:
         """The class of every sample; None where the batches have none."""
-        found = [labels_in(batch) for batch in self.batches]
-        return None if any(labels is None for labels in found) else torch.cat(cast(list[Tensor], found))
+        classes = [batch.classes for batch in self.batches]
+        return None if any(part is None for part in classes) else torch.cat(cast(list[Tensor], classes))
 
     def parts(self, share: float = 0.5) -> tuple["Sample", "Sample"]:
         """Two samples without a common element: shuffled (always the same way), else every second batch.
@@ -62,7 +62,7 @@ class Sample:
         """The same samples in batches of another size; a last one of a single sample is joined to its neighbour."""
         if self.joined is None:
             return self
-        total = num_samples(self.joined)
+        total = self.joined.size
         starts = list(range(0, total, size))
         if size > 1 and len(starts) > 1 and total - starts[-1] == 1:
             starts.pop()
@@ -72,10 +72,12 @@ class Sample:
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Sample | None":
         """With other images; None where there is no tensor of floating-point images."""
-        if self.joined is None or not has_images(self.joined) or not images_in(self.joined).is_floating_point():
+        images = None if self.joined is None else self.joined.images
+        if self.joined is None or images is None or not images.is_floating_point():
             return None
-        images = images_in(self.joined)
-        return replace(self, joined=_exchanged(self.joined, images, change(images))).batched(self.batch_size)
+        new = change(images)
+        joined = self.joined.map(lambda tensor: new if tensor is images else tensor)
+        return replace(self, joined=joined).batched(self.batch_size)
 
 
 def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Sample:
@@ -94,21 +96,21 @@ def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Samp
         >>> len(sample), len(sample.batched(3).batches)
         (8, 3)
     """
-    batches: list[Any] = []
+    batches: list[Batch] = []
     held = 0
     for number, batch in enumerate(batches_of(data, limit=limit)):
-        if num_samples(batch) == 0:
+        if batch.size == 0:
             continue
-        held += sum(tensor.nbytes for tensor in _tensors(batch))
-        if has_images(batch) and not bool(images_in(batch).isfinite().all()):
+        held += sum(tensor.nbytes for tensor in _tensors(batch.raw))
+        if batch.images is not None and not bool(batch.images.isfinite().all()):
             raise InvalidInput(f"batch {number} of the data holds images that are not finite (NaN or inf)")
         batches.append(batch)
         if held > memory:
             break
     if not batches:
         raise InvalidInput("every batch of the data is empty: none holds a sample")
-    joined = _joined(batches) if all(map(_has_rows, batches)) else None
-    return Sample(tuple(batches), joined)
+    joined = _joined([batch.raw for batch in batches]) if all(map(_has_rows, batches)) else None
+    return Sample(tuple(batches), None if joined is None else Batch.of(joined))
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
@@ -122,38 +124,34 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _has_rows(batch: Any) -> bool:
-    """Has every tensor of the batch one row for each sample? Lists of images have not."""
-    several = cast(Sequence[Any], batch) if isinstance(batch, tuple | list) else ()
-    listed = len(several) > 1 and all(isinstance(one, Tensor) and one.ndim == 3 for one in several)
-    return not listed and all(tensor.ndim > 0 and len(tensor) == num_samples(batch) for tensor in _tensors(batch))
+def _has_rows(batch: Batch) -> bool:
+    """Whether every tensor of the batch has one row for each sample. Lists of images have not."""
+    several = cast(Sequence[Any], batch.raw) if isinstance(batch.raw, tuple | list) else ()
+    listed = len(several) > 1 and all(isinstance(part, Tensor) and part.ndim == 3 for part in several)
+    return not listed and all(tensor.ndim > 0 and len(tensor) == batch.size for tensor in _tensors(batch.raw))
 
 
 def _joined(parts: list[Any]) -> Any | None:
-    """All of them as one; None where they are not alike."""
+    """All batches as one; None where their structures or shapes differ."""
     first = parts[0]
     if isinstance(first, Tensor):
-        alike = all(isinstance(one, Tensor) and one.shape[1:] == first.shape[1:] for one in parts)
-        return torch.cat(parts) if alike and all(one.dtype == first.dtype for one in parts) else None
+        same = all(isinstance(part, Tensor) and part.shape[1:] == first.shape[1:] for part in parts)
+        return torch.cat(parts) if same and all(part.dtype == first.dtype for part in parts) else None
     if isinstance(first, MutableMapping):
         names = list(cast(Mapping[Any, Any], first))
-        if any(not isinstance(one, Mapping) or list(cast(Mapping[Any, Any], one)) != names for one in parts):
+        if any(not isinstance(part, Mapping) or list(cast(Mapping[Any, Any], part)) != names for part in parts):
             return None
         whole: Any = copy.copy(cast(Any, first))
         for name in names:
-            whole[name] = _joined([one[name] for one in parts])
+            whole[name] = _joined([part[name] for part in parts])
         return None if any(whole[name] is None for name in names) else whole
     if type(first) in (tuple, list):
-        if any(not isinstance(one, tuple | list) or len(cast(Sequence[Any], one)) != len(first) for one in parts):
+        if any(not isinstance(part, tuple | list) or len(cast(Sequence[Any], part)) != len(first) for part in parts):
             return None
-        found = [_joined([one[i] for one in parts]) for i in range(len(first))]
-        return None if any(one is None for one in found) else type(first)(found)
+        columns = [_joined([part[i] for part in parts]) for i in range(len(first))]
+        return None if any(column is None for column in columns) else type(first)(columns)
     return None
 
 
-def _rows(batch: Any, order: Tensor | slice) -> Any:
-    return with_tensors(batch, lambda tensor: tensor[order if isinstance(order, slice) else order.to(tensor.device)])
-
-
-def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
-    return with_tensors(batch, lambda tensor: new if tensor is old else tensor)
+def _rows(batch: Batch, order: Tensor | slice) -> Batch:
+    return batch.map(lambda tensor: tensor[order if isinstance(order, slice) else order.to(tensor.device)])

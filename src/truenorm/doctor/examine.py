@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from truenorm.data.batches import images_in, num_samples
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, layers_of, stored_statistics
 from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, logits_in, scored
@@ -171,7 +170,7 @@ def examine(
         arriving=arriving,
         estimates=estimates,
         scores=scores,
-        sizes=tuple(map(num_samples, sample.batches)),
+        sizes=tuple(batch.size for batch in sample.batches),
         repeated=(arriving or joint).provenance.repeated,
         left=tuple(left),
         partly=tuple(name for name in joint if name not in reached),
@@ -192,7 +191,7 @@ def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> in
     """Samples in a batch that takes about as much memory as is allowed; at least as many as the data's own."""
     if forward is not None:
         return max(512, sample.batch_size)
-    per_sample = bytes_per_sample(model, images_in(sample.batches[0]))
+    per_sample = bytes_per_sample(model, sample.batches[0].input)
     return max(sample.batch_size, int(_GIANT / (4 * per_sample)))
 
 

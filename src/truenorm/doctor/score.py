@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from truenorm.data.batches import labels_in, to_device
+from truenorm.data.batches import Batch
 from truenorm.data.sample import Sample
 from truenorm.errors import InvalidInput, MissingFunction, TruenormError
 from truenorm.metrics.intervals import Interval, paired
@@ -91,9 +91,9 @@ def scored(
     with evaluating(model, statistics):
         prepare(model)
         for batch in sample.batches:
-            here = to_device(batch, device_of(model))
+            here = batch.to(device_of(model))
             output = run(model, here, forward)
-            values = _classified(output, here) if score is None else {OWN: _own(score, output, here)}
+            values = _classified(output, here) if score is None else {OWN: _own(score, output, here.raw)}
             if values is None:
                 return None
             for metric, tensor in values.items():
@@ -143,8 +143,8 @@ def logits_in(output: Any) -> Tensor | None:
     return logits if isinstance(logits, Tensor) else None
 
 
-def _classified(output: Any, batch: Any) -> dict[str, Tensor] | None:
-    labels = labels_in(batch)
+def _classified(output: Any, batch: Batch) -> dict[str, Tensor] | None:
+    labels = batch.classes
     logits = logits_in(output)
     if labels is None or logits is None or logits.ndim != 2 or len(logits) != len(labels):
         return None

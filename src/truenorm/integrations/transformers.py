@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from truenorm.data.batches import batches_of, labels_in
+from truenorm.data.batches import batches_of
 from truenorm.doctor.diagnose import diagnose
 from truenorm.doctor.diagnosis import Diagnosis
 from truenorm.doctor.repair import Repair, repair
@@ -196,7 +196,7 @@ class TrueNorm(transformers.TrainerCallback):
         if self._score is not None:
             return self._score
         with random_states_kept(model):
-            return _minus_loss if labels_in(next(batches_of(data, limit=1))) is None else None
+            return _minus_loss if next(batches_of(data, limit=1)).classes is None else None
 
 
 def _called(model: nn.Module, batch: Any) -> Any:

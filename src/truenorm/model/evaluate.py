@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from truenorm.data.batches import images_in, to_device
+from truenorm.data.batches import Batch
 from truenorm.model.layers import unwrap
 from truenorm.model.statistics import using
 from truenorm.model.watch import training_suspended
@@ -50,8 +50,8 @@ def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
         >>> run(nn.Flatten(), (torch.ones(2, 3, 1), torch.zeros(2))).shape
         torch.Size([2, 3])
     """
-    here = to_device(batch, device_of(model))
-    return unwrap(model)(images_in(here)) if forward is None else forward(model, here)
+    here = Batch.of(batch).to(device_of(model))
+    return unwrap(model)(here.input) if forward is None else forward(model, here.raw)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from truenorm.data.batches import batches_of, has_images, images_in, num_samples
+from truenorm.data.batches import Batch, batches_of
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.evaluate import Forward, evaluating, random_states_kept, run
 from truenorm.model.freeze import is_frozen
@@ -137,7 +137,7 @@ def _sequential(
         return _called_once(_pooled(model, iter([giant]), "sequential", forward)[0])
     totals: list[list[float]] = []
 
-    def batches() -> Iterator[Any]:
+    def batches() -> Iterator[Batch]:
         totals.append([])
         return _totalled(batches_of(data, limit=limit), totals[-1])
 
@@ -159,11 +159,11 @@ def _sequential(
     return Statistics(dict(found), provenance=provenance)
 
 
-def _totalled(batches: Iterator[Any], totals: list[float]) -> Iterator[Any]:
+def _totalled(batches: Iterator[Batch], totals: list[float]) -> Iterator[Batch]:
     """The batches, and for each what tells it from another: the sum of its images."""
     for batch in batches:
         # Of other batches only the user's forward knows what is in them.
-        totals.append(images_in(batch).double().abs().sum().item() if has_images(batch) else 0.0)
+        totals.append(0.0 if batch.images is None else batch.images.double().abs().sum().item())
         yield batch
 
 
@@ -183,7 +183,7 @@ _LOOK_EVERY = 8
 
 def _pooled(
     model: nn.Module,
-    batches: Iterator[Any],
+    batches: Iterator[Batch],
     flow: Flow,
     forward: Forward | None,
     *,
@@ -199,7 +199,7 @@ def _pooled(
     seen = 0
     with evaluating(model), observed.observing() if flow == "eval" else observed.normalising(frozen):
         for number, batch in enumerate(batches, start=1):
-            seen += num_samples(batch)
+            seen += batch.size
             run(model, batch, forward)
             observed.end_batch()
             if tolerance is not None and number % _LOOK_EVERY == 0 and observed.standard_error() <= tolerance:
@@ -209,22 +209,22 @@ def _pooled(
 
 def _one_batch(
     model: nn.Module, data: Iterable[Any], forward: Forward | None, limit: int | None, memory: int
-) -> Tensor | None:
+) -> Batch | None:
     """All images as one batch, if they are plain tensors and fit; None if not."""
     if forward is not None:
         return None  # only the caller knows how its batches are joined
     batches = batches_of(data, limit=limit)
-    first = images_in(next(batches))
+    first = next(batches).input
     largest = bytes_per_sample(model, first)
     parts, total = [first], len(first)
     for batch in batches:
-        images = images_in(batch)
+        images = batch.input
         total += len(images)
         # Input, output and a temporary of the widest layer are alive at once; branches add a few.
         if images.shape[1:] != first.shape[1:] or 4 * largest * total > memory:
             return None
         parts.append(images)
-    return torch.cat(parts) if 4 * largest * total <= memory else None
+    return Batch.of(torch.cat(parts)) if 4 * largest * total <= memory else None
 
 
 def bytes_per_sample(model: nn.Module, images: Tensor) -> float:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from truenorm.data.batches import IMAGE_KEYS, LABEL_KEYS, batches_of, images_in, labels_in, to_device
+from truenorm.data.batches import IMAGE_KEYS, LABEL_KEYS, Batch, batches_of
 from truenorm.errors import InvalidInput
 
 X, Y = torch.ones(4, 3), torch.zeros(4)
@@ -26,16 +26,16 @@ Pair = namedtuple("Pair", "pixels target")
     ],
 )
 def test_images_are_found(batch):
-    assert images_in(batch) is X
+    assert Batch.of(batch).input is X
 
 
 @pytest.mark.parametrize("key", IMAGE_KEYS)
 def test_every_key_is_known(key):
-    assert images_in({"label": Y, key: X}) is X
+    assert Batch.of({"label": Y, key: X}).input is X
 
 
 def test_the_first_key_wins():
-    assert images_in({"data": Y, "image": X}) is X
+    assert Batch.of({"data": Y, "image": X}).input is X
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_first_key_wins():
 )
 def test_what_was_found_instead_is_said(batch, said):
     with pytest.raises(InvalidInput, match="forward=lambda model, batch: ...") as caught:
-        images_in(batch)
+        _ = Batch.of(batch).input
     assert said in str(caught.value)
 
 
@@ -72,7 +72,7 @@ CLASSES = torch.tensor([0, 1, 2, 1])
     ],
 )
 def test_labels_are_found(batch):
-    assert labels_in(batch) is CLASSES
+    assert Batch.of(batch).classes is CLASSES
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_labels_are_found(batch):
     ],
 )
 def test_what_are_no_classes_of_the_samples_are_no_labels(batch):
-    assert labels_in(batch) is None
+    assert Batch.of(batch).classes is None
 
 
 def test_tensors_move_and_the_rest_stays():
     batch = {"x": X, "pair": Pair(X, "label"), "list": [X, (Y, 3)], "none": None, "text": "a"}
-    moved = to_device(batch, "meta")
+    moved = Batch.of(batch).to("meta").raw
     assert moved["x"].device.type == "meta"
     assert isinstance(moved["pair"], Pair)
     assert moved["pair"].pixels.device.type == "meta" and moved["pair"].target == "label"
@@ -110,10 +110,10 @@ def test_tensors_move_and_the_rest_stays():
 
 def test_mappings_keep_their_type():
     default = defaultdict(list, x=X)
-    assert to_device(default, "meta").default_factory is list
-    assert type(to_device(OrderedDict(x=X), "meta")) is OrderedDict
-    assert type(to_device(UserDict(x=X), "meta")) is UserDict
-    assert to_device(MappingProxyType({"x": X}), "meta")["x"].device.type == "meta"
+    assert Batch.of(default).to("meta").raw.default_factory is list
+    assert type(Batch.of(OrderedDict(x=X)).to("meta").raw) is OrderedDict
+    assert type(Batch.of(UserDict(x=X)).to("meta").raw) is UserDict
+    assert Batch.of(MappingProxyType({"x": X})).to("meta").raw["x"].device.type == "meta"
     assert default["x"].device.type == "cpu"
 
 
@@ -121,7 +121,7 @@ def test_mappings_keep_their_type():
 def test_limit_counts_samples_and_keeps_batches_whole(limit, num):
     given = list(batches_of([(X, Y)] * 5, limit=limit))
     assert len(given) == num
-    assert all(batch[0] is X for batch in given)
+    assert all(batch.images is X for batch in given)
 
 
 def test_nothing_is_read_beyond_the_limit():
@@ -143,7 +143,7 @@ def test_batches_without_images_count_their_length_or_one():
 
 def test_a_loader_is_taken():
     loader = DataLoader(TensorDataset(X, Y), batch_size=2)
-    assert [images_in(batch).shape[0] for batch in batches_of(loader, limit=None)] == [2, 2]
+    assert [batch.size for batch in batches_of(loader, limit=None)] == [2, 2]
 
 
 @pytest.mark.parametrize(

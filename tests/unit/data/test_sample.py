@@ -47,12 +47,17 @@ def taken(kind="tuple", sizes=(4, 4, 4, 1)):
     return take_sample(some(kind, sizes), limit=10**6)
 
 
+def raw(sample):
+    """The batches as the loader gave them."""
+    return [batch.raw for batch in sample.batches]
+
+
 def numbers(sample, kind="tuple"):
     """Which samples are in each batch; images and labels agree on it."""
     _, images, target = KINDS[kind]
-    for batch in sample.batches:
+    for batch in raw(sample):
         assert target is None or torch.equal(images(batch)[:, 0].long(), target(batch))
-    return [images(batch)[:, 0].int().tolist() for batch in sample.batches]
+    return [images(batch)[:, 0].int().tolist() for batch in raw(sample)]
 
 
 def flat(sample, kind="tuple"):
@@ -72,9 +77,9 @@ def structure(batch):
 def test_batches_are_kept_as_they_came_and_as_one(kind):
     given = some(kind)
     sample = take_sample(given, limit=100)
-    assert all(ours is theirs for ours, theirs in zip(sample.batches, given, strict=True))
+    assert all(ours is theirs for ours, theirs in zip(raw(sample), given, strict=True))
     assert (len(sample), sample.batch_size) == (13, 4)
-    assert KINDS[kind][1](sample.joined)[:, 0].tolist() == list(range(13))
+    assert KINDS[kind][1](sample.joined.raw)[:, 0].tolist() == list(range(13))
     assert numbers(sample, kind) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]
 
 
@@ -98,20 +103,20 @@ def test_batches_of_another_size_hold_the_same_in_the_same_order(kind, size, exp
     assert [len(batch) for batch in found] == expected
     assert flat(again, kind) == list(range(13)) and len(again) == 13
     assert again.joined is sample.joined
-    shapes = structure(dict(sample.batches[0]) if isinstance(sample.batches[0], dict) else sample.batches[0])
-    assert all(structure(batch) == shapes for batch in again.batches)
+    shapes = structure(raw(sample)[0])
+    assert all(structure(batch) == shapes for batch in raw(again))
     assert numbers(again.batched(4), kind) == numbers(sample.batched(4), kind)
     assert numbers(sample, kind)[-1] == [12]  # the sample itself is as it was
 
 
 def test_a_single_sample_stays_alone():
-    assert [len(b) for b in take_sample([rows(1)], limit=9).batched(4).batches] == [1]
+    assert [len(b) for b in raw(take_sample([rows(1)], limit=9).batched(4))] == [1]
 
 
 def test_batches_of_one_stay_batches_of_one():
     sample = take_sample([rows(1, i) for i in range(6)], limit=99)
     first, second = sample.parts()
-    assert {len(batch) for part in (sample.batched(1), first, second) for batch in part.batches} == {1}
+    assert {len(batch) for part in (sample.batched(1), first, second) for batch in raw(part)} == {1}
     assert first.batch_size == 1
 
 
@@ -159,14 +164,14 @@ def test_one_sample_is_both_halves():
 
 
 def test_labels():
-    assert torch.equal(taken("tuple").labels, labels(13))
-    assert torch.equal(taken("dict").labels, labels(13))
+    assert torch.equal(taken("tuple").classes, labels(13))
+    assert torch.equal(taken("dict").classes, labels(13))
     order = torch.tensor([3, 1])
-    assert torch.equal(taken("list").rows(order).labels, order)
-    assert taken("tensor").labels is None
-    assert take_sample([*some(sizes=(4,)), (rows(4), rows(4))], limit=99).labels is None
+    assert torch.equal(taken("list").rows(order).classes, order)
+    assert taken("tensor").classes is None
+    assert take_sample([*some(sizes=(4,)), (rows(4), rows(4))], limit=99).classes is None
     different = take_sample([(rows(2), labels(2)), (torch.ones(2, 7), labels(2, 2))], limit=9)
-    assert different.joined is None and torch.equal(different.labels, labels(4))
+    assert different.joined is None and torch.equal(different.classes, labels(4))
 
 
 @every_kind
@@ -175,13 +180,13 @@ def test_other_images_leave_all_else_as_it_was(kind):
     changed = sample.changed(lambda images: images * 10)
     assert numbers(sample.batched(4), kind)[0] == [0, 1, 2, 3]
     _, images, target = KINDS[kind]
-    found = torch.cat([images(batch) for batch in changed.batches])
+    found = torch.cat([images(batch) for batch in raw(changed)])
     assert torch.equal(found, rows(13) * 10)
-    assert structure(changed.batches[0]) == structure(sample.batched(4).batches[0])
-    assert [len(images(batch)) for batch in changed.batches] == [4, 4, 5]
+    assert structure(raw(changed)[0]) == structure(raw(sample.batched(4))[0])
+    assert [len(images(batch)) for batch in raw(changed)] == [4, 4, 5]
     if target is not None:
-        assert torch.equal(torch.cat([target(batch) for batch in changed.batches]), labels(13))
-        assert torch.equal(changed.labels, labels(13))
+        assert torch.equal(torch.cat([target(batch) for batch in raw(changed)]), labels(13))
+        assert torch.equal(changed.classes, labels(13))
 
 
 def test_images_that_are_no_numbers_or_not_one_tensor_are_not_changed():
@@ -191,7 +196,7 @@ def test_images_that_are_no_numbers_or_not_one_tensor_are_not_changed():
 
 def test_a_target_that_equals_the_images_is_not_changed_with_them():
     changed = take_sample([(x, x) for x in rows(8).split(4)], limit=99).changed(lambda x: x + 100)
-    assert torch.equal(torch.cat([batch[1] for batch in changed.batches]), rows(8))
+    assert torch.equal(torch.cat([batch[1] for batch in raw(changed)]), rows(8))
 
 
 # What cannot be joined
@@ -226,8 +231,8 @@ def test_batches_that_cannot_be_joined_are_used_as_they_are(batches):
     assert sample.joined is None
     assert sample.batched(2) is sample and sample.changed(lambda x: x) is None
     first, second = sample.parts()
-    assert [id(batch) for batch in first.batches] == [id(batches[0]), id(batches[2])]
-    assert [id(batch) for batch in second.batches] == [id(batches[1])]
+    assert [id(batch) for batch in raw(first)] == [id(batches[0]), id(batches[2])]
+    assert [id(batch) for batch in raw(second)] == [id(batches[1])]
     assert first.joined is None and len(first) + len(second) == len(sample)
 
 
@@ -238,8 +243,8 @@ def test_one_batch_that_cannot_be_taken_apart_is_both_halves():
 
 def test_mappings_whose_images_have_a_name_of_their_own_lose_nothing():
     sample = take_sample([{"signal": rows(8, i), "mask": rows(8, i)} for i in (0, 8)], limit=10**6)
-    assert [len(batch["signal"]) for batch in sample.batched(6).batches] == [6, 6, 4]
-    assert sum(len(batch["signal"]) for part in sample.parts() for batch in part.batches) == 16
+    assert [len(batch["signal"]) for batch in raw(sample.batched(6))] == [6, 6, 4]
+    assert sum(len(batch["signal"]) for part in sample.parts() for batch in raw(part)) == 16
     assert sample.changed(lambda x: x) is None
 
 
@@ -251,7 +256,7 @@ def test_tensors_that_are_no_rows_of_the_samples_are_not_joined():
 def test_images_in_a_list_are_not_taken_apart_by_channels():
     batches = [[torch.rand(3, 8, 8) for _ in range(2)] for _ in range(4)]
     for part in take_sample(batches, limit=10**6).parts():
-        assert all(any(batch is given for given in batches) for batch in part.batches)
+        assert all(any(batch is given for given in batches) for batch in raw(part))
 
 
 def test_mappings_keep_their_class():
@@ -263,7 +268,7 @@ def test_mappings_keep_their_class():
             return self["pixel_values"]
 
     sample = take_sample([Features(pixel_values=rows(4)), Features(pixel_values=rows(4, 4))], limit=99)
-    assert all(len(batch.pixel_values) <= 4 for part in sample.parts() for batch in part.batches)
+    assert all(len(batch.pixel_values) <= 4 for part in sample.parts() for batch in raw(part))
 
 
 # Reading
@@ -303,9 +308,9 @@ def test_a_loader_is_read_once():
             return super().__getitem__(index)
 
     sample = take_sample(DataLoader(Counted(rows(10), labels(10)), batch_size=4), limit=99)
-    sample.parts(), sample.batched(3), sample.labels, sample.changed(lambda x: x)
+    sample.parts(), sample.batched(3), sample.classes, sample.changed(lambda x: x)
     assert sorted(reads) == list(range(10))
-    assert isinstance(sample, Sample) and [len(batch[0]) for batch in sample.batches] == [4, 4, 2]
+    assert isinstance(sample, Sample) and [len(batch[0]) for batch in raw(sample)] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -334,5 +339,5 @@ def test_what_is_no_batches_is_refused(data):
 
 
 def test_batches_that_require_grad_or_are_of_integers_are_taken():
-    assert take_sample([torch.ones(4, 3, dtype=torch.int64)] * 2, limit=8).joined.dtype == torch.int64
+    assert take_sample([torch.ones(4, 3, dtype=torch.int64)] * 2, limit=8).joined.raw.dtype == torch.int64
     assert len(take_sample([torch.ones(4, 3, requires_grad=True)] * 2, limit=8)) == 8

@@ -579,7 +579,7 @@ def test_a_record_is_what_is_read_back():
 def test_the_split_of_the_data_shares_nothing(data):
     numbered = [(torch.arange(i * 32, i * 32 + 32).float()[:, None].expand(-1, 4), y) for i, (_, y) in enumerate(data)]
     measured, held_out = take_sample(numbered, limit=10**6).parts()
-    parts = [{int(v) for x, _ in part.batches for v in x[:, 0]} for part in (measured, held_out)]
+    parts = [{int(v) for batch in part.batches for v in batch.images[:, 0]} for part in (measured, held_out)]
     assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 1024
 
 

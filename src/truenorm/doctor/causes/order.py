@@ -16,7 +16,7 @@ _MOST_CLASSES = 30
 
 def find(case: Case) -> Iterable[Finding]:
     sample = case.sample
-    if sample is None or sample.joined is None or (labels := sample.labels) is None:
+    if sample is None or sample.joined is None or (labels := sample.classes) is None:
         return
     classes = [int(k) for k in labels.unique() if int((labels == k).sum()) >= 8]
     names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from truenorm.data.batches import has_images, images_in
 from truenorm.data.sample import Sample
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding, Value
@@ -26,10 +25,8 @@ def find(case: Case) -> Iterable[Finding]:
         return
     if sample is None or sample.joined is None or first in case.repeated:
         return
-    if not has_images(sample.joined):
-        return
-    images = images_in(sample.joined)
-    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] > _MOST_CHANNELS:
+    images = sample.joined.images
+    if images is None or not images.is_floating_point() or images.ndim != 4 or images.shape[1] > _MOST_CHANNELS:
         return
     part = sample.rows(torch.arange(min(_SAMPLES, len(sample))))
     fit = _fitted(case, part, first)
@@ -88,7 +85,8 @@ def _fitted(case: Case, part: Sample, first: str) -> tuple[float, Tensor, float]
         assert sample is not None
         return case.measure(sample, flow="eval")[first]
 
-    images = images_in(part.joined)
+    assert part.joined is not None
+    images = part.joined.input
     plain, at_zero = arriving(part), arriving(part.changed(torch.zeros_like))
     unit = float(images.std().clamp_min(1e-6))
     responses: list[Tensor] = []
