@@ -76,7 +76,7 @@ def scored(
     Args:
         model: the network.
         sample: what to evaluate on.
-        statistics: what to lend it; None: as it is.
+        statistics: what to evaluate it with; None: as it is.
         score: see `Score`; None takes accuracy and log likelihood, where there are classes.
         forward: how to run a batch.
         prepare: done to the model in evaluation mode, such as waking its dropout.

@@ -103,7 +103,7 @@ def _tracked(x: Tensor, affine: Affine, running: Running) -> Tensor:
 def pooled_batch_norm(x: Tensor, affine: Affine, running_mean: Tensor, running_var: Tensor, *, gain: float) -> Tensor:
     """Batch norm and the pooled update of M and V in one, where a is a number: for CPUs, half the extra work.
 
-    torch's kernel writes M' = (1−a)M + a m and V' = (1−a)V + a v n/(n−1) itself. It is lent V n/(n−1); of what
+    torch's kernel writes M' = (1−a)M + a m and V' = (1−a)V + a v n/(n−1) itself. It is given V n/(n−1); of what
     comes back (n−1)/n is (1−a)V + a v, and a(1−a)δ² = (m−M')² a/(1−a) is added.
 
     Args:

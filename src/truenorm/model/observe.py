@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from truenorm import kernels
 from truenorm.errors import NotFinite, NotMeasurable
 from truenorm.model.layers import buffers_of
-from truenorm.model.loan import Loan, channel_dim, is_lendable, too_small
+from truenorm.model.scratch import ScratchBuffers, channel_dim, is_swappable, too_small
 from truenorm.model.stream import streams_of
 from truenorm.rules import Rule, Within
 from truenorm.stats.moments import Moments
@@ -20,7 +20,7 @@ from truenorm.stats.statistics import Statistics
 
 
 class LayerMoments:
-    """The moments of every layer's batches in one pass: hooks that take them, a stream, what comes of it.
+    """The moments of every layer's batches in one pass: hooks that record them in a stream, and the result.
 
     Args:
         layers: batch-norm layers by name.
@@ -43,39 +43,39 @@ class LayerMoments:
         self._calls.clear()
 
     def standard_error(self) -> float:
-        """Of the means, in σ: the largest of any layer's, √(D/N)."""
-        found = [part for stream in self._streams for part in stream.read(0, 0)[0].values()]
-        return max((_error_of_mean(part) for part in found), default=math.inf)
+        """The largest standard error of a layer's mean, √(D/N), in σ."""
+        moments = [layer for stream in self._streams for layer in stream.read(0, 0)[0].values()]
+        return max(map(_error_of_mean, moments), default=math.inf)
 
     @contextmanager
     def normalising(self, frozen: list[str]) -> Generator[None]:
-        """Layers that divide by their batch's moments, which are taken.
+        """Normalise by each batch's moments, and record them.
 
-        Those whose forward is known stay in evaluation mode and store the batch's moments for its length; others
-        train, and are measured beside it. The caller puts all buffers back.
+        Layers whose forward is known stay in evaluation mode, with the batch's moments as their buffers; others are
+        in training mode, and their input is measured. The caller restores all buffers.
         """
-        loans: list[Loan] = []
+        scratch: list[ScratchBuffers] = []
         handles: list[RemovableHandle] = []
         try:
             for index, (name, layer) in enumerate(self._layers.items()):
                 if name in frozen:
                     continue
-                if is_lendable(layer):
+                if is_swappable(layer):
                     observe = self._observer(index, normalises=True)
                     handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
                 else:
-                    loans.append(Loan(self, index, name, layer))
+                    scratch.append(ScratchBuffers(self, index, name, layer))
                     layer.train()
             yield
         finally:
-            for loan in loans:
-                loan.close()
+            for buffers in scratch:
+                buffers.close()
             for handle in handles:
                 handle.remove()
 
     @contextmanager
     def observing(self) -> Generator[None]:
-        """Layers that divide by what they store; the moments of what arrives are taken."""
+        """Normalise by the running statistics, and record the moments of each layer's input."""
         handles: list[RemovableHandle] = []
         try:
             for index, layer in enumerate(self._layers.values()):
@@ -103,14 +103,14 @@ class LayerMoments:
                 raise NotMeasurable(f"layer {name!r} of {num_channels} channels was given {shape}")
             count = values.numel() // num_channels
             if not count:
-                return  # a layer that got no rows, as an expert or a detection head may: nothing to take
+                return  # no rows, as an expert or a detection head may get: nothing to record
             if normalises and count < 2:
                 raise too_small(name, values)
             values = values if dim == 1 else values.movedim(dim, 1)
             mean, var = kernels.deliver_moments(values, *self.slot(index))
             self.receive(index, count, None)
             if normalises:
-                # In evaluation mode it divides by what it stores: that is lent the batch's moments.
+                # In evaluation mode it divides by its buffers: they are swapped for the batch's moments.
                 buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
                 same = mean.dtype == kind
                 buffers["running_mean"], buffers["running_var"] = (mean, var) if same else (mean.to(kind), var.to(kind))
@@ -133,7 +133,7 @@ class LayerMoments:
         return [self._result(rule, flow, seen, frozen, tolerance) for rule in range(len(self._rules))]
 
     def _result(self, rule: int, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
-        moments = {name: found for stream in self._streams for name, found in stream.read(rule, 0)[0].items()}
+        moments = {name: layer for stream in self._streams for name, layer in stream.read(rule, 0)[0].items()}
         if not moments and len(frozen) == len(self._layers):
             raise NotMeasurable(
                 "every batch-norm layer is frozen (by truenorm.freeze, or by eval() while the model trains): "
@@ -143,8 +143,8 @@ class LayerMoments:
             raise NotMeasurable(
                 "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
             )
-        for name, found in moments.items():
-            if not bool((found.mean + found.var).isfinite().all()):
+        for name, layer in moments.items():
+            if not bool((layer.mean + layer.var).isfinite().all()):
                 raise NotFinite(f"the values that reach layer {name!r} are not finite; look for NaN or inf in the data")
         provenance = Provenance(
             flow=flow,
@@ -159,7 +159,7 @@ class LayerMoments:
 
 
 def _error_of_mean(moments: Moments) -> float:
-    """√(D/N), in σ; a layer that never varies has none, and one batch does not tell D."""
+    """√(D/N), in σ; 0 for a layer that does not vary, infinite after one batch, from which D is not known."""
     if moments.count and moments.design_effect is not None:
         return math.sqrt(moments.design_effect / moments.count)
     return math.inf if bool((moments.var > 0).any()) else 0.0

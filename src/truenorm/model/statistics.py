@@ -1,4 +1,4 @@
-"""Read the statistics of a model, put others in their place, lend them."""
+"""Read the running statistics of a model, write others, or swap them for a block."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -80,11 +80,11 @@ def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
 
 @contextmanager
 def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Generator[nn.Module]:
-    """Lend statistics to a model for a block; afterwards buffers, counts, momenta and modes are as before.
+    """Swap statistics into a model for a block; afterwards buffers, counts, momenta and modes are as before.
 
     Args:
         model: the network.
-        stats: what to lend; None lends nothing and puts back whatever the block does.
+        stats: what to swap in; None only undoes what the block does.
 
     Yields:
         the model.
@@ -107,8 +107,8 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
     refuse_programs(model)
     saved = [(layer, _saved(layer)) for layer in layers.values()]
     modes = [(module, module.training) for module in model.modules()]  # wrappers before what they hold
-    held = [one for layer in layers.values() if isinstance(one := layer.__dict__.get("train"), StaysFrozen)]
-    asked = [one.mode for one in held]
+    held = [train for layer in layers.values() if isinstance(train := layer.__dict__.get("train"), StaysFrozen)]
+    asked = [train.mode for train in held]
     try:
         if stats is not None:
             assign(model, stats)
@@ -118,8 +118,8 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
             _put_back(layer, buffers, copies, momentum)
         for module, training in modes:
             module.training = training
-        for one, mode in zip(held, asked, strict=True):
-            one.mode = mode
+        for train, mode in zip(held, asked, strict=True):
+            train.mode = mode
 
 
 def _carried(layer: nn.Module) -> Moments:

@@ -22,7 +22,7 @@ BLOCK = 32
 
 
 _Row = tuple[int, bool, bool]
-"""Values per channel; do rules that count every training batch take it; do those that want gradient."""
+"""Values per channel; whether it counts for rules of every training batch; whether for those that need a gradient."""
 
 
 class Stream:
@@ -46,9 +46,9 @@ class Stream:
         self._starts = [0, *self._ends[:-1]]
         self._rows = torch.zeros(2, BLOCK, self._ends[-1], dtype=dtype, device=layout.device)
         # Made once: slicing costs more than what is done with the slice. By `.data`, for autograd keeps what it
-        # was lent until backward and would refuse that if rows were written in the meantime.
+        # was given until backward and would refuse that if rows were written in the meantime.
         self._slots: list[list[tuple[Tensor, Tensor]]] = [[] for _ in means]
-        # torch wants buffers of the layer's own type; where that is not the rows', these are lent.
+        # torch wants buffers of the layer's own type; where the rows have another, these are used.
         self._scratch = [
             (torch.zeros_like(mean), torch.zeros_like(mean)) if scratch and mean.dtype != dtype else None
             for mean in means
@@ -79,7 +79,7 @@ class Stream:
         return self._scratch[layer] or slots[row]
 
     def commit(self, layer: int, count: int, *, training: bool, gradient: bool) -> None:
-        """The slot of this layer holds a batch; say which rules take it."""
+        """The slot of this layer holds a batch that counts as training, as one with gradient, or both."""
         pending = self._pending[layer]
         scratch = self._scratch[layer]
         if scratch is not None:
@@ -95,7 +95,7 @@ class Stream:
         self._states, self._steps = self._folded()
         self._forget()
         self._pending = [[] for _ in self.names]
-        # A row is lent again and torch adds 0 times what is in it: a NaN would stay for ever.
+        # A row is used again and torch adds 0 times what is in it: a NaN would stay for ever.
         self._rows.zero_()
 
     def end_epoch(self) -> None:
@@ -172,9 +172,9 @@ class Stream:
                 continue
             batches = self._batches(first, last)
             _, training, gradient = zip(*pending, strict=True)
-            for kind, taken in (("training", training), ("gradient", gradient)):
-                if any(taken):
-                    chosen = batches if all(taken) else _select(batches, taken)
+            for kind, counts in (("training", training), ("gradient", gradient)):
+                if any(counts):
+                    chosen = batches if all(counts) else _select(batches, counts)
                     self._fold_span(states, kind, chosen, steps[kind][first], first, last)
                     for layer in members:
                         steps[kind][layer] += len(chosen)
@@ -250,8 +250,8 @@ def streams_of(
     return [places[name] for name in layers]
 
 
-def _select(batches: Batches, taken: Sequence[bool]) -> Batches:
-    rows = [row for row, take in enumerate(taken) if take]
+def _select(batches: Batches, counts: Sequence[bool]) -> Batches:
+    rows = [row for row, counted in enumerate(counts) if counted]
     return Batches(batches.mean_TC[rows], batches.var_TC[rows], batches.count_TC[rows])
 
 

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms, refuse_programs
-from truenorm.model.loan import Hook, Loan, is_lendable
+from truenorm.model.scratch import Hook, ScratchBuffers, is_swappable
 from truenorm.model.stream import streams_of
 from truenorm.nn.batchnorm import TrackedBatchNorm
 from truenorm.rules import Adaptive, Cumulative, Pooled, Rule, Static, Switched
@@ -68,7 +68,7 @@ def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
 
 
 class Watch(Mapping[str, Statistics]):
-    """What `watch` gives: a context around training, and the statistics of every rule by name.
+    """The result of `watch`: a context around training, and the statistics of every rule by name.
 
     After the block it can be read, saved (`state_dict`) and entered again to go on.
     """
@@ -88,15 +88,16 @@ class Watch(Mapping[str, Statistics]):
         self._modules = list(self._layers.values())
         self._rules = tuple(rules)
         self._where = {name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)}
-        self._slower = [name for name, module in self._layers.items() if not is_lendable(module)]
+        self._slower = [name for name, module in self._layers.items() if not is_swappable(module)]
         self._places = streams_of(self._layers, self._rules)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
-        self._loans: list[Loan] = []
+        self._scratch: list[ScratchBuffers] = []
         self._root: RemovableHandle | None = None
         self._suspensions = 0
-        # Per layer, for a layer may hold others: the slot that is lent, and which rules take what is in it.
+        # Per layer, for a layer may hold others: its scratch buffers, and whether the batch in them counts as
+        # (training, with gradient).
         self._slots: list[tuple[Tensor, Tensor] | None] = [None] * len(self._modules)
-        self._takes = [(False, False)] * len(self._modules)
+        self._counts_as = [(False, False)] * len(self._modules)
         # Per layer: forwards without gradient whose repetition with gradient is still to come, and what
         # tells training from a recalibrating pass.
         self._unrepeated = [0] * len(self._modules)
@@ -111,7 +112,7 @@ class Watch(Mapping[str, Statistics]):
         self._tracked = [_num_tracked(module) for module in self._modules]
         try:
             for index, (name, module) in enumerate(self._layers.items()):
-                self._loans.append(Loan(self, index, name, module))
+                self._scratch.append(ScratchBuffers(self, index, name, module))
             hook: Any = Hook(self._after_first_forward)
             self._root = self._model.register_forward_hook(hook)
             _ACTIVE.add(self)
@@ -122,9 +123,9 @@ class Watch(Mapping[str, Statistics]):
 
     def __exit__(self, *error: object) -> None:
         _ACTIVE.discard(self)
-        for loan in self._loans:
-            loan.close()
-        self._loans = []
+        for buffers in self._scratch:
+            buffers.close()
+        self._scratch = []
         if self._root is not None:
             self._root.remove()
             self._root = None
@@ -135,17 +136,17 @@ class Watch(Mapping[str, Statistics]):
         if self._root is not None:
             self._root.remove()
             self._root = None
-        reached = any(stream.seen for stream in self._streams) or any(loan.reached for loan in self._loans)
+        reached = any(stream.seen for stream in self._streams) or any(buffers.reached for buffers in self._scratch)
         if not reached and not any(self._in_pass):
             raise NotMeasurable(
                 f"a training forward of {type(model).__name__} reached none of its {len(self._modules)} watched "
                 "layers; if the model was compiled and called before, enter the watch before its first call"
             )
 
-    # The borrower's side: on the path of every training step, so it does little.
+    # MomentSink: runs in every training step, so it does little.
 
     def slot(self, index: int) -> tuple[Tensor, Tensor] | None:
-        """Decide whether the coming forward is a batch, and for whom; lend a slot if it is."""
+        """Scratch buffers for the coming forward if it is a batch of the training; decides for which rules."""
         if self._suspensions:
             return None
         gradient = torch.is_grad_enabled()
@@ -165,19 +166,19 @@ class Watch(Mapping[str, Statistics]):
             return None
         else:
             self._unrepeated[index] += 1
-        self._takes[index] = training, gradient
+        self._counts_as[index] = training, gradient
         stream, layer = self._places[index]
         slot = self._slots[index] = stream.slot(layer)
         return slot
 
     def receive(self, index: int, count: int, momentum: float | None) -> None:
-        """Take the batch, and update the layer's own buffers as torch would have done."""
+        """Record the batch, and update the layer's own buffers as torch would have done."""
         stream, layer = self._places[index]
         module = self._modules[index]
         slot = self._slots[index]
         assert slot is not None
         if isinstance(module, TrackedBatchNorm):
-            module.take_in(slot[0], slot[1] * ((count - 1) / count), count)
+            module.update_running_stats(slot[0], slot[1] * ((count - 1) / count), count)
         elif momentum != 0:
             buffers = module._buffers  # pyright: ignore[reportPrivateUsage]  # attribute access is ten times slower
             # As torch does it, past the version counter: a graph that holds the buffers stays good.
@@ -186,7 +187,7 @@ class Watch(Mapping[str, Statistics]):
                 _average_in(own, slot, buffers.get("num_batches_tracked"))
             else:
                 torch._foreach_lerp_(own, slot, momentum)  # pyright: ignore  # one call, as torch's optimizers have it
-        training, gradient = self._takes[index]
+        training, gradient = self._counts_as[index]
         self._tracked[index] += training and momentum != 0
         self._momentum[index] = module.__dict__.get("momentum")
         stream.commit(layer, count, training=training, gradient=gradient)
@@ -248,8 +249,8 @@ class Watch(Mapping[str, Statistics]):
     def __getitem__(self, name: str) -> Statistics:
         number, k = self._find(name)
         read = [stream.read(number, k) for stream in self._streams]
-        moments = {layer: found for layers, _ in read for layer, found in layers.items()}
-        momenta = {layer: found for _, layers in read for layer, found in layers.items()}
+        moments = {layer: values for layers, _ in read for layer, values in layers.items()}
+        momenta = {layer: value for _, layers in read for layer, value in layers.items()}
         if not moments:
             rule = self._rules[number]
             what = (
@@ -335,23 +336,23 @@ class Watch(Mapping[str, Statistics]):
     def __repr__(self) -> str:
         return f"Watch({len(self._modules)} layers, {len(self)} rules)"
 
-    # It stands for one training run, not for the numbers it has seen.
+    # Compared by identity: a watch is one training run.
     __eq__ = object.__eq__
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]  # Mapping has none
 
 
 @contextmanager
 def training_suspended(model: nn.Module) -> Generator[None]:
-    """Whatever watches layers of this model: forwards in the block are no batches of its training."""
+    """Suspend every watch on layers of this model: forwards in the block are not batches of its training."""
     modules = set(model.modules())
-    affected = [one for one in _ACTIVE if any(module in modules for module in one._modules)]  # pyright: ignore[reportPrivateUsage]  # of this file
-    for one in affected:
-        one._suspensions += 1  # pyright: ignore[reportPrivateUsage]  # of this file
+    affected = [watch for watch in _ACTIVE if any(module in modules for module in watch._modules)]  # pyright: ignore[reportPrivateUsage]  # of this file
+    for watch in affected:
+        watch._suspensions += 1  # pyright: ignore[reportPrivateUsage]  # of this file
     try:
         yield
     finally:
-        for one in affected:
-            one._suspensions -= 1  # pyright: ignore[reportPrivateUsage]  # of this file
+        for watch in affected:
+            watch._suspensions -= 1  # pyright: ignore[reportPrivateUsage]  # of this file
 
 
 def _average_in(own: Sequence[Tensor], batch: Sequence[Tensor], num_batches: Tensor | None) -> None:

@@ -71,7 +71,7 @@ class TrackedBatchNorm(_BatchNorm):
         running = Running(mean, var, buffers["num_batches_tracked"], self.momentum, self.tracking)
         return _training(input, affine, epilogue, running)
 
-    def take_in(self, mean: Tensor, var: Tensor, count: int) -> None:
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Update the running statistics by the moments of a batch (variance biased) that something else measured."""
         buffers = self.running_mean, self.running_var, self.num_batches_tracked
         kernels.track(Running(*buffers, self.momentum, self.tracking), mean, var, count=count)

@@ -21,7 +21,7 @@ from truenorm.experimental.fusing.owners import Fused, places
 from truenorm.lab.networks.plain import cnn, mlp
 from truenorm.lab.networks.resnet import RESNETS
 from truenorm.model.layers import batch_norms
-from truenorm.model.loan import is_lendable
+from truenorm.model.scratch import is_swappable
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 pytestmark = pytest.mark.slow  # every network of two libraries, twice
@@ -463,7 +463,7 @@ def test_timms_layer_is_what_it_was_when_it_is_unfused(timm):
     for net in (nn.Sequential(act(3)), tn.convert(nn.Sequential(act(3)))):
         twin = fused(net)
         for other in (twin, copy.deepcopy(twin), pickle.loads(pickle.dumps(twin))):
-            assert places(other) == {"0": "relu"} and isinstance(other[0], act) and is_lendable(other[0])
+            assert places(other) == {"0": "relu"} and isinstance(other[0], act) and is_swappable(other[0])
             other.load_state_dict(net.state_dict())
             assert_same_step(net, other, torch.randn(4, 3, 5, 5))
             assert type(experimental.unfuse(other)[0]) is type(net[0])

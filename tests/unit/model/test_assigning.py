@@ -193,11 +193,11 @@ def disturb(net):
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("lend", [True, False])
-def test_using_puts_everything_back(error, mode, lend):
+@pytest.mark.parametrize("swap", [True, False])
+def test_using_puts_everything_back(error, mode, swap):
     net = trained().train(mode)
     before, things = bits(net), identities(net)
-    stats = some_for(net) if lend else None
+    stats = some_for(net) if swap else None
     if error is None:
         with tn.using(net, stats):
             disturb(net)
@@ -209,7 +209,7 @@ def test_using_puts_everything_back(error, mode, lend):
     assert identities(net) == things
 
 
-def test_using_lends_and_gives_the_model():
+def test_using_swaps_statistics_and_gives_the_model():
     net = trained()
     stats, before = some_for(net), tn.statistics(net)
     with tn.using(net, stats) as lent:
@@ -227,7 +227,7 @@ def test_what_cannot_be_lent_is_refused_before_the_block():
     assert_same_bits(net.state_dict(), before)
 
 
-def test_nested_loans_end_in_turn():
+def test_nested_blocks_are_undone_in_turn():
     net = trained()
     before, outer, inner = tn.statistics(net), some_for(net), some_for(net)
     with tn.using(net, outer):
@@ -272,11 +272,11 @@ def test_using_in_another_thread_is_an_ordinary_block():
     net, seen = trained(), []
     stats = some_for(net)
 
-    def lend():
+    def swap():
         with tn.using(net, stats):
             seen.append(tn.statistics(net) == stats)
 
-    thread = threading.Thread(target=lend)
+    thread = threading.Thread(target=swap)
     thread.start()
     thread.join()
     assert seen == [True]

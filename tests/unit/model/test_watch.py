@@ -115,7 +115,7 @@ def test_timm(timm):
     train(plain, data)
     with tn.watch(model, (rules.Static((0.1, 0.01)),)) as watched:
         # Known by name: lent, not measured a second time.
-        assert all(loan._lendable for loan in watched._loans)
+        assert all(buffers._swappable for buffers in watched._scratch)
         train(model, data)
     assert_same_training(model, plain)
     assert_as_torch(watched, "static-0.1", plain)

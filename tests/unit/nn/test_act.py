@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import truenorm as tn
 from truenorm.errors import InvalidInput, UnknownName
-from truenorm.model.loan import is_lendable
+from truenorm.model.scratch import is_swappable
 
 SHAPES = {
     tn.nn.BatchNormAct1d: (6, 3),
@@ -138,7 +138,7 @@ def test_a_watch_a_measurement_and_a_freeze_treat_it_as_batch_norm():
     plain = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     plain.load_state_dict(net.state_dict())
     alone = copy.deepcopy(net)
-    assert is_lendable(net[1])
+    assert is_swappable(net[1])
     data = [torch.randn(5, 4) for _ in range(6)]
     with tn.watch(net) as watched, tn.watch(plain) as reference:
         for x in data:
@@ -165,7 +165,7 @@ def test_a_subclass_of_the_users_is_lent_buffers_only_while_the_forward_is_ours(
         def forward(self, input):
             return 2 * super().forward(input)
 
-    assert is_lendable(Labelled(3)) and not is_lendable(Doubled(3))
+    assert is_swappable(Labelled(3)) and not is_swappable(Doubled(3))
 
 
 @pytest.mark.parametrize("to", ["torch", "sync"])

@@ -14,7 +14,7 @@ from truenorm.experimental.fusing.activation import activation_of, is_hooked
 from truenorm.experimental.fusing.layers import OneCallBatchNormAct
 from truenorm.experimental.fusing.trace import IN_PLACE
 from truenorm.kernels import Activation
-from truenorm.model.loan import Hook
+from truenorm.model.scratch import Hook
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")

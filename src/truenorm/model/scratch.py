@@ -1,11 +1,11 @@
-"""Lend a layer scratch buffers for the length of one forward, so that torch itself delivers the batch's moments.
+"""Swap a layer's buffers for scratch buffers during one forward, so that torch writes the batch's moments into them.
 
-With momentum 1 torch writes exactly the batch's mean and unbiased variance into the buffers it is given:
-no second reduction over the activations, and outputs and gradients are those of the unwatched layer.
+With momentum 1 torch writes exactly the batch's mean and unbiased variance: no second reduction over the
+activations is needed, and outputs and gradients are those of the unwatched layer.
 
-That holds for forwards known to write their buffers in training and never to read them. Any other (batch
-renorm reads them, a frozen norm divides by them, one by hand may replace them) keeps its own, and what
-goes into it is measured: a second reduction.
+This requires a forward that writes its buffers in training and never reads them. Other layers (batch renorm reads
+them, a frozen norm divides by them, a user's own may replace them) keep their buffers, and their input is measured
+by a second reduction.
 """
 
 import sys
@@ -21,77 +21,77 @@ from truenorm.errors import InvalidInput
 from truenorm.model.layers import buffers_of
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
-# Forwards that hand their buffers to torch's batch norm, with the momentum of the attribute, and do nothing
-# else with them; all of truenorm's are such. timm's are named, not imported.
-_LENDABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-_LENDABLE_NAMES = (
+# Forwards that only pass their buffers to torch's batch norm, with the momentum of the attribute; truenorm's own do,
+# too. timm's are named, not imported.
+_SWAPPABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_SWAPPABLE_NAMES = (
     ("timm.layers.norm_act", "BatchNormAct2d.forward"),
     ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
 )
-_LOOKS = 8
-"""Training forwards after which buffers that never changed are taken for ones that never will."""
+_MAX_CHECKS = 8
+"""Training forwards after which buffers that have not changed are assumed never to change."""
 
 
-class Borrower(Protocol):
-    """Who takes the moments of layers."""
+class MomentSink(Protocol):
+    """What receives the moments of layers."""
 
     def slot(self, index: int) -> tuple[Tensor, Tensor] | None:
-        """Where the moments of this layer's next batch go (mean, unbiased variance); None: not this batch."""
+        """Buffers for the moments of this layer's next batch (mean, unbiased variance); None to skip the batch."""
         ...
 
     def receive(self, index: int, count: int, momentum: float | None) -> None:
-        """The slot holds a batch of `count` values per channel; `momentum` is the layer's own.
+        """The slot holds the moments of `count` values per channel; `momentum` is the layer's own.
 
-        With momentum 0 the layer has updated its own buffers already.
+        With momentum 0 the layer has already updated its own buffers.
         """
         ...
 
 
-class Loan:
+class ScratchBuffers:
     """The hooks of one layer. Copies and pickles of the model carry hooks that do nothing."""
 
-    def __init__(self, borrower: Borrower, index: int, name: str, layer: nn.Module) -> None:
-        self._borrower = borrower
+    def __init__(self, sink: MomentSink, index: int, name: str, layer: nn.Module) -> None:
+        self._sink = sink
         self._index = index
         self._name = name
         self._layer = layer
         self._own: tuple[dict[str, Tensor | None], dict[str, Any]] | None = None
         self._slot: tuple[Tensor, Tensor] | None = None
         self._num_channels = len(buffers_of(layer)[0])
-        self._lendable = is_lendable(layer)
-        self._lent: dict[str, Any] = {"momentum": 1.0}
-        self._lent_buffers = ("running_mean", "running_var")
+        self._swappable = is_swappable(layer)
+        self._attributes: dict[str, Any] = {"momentum": 1.0}
+        self._swapped = ("running_mean", "running_var")
         if isinstance(layer, TrackedBatchNorm):
-            # The scratch is for torch to write, and nothing is counted: the layer takes the batch in afterwards.
-            self._lent["tracking"] = "torch"
-            self._lent_buffers += ("num_batches_tracked",)
+            # torch writes the scratch buffers and counts nothing: the layer updates its statistics afterwards.
+            self._attributes["tracking"] = "torch"
+            self._swapped += ("num_batches_tracked",)
         self._num_ranks = _num_ranks(layer)
-        # Of other makes: does it track batches at all? Not known until its buffers change.
+        # Whether a layer of another make tracks batches is not known until its buffers change.
         self._tracks = False
         self.reached = False
-        self._looks = 0
+        self._checks = 0
         self._before: Tensor | None = None
         self._handles: list[RemovableHandle] = [
-            layer.register_forward_pre_hook(Hook(self.lend)),  # pyright: ignore[reportArgumentType]  # disable() hides the signature
-            # First of all hooks: those of the user find the layer's own buffers, as without a watch.
-            layer.register_forward_hook(Hook(self.take_back), prepend=True, always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
+            layer.register_forward_pre_hook(Hook(self.swap_in)),  # pyright: ignore[reportArgumentType]  # disable() hides the signature
+            # Prepended, so that the user's hooks see the layer's own buffers, as without a watch.
+            layer.register_forward_hook(Hook(self.swap_out), prepend=True, always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
         ]
 
     def close(self) -> None:
-        """Give the layer its own buffers back, whatever happened, and remove the hooks."""
+        """Restore the layer's own buffers and remove the hooks."""
         self.restore()
         for handle in self._handles:
             handle.remove()
 
     def restore(self) -> None:
-        """End an open loan: one whose forward was interrupted, say by Ctrl-C, was not ended by its hook."""
+        """Restore the layer's own buffers: after an interrupted forward (Ctrl-C) its hook has not done it."""
         if self._own is not None:
             buffers, attributes = self._own
             self._layer._buffers.update(buffers)  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
             self._layer.__dict__.update(attributes)
             self._own = None
 
-    def lend(self, layer: nn.Module, inputs: tuple[Any, ...], _: None) -> None:
+    def swap_in(self, layer: nn.Module, inputs: tuple[Any, ...], _: None) -> None:
         if layer is not self._layer:
             return  # a copy of the layer carries the same hook
         self.restore()
@@ -99,8 +99,8 @@ class Loan:
         if not layer.training:
             return
         if not getattr(layer, "track_running_stats", True):
-            return  # it hands no buffers to torch, and would leave what it is lent as it is
-        if not self._lendable:
+            return  # it passes no buffers to torch, which would leave the scratch buffers unwritten
+        if not self._swappable:
             self._observe(layer, inputs)
             return
         values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
@@ -108,19 +108,19 @@ class Loan:
             return  # no batch: torch counts it and leaves the statistics alone
         if values is not None and values.numel() == self._num_channels and self._num_ranks == 1:
             raise too_small(self._name, values)
-        self._slot = self._borrower.slot(self._index)
+        self._slot = self._sink.slot(self._index)
         if self._slot is None:
             return
         buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
         attributes = layer.__dict__
         self._own = (
-            {key: buffers[key] for key in self._lent_buffers},
-            {key: attributes[key] for key in self._lent if key in attributes},
+            {key: buffers[key] for key in self._swapped},
+            {key: attributes[key] for key in self._attributes if key in attributes},
         )
-        buffers.update(zip(self._lent_buffers, (*self._slot, None), strict=False))
-        attributes.update({key: self._lent[key] for key in self._own[1]})
+        buffers.update(zip(self._swapped, (*self._slot, None), strict=False))
+        attributes.update({key: self._attributes[key] for key in self._own[1]})
 
-    def take_back(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def swap_out(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if layer is not self._layer or self._slot is None:
             return
         own, self._slot = self._own, None
@@ -128,23 +128,23 @@ class Loan:
         if output is None:
             return  # the forward raised
         if own is None:
-            if self._has_tracked(layer):
-                self._borrower.receive(self._index, inputs[0].numel() // self._num_channels, 0.0)
+            if self._buffers_changed(layer):
+                self._sink.receive(self._index, inputs[0].numel() // self._num_channels, 0.0)
             return
         values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
         momentum = own[1].get("momentum", 1.0)
-        self._borrower.receive(self._index, values.numel() // self._num_channels * self._num_ranks, momentum)
+        self._sink.receive(self._index, values.numel() // self._num_channels * self._num_ranks, momentum)
 
     def _observe(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Measure what goes into a module of another make: before its forward, which may work in place."""
+        """Measure the input of a layer of another make, before its forward, which may work in place."""
         self.reached = True
-        if not self._tracks and self._looks == _LOOKS:
+        if not self._tracks and self._checks == _MAX_CHECKS:
             return
         values = inputs[0] if inputs else None
         dim = channel_dim(values, self._num_channels) if isinstance(values, Tensor) else None
         if not isinstance(values, Tensor) or dim is None or values.numel() <= self._num_channels:
             return
-        self._slot = self._borrower.slot(self._index)
+        self._slot = self._sink.slot(self._index)
         if self._slot is None:
             return
         dims = [other for other in range(values.ndim) if other != dim]
@@ -153,20 +153,20 @@ class Loan:
         self._slot[1].copy_(var)
         self._before = None if self._tracks else buffers_of(layer)[1].clone()
 
-    def _has_tracked(self, layer: nn.Module) -> bool:
-        """Did the forward change the buffers? Once it did, it is not asked again: asking makes a GPU wait."""
+    def _buffers_changed(self, layer: nn.Module) -> bool:
+        """Whether the forward changed the buffers. Checked only until it did: the check makes a GPU wait."""
         if self._before is not None:
-            self._looks += 1
+            self._checks += 1
             self._tracks = not torch.equal(self._before, buffers_of(layer)[1])
             self._before = None
         return self._tracks
 
 
-def is_lendable(layer: nn.Module) -> bool:
-    """Does the layer's forward hand its buffers to torch's batch norm, and do nothing else with them?
+def is_swappable(layer: nn.Module) -> bool:
+    """Whether the layer's forward only passes its buffers to torch's batch norm.
 
     Example:
-        >>> is_lendable(nn.BatchNorm1d(2))
+        >>> is_swappable(nn.BatchNorm1d(2))
         True
     """
     forward = getattr(layer.forward, "__func__", None)  # None: replaced on the instance
@@ -174,18 +174,18 @@ def is_lendable(layer: nn.Module) -> bool:
         return False
     if isinstance(layer, TrackedBatchNorm) and forward.__module__.partition(".")[0] == "truenorm":
         return True
-    return forward in _LENDABLE or (forward.__module__, forward.__qualname__) in _LENDABLE_NAMES
+    return forward in _SWAPPABLE or (forward.__module__, forward.__qualname__) in _SWAPPABLE_NAMES
 
 
 def _num_ranks(layer: nn.Module) -> int:
-    """Over how many processes the layer's batches reach, each taken to hold as much of them."""
+    """The number of processes that share the layer's batches, each assumed to hold an equal part."""
     if isinstance(layer, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(layer.process_group)
     return 1
 
 
 def too_small(name: str, values: Tensor) -> InvalidInput:
-    """The error of a batch that has no variance."""
+    """The error for a batch of one value per channel."""
     return InvalidInput(
         f"layer {name!r} got a batch of one value per channel, shape {tuple(values.shape)}: "
         "it has no variance to train on; use a larger batch, or drop_last for the last one"
@@ -193,7 +193,7 @@ def too_small(name: str, values: Tensor) -> InvalidInput:
 
 
 def channel_dim(values: Tensor, num_channels: int) -> int | None:
-    """Dimension 1, as torch has it; else the last; None where neither has as many."""
+    """The dimension of the channels: 1, as in torch, else the last; None if neither has that size."""
     if values.ndim < 2:
         return None
     if values.shape[1] == num_channels:
@@ -206,7 +206,7 @@ def _accumulating(dtype: torch.dtype) -> torch.dtype:
 
 
 class Hook:
-    """A hook that torch.compile leaves alone, and that copies and pickles of a model do not take along."""
+    """A hook that torch.compile does not trace, and that does nothing in copies and pickles of the model."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -224,7 +224,7 @@ class Hook:
         return _idle_hook, ()
 
 
-# torch.compiler.disable would import the compiler here and now: seconds for everybody who compiles nothing.
+# torch.compiler.disable would import the compiler: seconds for users who compile nothing.
 @_disable_dynamo
 def _uncompiled(call: Any, *given: Any) -> None:
     call(*given)
