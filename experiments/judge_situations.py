@@ -1,0 +1,200 @@
+"""Is what `diagnose` says right in situations that users of batch norm meet?
+
+Ten kinds, each a file of `situations/` that builds small networks and says what is right. Judged are the verdict, the
+cause that is named first, whether a cause is named that is untrue, the first thing to do, and what `repair` gives by
+the situation's own measure.
+"""
+
+import argparse
+import copy
+import io
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from situations.kinds import KINDS
+from situations.situation import Answer, Situation, judged
+
+import truenorm as tn
+from truenorm.errors import TruenormError
+from truenorm.files import write_whole
+from truenorm.record import Measurement, Record, installed_versions, this_machine
+from truenorm.show import Table
+
+PARTS = ("verdict", "first", "untrue", "remedy", "repair")
+_AS_IS, _REPAIRED, _REACHED = "as it is", "repaired", "mended"
+
+
+def answered(situation: Situation) -> tuple[Answer, list[tuple[str, str]]]:
+    """What `diagnose` says and `repair` gives, each on a copy; the sentences with their headings."""
+    before = situation.measure(copy.deepcopy(situation.model))
+    repaired = _repaired(situation)
+    try:
+        diagnosis = tn.diagnose(copy.deepcopy(situation.model), situation.data, **situation.options)
+    except TruenormError as error:
+        return Answer(before=before, repaired=repaired, refused=str(error)), [("refused", str(error))]
+    answer = Answer(
+        healthy=diagnosis.healthy,
+        findings=tuple((str(finding.cause), str(finding.level)) for finding in diagnosis.findings),
+        steps=tuple((type(step.remedy).__name__, step.when) for step in diagnosis.steps),
+        before=before,
+        repaired=repaired,
+    )
+    return answer, list(diagnosis.lines())
+
+
+def _repaired(situation: Situation) -> float | None:
+    model = copy.deepcopy(situation.model)
+    try:
+        tn.repair(model, situation.training, **situation.options)
+    except TruenormError:
+        return None
+    return situation.measure(model)
+
+
+def examined(situation: Situation) -> tuple[dict[str, Any], dict[str, float]]:
+    """A trial of the record, and what was measured."""
+    answer, sentences = answered(situation)
+    judgement = judged(situation.right, answer, reached=situation.reached, noise=situation.noise)
+    trial = {
+        "kind": situation.name,
+        "variant": situation.variant,
+        "seed": situation.seed,
+        "expected": {name: sorted(v) if isinstance(v, frozenset) else v for name, v in asdict(situation.right).items()},
+        "healthy": answer.healthy,
+        "findings": [list(finding) for finding in answer.findings],
+        "steps": [list(step) for step in answer.steps],
+        "refused": answer.refused,
+        "judgement": {
+            "verdict": judgement.verdict,
+            "first": judgement.first,
+            "untrue": list(judgement.untrue),
+            "remedy": judgement.remedy,
+            "repair": judgement.repair,
+            "right": judgement.right,
+        },
+        "sentences": [list(sentence) for sentence in sentences],
+    }
+    values = {_AS_IS: answer.before, _REACHED: situation.reached}
+    return trial, values if answer.repaired is None else values | {_REPAIRED: answer.repaired}
+
+
+def counts(record: Record) -> dict[str, int]:
+    """How many are right, by part and as a whole."""
+    judgements = [trial["judgement"] for trial in record.trials.values()]
+    return {part: sum(map(_holds, judgements, [part] * len(judgements))) for part in (*PARTS, "right")}
+
+
+def _holds(judgement: Mapping[str, Any], part: str) -> bool:
+    return not judgement[part] if part == "untrue" else bool(judgement[part])
+
+
+def tables(record: Record) -> tuple[Table, ...]:
+    """A row for each situation, from the record alone."""
+    values = {(row.trial, row.arm): row.value for row in record.rows}
+    rows: list[tuple[str, ...]] = []
+    for name, trial in record.trials.items():
+        judgement = trial["judgement"]
+        causes = [cause for cause, level in trial["findings"] if level != "note"]
+        numbers = (f"{values[name, arm]:.3f}" if (name, arm) in values else "" for arm in (_AS_IS, _REPAIRED, _REACHED))
+        said = "refused" if trial["refused"] else causes[0] if causes else "nothing"
+        rows.append(
+            (
+                f"{name}: {trial['variant']}",
+                *("yes" if _holds(judgement, part) else "NO" for part in ("verdict", "first")),
+                said,
+                ", ".join(judgement["untrue"]),
+                *("yes" if _holds(judgement, part) else "NO" for part in ("remedy", "repair")),
+                *numbers,
+            )
+        )
+    found, total = counts(record), len(record.trials)
+    return (
+        Table(
+            title="what was said in each situation",
+            columns=(
+                "situation",
+                "verdict right",
+                "first right",
+                "named first",
+                "untrue",
+                "remedy right",
+                "repair right",
+                "as it is",
+                "repaired",
+                "once mended",
+            ),
+            rows=tuple(rows),
+            notes=(
+                f"right in every part: {found['right']} of {total}",
+                f"verdict: {found['verdict']}, first cause: {found['first']}, no untrue cause: {found['untrue']}, "
+                f"remedy: {found['remedy']}, repair: {found['repair']} of {total}",
+            ),
+        ),
+    )
+
+
+def sentences(record: Record) -> Iterator[str]:
+    """All that was said, a line each."""
+    for name, trial in record.trials.items():
+        yield f"\n{name}: {trial['variant']}"
+        yield f"  right: {_in_words(trial['expected'])}"
+        yield from (f"  {heading:8} {sentence}" for heading, sentence in trial["sentences"])
+
+
+def _in_words(expected: Mapping[str, Any]) -> str:
+    first = f"first {' or '.join(expected['first'])}" if expected["first"] else "no cause is due"
+    return f"{'healthy' if expected['healthy'] else 'an alarm'}; {first}"
+
+
+def printed(record: Record) -> str:
+    """The table and the sentences as text."""
+    output = Console(file=(text := io.StringIO()), width=190, highlight=False)
+    for table in tables(record):
+        output.print(table)
+    for line in sentences(record):
+        output.print(line, markup=False, soft_wrap=True)
+    return text.getvalue()
+
+
+def main() -> None:
+    """Build, ask, judge; write the record and its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="parts of names of kinds, with commas between")
+    parser.add_argument("--seeds", type=int, default=3, help="networks of each kind; three are one of each variant")
+    parser.add_argument("--out", type=Path, help="the record's file; the table goes beside it")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = [part for part in options.only.split(",") if part]
+    kinds = [kind for kind in KINDS if not wanted or any(part in kind for part in wanted)]
+    if not kinds:
+        parser.error(f"no such kind; there are {', '.join(KINDS)}")
+    trials: dict[str, dict[str, Any]] = {}
+    rows: list[Measurement] = []
+    for kind in kinds:
+        for seed in range(options.seeds):
+            name = f"{kind} #{seed}"
+            trials[name], values = examined(KINDS[kind](seed))
+            rows += [Measurement(name, arm, None, "measure", value) for arm, value in values.items()]
+            print(name, "right" if trials[name]["judgement"]["right"] else "WRONG", file=sys.stderr, flush=True)
+    record = Record(
+        command=shlex.join(["python", *sys.argv]),
+        rows=tuple(rows),
+        configuration={"only": options.only, "seeds": options.seeds},
+        trials=trials,
+        versions=installed_versions("truenorm", "torch"),
+        machine=this_machine() | {"threads": 1},
+    )
+    if options.out is not None:
+        record.save(options.out)
+        write_whole(options.out.with_suffix(".txt"), printed(record).encode())
+    print(printed(record), end="")
+
+
+if __name__ == "__main__":
+    main()

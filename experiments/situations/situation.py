@@ -1,0 +1,206 @@
+"""A network in a situation that a user meets, what is right to say of it, and whether an answer is right."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+NOT_PLANTED = frozenset(
+    {
+        "lag",
+        "domain",
+        "averaged weights",
+        "preprocessing",
+        "initial values",
+        "sampling noise",
+        "momentum",
+        "variance convention",
+        "tiny batches",
+        "sorted batches",
+        "dropout",
+        "eps",
+        "pruned weights",
+        "updated twice",
+    }
+)
+"""Causes that rest on a measured shift: untrue wherever they were not planted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What is right to say, whatever the words.
+
+    Causes have the names of `truenorm.doctor.causes.CAUSES`. Some faults have none there; they are named by what a
+    cause for them would be called:
+
+    - `scale`: all stored numbers are in another convention: off by a common factor, 1/σ or σ in the place of σ².
+    - `variance_not_updated`: the means moved, the variances are still the initial 1.
+    - `gamma_unused`: γ of the file was not used in training.
+    - `missing_statistics`: the state dict had parameters and no buffers.
+    - `frozen_wrong`: the layers are held still, and what they hold is not right.
+    - `randomness`: something in the network is random in training only, be it dropout as a function, dropped tokens,
+      noise on the input or dropped paths.
+    - `labels`: labels are numbered otherwise than outputs.
+    - `channel_order`: the channels of the images come in another order.
+    - `no_batch_norm`: there is no batch norm in it.
+
+    Args:
+        healthy: whether there is no reason for an alarm.
+        first: right answers for the first cause that is no note. Empty: none is due, and any is right that is not
+            untrue.
+        remedy: kinds of remedy (classes of `truenorm.doctor.remedy`) of which the first thing to do must be one.
+            Empty: any but the useless ones.
+        useless: remedies that do not bring it back, neither now nor as the second step.
+        forbidden: causes that are untrue here, also as harmless ones and as notes.
+        repair_gain: whether `truenorm.repair` on training batches brings it back. If not, it must do no harm.
+        refusal: an error of truenorm's own that speaks of batch norm is as good as an answer.
+    """
+
+    healthy: bool
+    first: frozenset[str] = frozenset()
+    remedy: frozenset[str] = frozenset()
+    useless: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = NOT_PLANTED
+    repair_gain: bool = False
+    refusal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Situation:
+    """A network, what a user gives to `truenorm.diagnose`, and what is right.
+
+    Args:
+        name: the kind.
+        variant: in which form.
+        seed: of everything that is random in it.
+        model: the network, as the user has it.
+        data: held-out batches, as the user gives them.
+        options: of `diagnose`: `score`, `forward`. `repair` gets the same.
+        training: batches for a repair.
+        measure: how good a network is in eval(), by the situation's own measure; more is better.
+        reached: what is reached once the fault is mended.
+        noise: of the measure.
+        right: what is right to say and do.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    model: nn.Module
+    data: Iterable[Any]
+    training: Iterable[Any]
+    measure: Callable[[nn.Module], float]
+    reached: float
+    right: Expected
+    noise: float = 0.02
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class NotBuilt(Exception):
+    """The network did not come out as the situation needs it: a fault of the situation, not of an answer."""
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """What a situation rests on, by numbers.
+
+    Raises:
+        NotBuilt: it does not hold.
+    """
+    if not holds:
+        raise NotBuilt(otherwise)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was said and what a repair gave, as plain values.
+
+    Args:
+        healthy: None where there was no diagnosis.
+        findings: causes with their levels, in their order.
+        steps: classes of remedies, and when.
+        before, repaired: by the situation's own measure, on a copy. None: the repair was refused.
+        refused: the sentence of an error of truenorm's own.
+    """
+
+    healthy: bool | None = None
+    findings: tuple[tuple[str, str], ...] = ()
+    steps: tuple[tuple[str, str], ...] = ()
+    before: float
+    repaired: float | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Whether an answer is right, part by part."""
+
+    verdict: bool
+    first: bool
+    untrue: tuple[str, ...]
+    remedy: bool
+    repair: bool
+
+    @property
+    def right(self) -> bool:
+        """In every part."""
+        return self.verdict and self.first and not self.untrue and self.remedy and self.repair
+
+
+def judged(right: Expected, answer: Answer, *, reached: float, noise: float) -> Judgement:
+    """Compare an answer with what is right; what a refusal leaves open is right if a refusal is.
+
+    Example:
+        >>> right = Expected(healthy=False, first=frozenset({"scale"}), repair_gain=True)
+        >>> said = Answer(healthy=False, findings=(("lag", "cause"),), steps=(), before=0.2, repaired=0.9)
+        >>> judged(right, said, reached=0.9, noise=0.02)
+        Judgement(verdict=True, first=False, untrue=('lag',), remedy=False, repair=True)
+    """
+    if answer.refused is not None:
+        fine = right.refusal and "batch norm" in plain(answer.refused)
+        return Judgement(
+            verdict=fine, first=fine, untrue=(), remedy=fine, repair=_repair(right, answer, reached, noise)
+        )
+    forbidden = set(map(plain, right.forbidden))
+    return Judgement(
+        verdict=answer.healthy is right.healthy,
+        first=_first(right, answer),
+        untrue=tuple(cause for cause, _ in answer.findings if plain(cause) in forbidden),
+        remedy=_remedy(right, answer),
+        repair=_repair(right, answer, reached, noise),
+    )
+
+
+def plain(name: str) -> str:
+    """A name without regard to case, underscores and hyphens.
+
+    Example:
+        >>> plain("no_batch-Norm")
+        'no batch norm'
+    """
+    return name.replace("_", " ").replace("-", " ").lower()
+
+
+def _first(right: Expected, answer: Answer) -> bool:
+    if not right.first:
+        return True
+    causes = [cause for cause, level in answer.findings if level != "note"]
+    if not causes and right.healthy:  # what is no fault may be said in a note
+        causes = [cause for cause, _ in answer.findings]
+        return any(plain(cause) in map(plain, right.first) for cause in causes)
+    return bool(causes) and plain(causes[0]) in map(plain, right.first)
+
+
+def _remedy(right: Expected, answer: Answer) -> bool:
+    now = [kind for kind, when in answer.steps if when != "later"]
+    if not now or any(kind in right.useless for kind in now):
+        return False
+    return not right.remedy or now[0] in right.remedy
+
+
+def _repair(right: Expected, answer: Answer, reached: float, noise: float) -> bool:
+    if answer.repaired is None:
+        return not right.repair_gain
+    if right.repair_gain:
+        return answer.repaired >= reached - noise
+    return answer.repaired >= answer.before - noise
