@@ -19,15 +19,17 @@ import torch
 from rich.console import Console
 from situations.kinds import KINDS
 from situations.situation import Answer, Situation, judged
+from torch import Tensor, nn
 
 import truenorm as tn
+from truenorm.doctor.remedy import Preprocess
 from truenorm.errors import TruenormError
 from truenorm.files import write_whole
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table
 
 PARTS = ("verdict", "first", "untrue", "remedy", "repair")
-_AS_IS, _REPAIRED, _REACHED = "as it is", "repaired", "mended"
+ARMS = _AS_IS, _REPAIRED, _PREPROCESSED, _REACHED = "as it is", "repaired", "preprocessed", "once mended"
 
 
 def answered(situation: Situation) -> tuple[Answer, list[tuple[str, str]]]:
@@ -44,6 +46,7 @@ def answered(situation: Situation) -> tuple[Answer, list[tuple[str, str]]]:
         steps=tuple((type(step.remedy).__name__, step.when) for step in diagnosis.steps),
         before=before,
         repaired=repaired,
+        preprocessed=_preprocessed(situation, diagnosis),
     )
     return answer, list(diagnosis.lines())
 
@@ -55,6 +58,26 @@ def _repaired(situation: Situation) -> float | None:
     except TruenormError:
         return None
     return situation.measure(model)
+
+
+def _preprocessed(situation: Situation, diagnosis: tn.Diagnosis) -> float | None:
+    """The measure with images as the advice has them."""
+    for step in diagnosis.steps:
+        if isinstance(step.remedy, Preprocess):
+            first = Affine(step.remedy.scale, step.remedy.offset)
+            return situation.measure(nn.Sequential(first, copy.deepcopy(situation.model)))
+    return None
+
+
+class Affine(nn.Module):
+    """scale · x + offset, with an offset for each channel."""
+
+    def __init__(self, scale: float, offset: tuple[float, ...]) -> None:
+        super().__init__()
+        self.scale, self.offset = scale, torch.tensor(offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x + self.offset.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def examined(situation: Situation) -> tuple[dict[str, Any], dict[str, float]]:
@@ -80,8 +103,13 @@ def examined(situation: Situation) -> tuple[dict[str, Any], dict[str, float]]:
         },
         "sentences": [list(sentence) for sentence in sentences],
     }
-    values = {_AS_IS: answer.before, _REACHED: situation.reached}
-    return trial, values if answer.repaired is None else values | {_REPAIRED: answer.repaired}
+    values = {
+        _AS_IS: answer.before,
+        _REPAIRED: answer.repaired,
+        _PREPROCESSED: answer.preprocessed,
+        _REACHED: situation.reached,
+    }
+    return trial, {arm: value for arm, value in values.items() if value is not None}
 
 
 def counts(record: Record) -> dict[str, int]:
@@ -101,7 +129,7 @@ def tables(record: Record) -> tuple[Table, ...]:
     for name, trial in record.trials.items():
         judgement = trial["judgement"]
         causes = [cause for cause, level in trial["findings"] if level != "note"]
-        numbers = (f"{values[name, arm]:.3f}" if (name, arm) in values else "" for arm in (_AS_IS, _REPAIRED, _REACHED))
+        numbers = (f"{values[name, arm]:.3f}" if (name, arm) in values else "" for arm in ARMS)
         said = "refused" if trial["refused"] else causes[0] if causes else "nothing"
         rows.append(
             (
@@ -119,15 +147,13 @@ def tables(record: Record) -> tuple[Table, ...]:
             title="what was said in each situation",
             columns=(
                 "situation",
-                "verdict right",
-                "first right",
+                "verdict",
+                "first",
                 "named first",
                 "untrue",
-                "remedy right",
-                "repair right",
-                "as it is",
-                "repaired",
-                "once mended",
+                "remedy",
+                "repair",
+                *ARMS,
             ),
             rows=tuple(rows),
             notes=(
@@ -154,7 +180,7 @@ def _in_words(expected: Mapping[str, Any]) -> str:
 
 def printed(record: Record) -> str:
     """The table and the sentences as text."""
-    output = Console(file=(text := io.StringIO()), width=190, highlight=False)
+    output = Console(file=(text := io.StringIO()), width=200, highlight=False)
     for table in tables(record):
         output.print(table)
     for line in sentences(record):

@@ -50,6 +50,7 @@ def test_an_answer_that_is_right_in_every_part():
         ({"findings": (("initial values", "cause"), ("lag", "note"))}, {"untrue": ("lag",)}),
         ({"steps": ()}, {"remedy": False}),
         ({"steps": (("Nothing", "do"),)}, {"remedy": False}),
+        ({"preprocessed": 0.8}, {"remedy": False}),
         ({"repaired": 0.8}, {"repair": False}),
         ({"repaired": None}, {"repair": False}),
     ],
@@ -113,8 +114,14 @@ def test_dividing_by_batches_leaves_no_trace():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).eval()
     x = torch.randn(16, 3) + 2
     with training.by_batch(model):
-        assert float(model(x).mean().abs()) < 1e-5
+        assert float(model(x).detach().mean().abs()) < 1e-5
     assert torch.equal(model[0].running_mean, torch.zeros(3)) and not model[0].training
+
+
+def test_advice_on_preprocessing_as_a_layer():
+    images = torch.rand(2, 3, 4, 4)
+    made = judge.Affine(2.0, (0.0, 1.0, -1.0))(images)
+    torch.testing.assert_close(made, torch.stack([2 * images[:, 0], 2 * images[:, 1] + 1, 2 * images[:, 2] - 1], 1))
 
 
 @pytest.mark.slow

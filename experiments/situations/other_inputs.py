@@ -75,6 +75,7 @@ def build(seed: int) -> Situation:
             first=frozenset({"preprocessing", "channel_order"} if variant == 1 else {"preprocessing"}),
             remedy=frozenset() if variant == 1 else frozenset({"Preprocess"}),
             useless=frozenset({"RepairStatistics", "Nothing", "RetrainWith"}),
-            forbidden=NOT_PLANTED - {"preprocessing"} | {"scale", "labels"},
+            # That these data are unlike those of the statistics is no answer, and is true.
+            forbidden=NOT_PLANTED - {"preprocessing", "domain"} | {"scale", "labels"},
         ),
     )

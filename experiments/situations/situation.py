@@ -50,7 +50,7 @@ class Expected:
         first: right answers for the first cause that is no note. Empty: none is due, and any is right that is not
             untrue.
         remedy: kinds of remedy (classes of `truenorm.doctor.remedy`) of which the first thing to do must be one.
-            Empty: any but the useless ones.
+            Empty: any but the useless ones. Advice on preprocessing is carried out, and must bring it back.
         useless: remedies that do not bring it back, neither now nor as the second step.
         forbidden: causes that are untrue here, also as harmless ones and as notes.
         repair_gain: whether `truenorm.repair` on training batches brings it back. If not, it must do no harm.
@@ -120,6 +120,7 @@ class Answer:
         findings: causes with their levels, in their order.
         steps: classes of remedies, and when.
         before, repaired: by the situation's own measure, on a copy. None: the repair was refused.
+        preprocessed: the same with images as the advice on preprocessing has them. None: no such advice.
         refused: the sentence of an error of truenorm's own.
     """
 
@@ -128,6 +129,7 @@ class Answer:
     steps: tuple[tuple[str, str], ...] = ()
     before: float
     repaired: float | None = None
+    preprocessed: float | None = None
     refused: str | None = None
 
 
@@ -166,7 +168,7 @@ def judged(right: Expected, answer: Answer, *, reached: float, noise: float) -> 
         verdict=answer.healthy is right.healthy,
         first=_first(right, answer),
         untrue=tuple(cause for cause, _ in answer.findings if plain(cause) in forbidden),
-        remedy=_remedy(right, answer),
+        remedy=_remedy(right, answer, reached - noise),
         repair=_repair(right, answer, reached, noise),
     )
 
@@ -191,7 +193,9 @@ def _first(right: Expected, answer: Answer) -> bool:
     return bool(causes) and plain(causes[0]) in map(plain, right.first)
 
 
-def _remedy(right: Expected, answer: Answer) -> bool:
+def _remedy(right: Expected, answer: Answer, enough: float) -> bool:
+    if answer.preprocessed is not None and answer.preprocessed < enough:
+        return False
     now = [kind for kind, when in answer.steps if when != "later"]
     if not now or any(kind in right.useless for kind in now):
         return False

@@ -89,7 +89,8 @@ def build(seed: int) -> Situation:
             healthy=False,
             # States are others than those of the statistics, and the weights went on without these.
             first=frozenset({"domain", "lag"}),
-            remedy=frozenset({"RepairStatistics"}),
+            # "Repair on such data, or train on them" says it, too.
+            remedy=frozenset({"RepairStatistics", "ChangeTraining"}),
             useless=frozenset({"Preprocess", "Nothing"}),
             forbidden=NOT_PLANTED - {"domain", "lag"} | {"never updated"},
             # Without a score of the user's a repair may refuse.
