@@ -4,6 +4,7 @@ The tests of a file run in one worker. `slow` ones are left out of `make test`: 
 pairwise cover needs.
 """
 
+import io
 import os
 import random
 import sys
@@ -66,6 +67,25 @@ def pair(tmp_path_factory):
     running = Pair(tmp_path_factory.mktemp("pair"))
     yield running
     running.close()
+
+
+@pytest.fixture
+def shown_of():
+    """The tables and the sentence of a record, as text: what every command that shows records prints of it."""
+    from rich.console import Console
+
+    from truenorm.cli.terminal import WIDE
+    from truenorm.lab.report.shown import shown
+    from truenorm.record import Record
+
+    def text(place):
+        console, found = Console(file=io.StringIO(), width=WIDE, highlight=False), shown(Record.load(place))
+        for table in found.tables:
+            console.print(table)
+        console.print(found.conclusion, markup=False)
+        return console.file.getvalue()
+
+    return text
 
 
 @pytest.fixture(autouse=True)

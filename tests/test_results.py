@@ -1,17 +1,13 @@
 """What the documents show is what the records say."""
 
-import io
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from markupsafe import escape
-from rich.console import Console
 
-from truenorm.cli.terminal import WIDE
 from truenorm.lab.report.claims.record import read_claims
-from truenorm.lab.report.shown import shown
 from truenorm.record import Record
 
 ROOT = Path(__file__).parents[1]
@@ -38,15 +34,11 @@ def test_the_table_of_an_experiment_is_made_from_its_record():
 
 
 @pytest.mark.parametrize("name", [name for name in RESULTS if name not in EXPERIMENTS])
-def test_the_table_beside_a_record_is_made_from_it(name):
+def test_the_table_beside_a_record_is_made_from_it(name, shown_of):
     record = Record.load(PLACE / name)
     assert record.complete
     assert record.command.endswith(f"--out docs/results/{name}")
-    output, found = Console(file=io.StringIO(), width=WIDE, highlight=False), shown(record)
-    for table in found.tables:
-        output.print(table)
-    output.print(found.conclusion, markup=False)
-    assert output.file.getvalue() == (PLACE / name / "table.txt").read_text()
+    assert shown_of(PLACE / name) == (PLACE / name / "table.txt").read_text()
 
 
 @pytest.mark.parametrize("name", CLAIMS)

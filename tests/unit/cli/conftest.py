@@ -11,6 +11,10 @@ GOLDEN = Path(__file__).parent / "golden"
 TINY = "--limit 100 --epochs 1 --batch-size 16 --widths 12 8 --seeds 2 --momenta 0.01 0.5 --arms all".split()  # noqa: SIM905  # read as it is typed
 
 
+def stripped(text):
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended, and what it printed."""
@@ -20,12 +24,25 @@ class Ended:
     err: str
 
     @property
+    def text(self):
+        """What it printed, without the blanks that fill a table's lines."""
+        return stripped(self.out)
+
+    @property
     def sentence(self):
         """The only line of standard error, with nothing on standard output."""
         assert self.out == ""
         (line,) = self.err.splitlines()
         assert "Traceback" not in self.err
         return line
+
+    @property
+    def boxed(self):
+        """The sentence in the box that the parser of the command line draws on standard error, and nothing else."""
+        assert self.out == ""
+        top, *lines, bottom = self.err.splitlines()
+        assert top == f"╭─ Error {'─' * 90}╮" and bottom == f"╰{'─' * 98}╯"
+        return " ".join(line.strip("│ ") for line in lines)
 
 
 @pytest.fixture
@@ -59,9 +76,10 @@ def tiny():
 
 @pytest.fixture
 def golden():
-    """Compare with a file of golden/; TRUENORM_GOLDEN=write writes it."""
+    """Compare with a file of golden/, but for blanks at the end of lines; TRUENORM_GOLDEN=write writes it."""
 
     def compare(name, text):
+        text = stripped(text)
         if os.environ.get("TRUENORM_GOLDEN") == "write":
             (GOLDEN / name).write_text(text)
         assert text == (GOLDEN / name).read_text(), (

@@ -8,11 +8,17 @@ import pytest
 from inline_snapshot import snapshot
 from unit.lab.report.synthetic_claims import claim, over_none
 
+from truenorm import __version__
 from truenorm.cli import app
+from truenorm.cli.terminal import WIDE
 from truenorm.lab.claims.claim import Cell, Column, Part, Picture
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.training import scored, trained
+from truenorm.lab.report.claims.record import read_claims
+from truenorm.lab.report.claims.table import listing
+from truenorm.lab.report.shown import shown
 from truenorm.record import Record
+from truenorm.show import plain
 
 SMALL = "tiny --limit 100 --quick --processes 1 --out out".split()  # noqa: SIM905  # read as it is typed
 STOPPED = "truenorm: interrupted; finished trials stay in out/trials, and the same command goes on from there"
@@ -68,39 +74,39 @@ def measured(truenorm):
     return ended
 
 
-def test_it_prints_a_table_a_sentence_and_where_the_record_and_the_page_are(measured, tmp_path):
-    lines = [line.rstrip() for line in measured.out.splitlines()]
-    assert lines[0] == "what is said about batch norm"
-    assert any(line.split()[:4] == ["2", "Batch", "norm", "learns"] for line in lines)
-    assert any(line.split()[0] == "digits" and "points" in line for line in lines if line)
-    assert lines[-4].startswith("“Batch norm learns faster”: ")
-    assert lines[-3:] == ["", "record: out/record.json", "page: out/report.html"]
-    assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
+PAGE = "\npage: out/report.html\n"
 
 
-def test_a_report_gives_byte_for_byte_what_it_gave(measured, truenorm, tmp_path):
-    tables, _, paths = measured.out.rpartition("\nrecord: ")
-    assert paths == "out/record.json\npage: out/report.html\n"
+def test_it_prints_what_the_record_shows_and_where_the_record_and_the_page_are(measured, shown_of, tmp_path):
+    assert measured.out == f"{shown_of('out')}\nrecord: out/record.json{PAGE}"
+    (verdict,) = read_claims(Record.load("out")).verdicts
+    assert (verdict.claim.number, verdict.claim.title) == (2, "Batch norm learns faster")
+    assert [(found.part.name, found.part.unit) for found in verdict.findings] == [("digits", "points")]
+    assert (tmp_path / "out" / "report.html").read_text() == shown(Record.load("out")).page()
+
+
+def test_a_report_gives_byte_for_byte_what_it_gave(measured, shown_of, truenorm, tmp_path):
     page = (tmp_path / "out" / "report.html").read_bytes()
     for place in ("out", "out/record.json"):
         (tmp_path / "out" / "report.html").unlink()
         ended = truenorm("report", place)
-        assert (ended.code, ended.err, ended.out) == (0, "", tables + "\npage: out/report.html\n")
+        assert (ended.code, ended.err, ended.out) == (0, "", shown_of("out") + PAGE)
         assert (tmp_path / "out" / "report.html").read_bytes() == page
 
 
-def test_this_comparison_sees_another_record(measured, truenorm, tmp_path):
+def test_this_comparison_sees_another_record(measured, shown_of, tmp_path):
     """Planted: one effect one image larger."""
     path = tmp_path / "out" / "record.json"
     data = json.loads(path.read_text())
+    before = shown_of("out")
     data["configuration"]["catalogue"][0]["effects"][0]["0"] += 1 / 359
     path.write_text(json.dumps(data))
-    assert truenorm("report", "out").out.rpartition("\npage: ")[0] != measured.out.rpartition("\nrecord: ")[0]
+    assert shown_of("out") != before
 
 
-def test_svgs(measured, truenorm, tmp_path):
+def test_svgs(measured, shown_of, truenorm, tmp_path):
     ended = truenorm("report", "out", "--svg", "charts")
-    assert "charts: 1 in charts" in ended.out.splitlines()
+    assert ended.out == f"{shown_of('out')}\ncharts: 1 in charts\n{PAGE}"
     assert [path.name for path in (tmp_path / "charts").iterdir()] == ["tiny.svg"]
 
 
@@ -118,33 +124,37 @@ def test_several_records_are_refused(measured, truenorm):
     )
 
 
-def test_a_record_is_shown_by_a_version_whose_catalogue_lacks_the_claim(measured, truenorm, monkeypatch, tmp_path):
-    tables, _, _ = measured.out.rpartition("\nrecord: ")
+def test_a_record_is_shown_by_a_version_whose_catalogue_lacks_the_claim(
+    measured, shown_of, truenorm, monkeypatch, tmp_path
+):
+    printed = shown_of("out") + PAGE
     page = (tmp_path / "out" / "report.html").read_bytes()
     other = replace(TINY, title="Batch norm is another", parts=())
     for catalogue in ((), (other,)):
         monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", catalogue)
         ended = truenorm("report", "out")
-        assert (ended.code, ended.err, ended.out) == (0, "", tables + "\npage: out/report.html\n")
+        assert (ended.code, ended.err, ended.out) == (0, "", printed)
         assert (tmp_path / "out" / "report.html").read_bytes() == page
 
 
-def test_a_record_of_before_whose_claim_is_gone(measured, truenorm, monkeypatch, tmp_path):
+def test_a_record_of_before_whose_claim_is_gone(measured, shown_of, truenorm, monkeypatch, tmp_path):
     """Records of an older truenorm hold the names of their claims only."""
+    printed = shown_of("out") + PAGE
     path = tmp_path / "out" / "record.json"
     data = json.loads(path.read_text())
     del data["configuration"]["catalogue"]
     path.write_text(json.dumps(data))
-    tables, _, _ = measured.out.rpartition("\nrecord: ")
-    assert truenorm("report", "out").out == tables + "\npage: out/report.html\n"
+    assert truenorm("report", "out").out == printed
     monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", ())
     ended = truenorm("report", "out")
-    assert (ended.code, ended.sentence.partition("; ")[0]) == snapshot(
-        (1, "truenorm: the record holds the claim 'tiny', which this truenorm does not know")
+    assert (ended.code, ended.sentence) == (
+        1,
+        "truenorm: the record holds the claim 'tiny', which this truenorm does not know; show it with the version that "
+        f"made it ({__version__})",
     )
 
 
-def test_the_same_command_goes_on_where_it_stopped(measured, truenorm, catalogue, monkeypatch):
+def test_the_same_command_goes_on_where_it_stopped(measured, shown_of, truenorm, catalogue):
     def stop(trial):
         if trial.seed == 1:
             raise KeyboardInterrupt
@@ -154,7 +164,10 @@ def test_the_same_command_goes_on_where_it_stopped(measured, truenorm, catalogue
     ended = truenorm("claims", *again)
     assert (ended.code, ended.sentence) == (130, STOPPED.replace("out/", "again/"))
     assert not Record.load("again").complete
-    assert "The measuring was not finished" in truenorm("report", "again").out
+    assert read_claims(Record.load("again")).lacking == snapshot(
+        "The measuring was not finished: there are fewer trials than asked for."
+    )
+    assert truenorm("report", "again").out == f"{shown_of('again')}\npage: again/report.html\n"
     catalogue()
     ended = truenorm("claims", *again)
     assert (ended.code, ended.err) == snapshot((0, "truenorm: 6 of 14 trials were finished before, in again/trials\n"))
@@ -179,27 +192,37 @@ def test_the_list(truenorm, golden, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     ended = truenorm("claims", "--list")
     assert (ended.code, ended.err) == (0, "")
-    golden("claims-list.txt", "".join(f"{line.rstrip()}\n" for line in ended.out.splitlines()))
+    golden("claims-list.txt", ended.out)
 
 
 def test_a_list_of_some(truenorm):
-    assert "not yet" not in truenorm("claims", "tiny", "--list").out
+    assert truenorm("claims", "tiny", "--list").text == snapshot("""\
+what is said about batch norm
+
+ #   name   claim
+ ───────────────────────────────────
+ 2   tiny   Batch norm learns faster
+
+truenorm claims NAME … measures those
+that are named; truenorm claims
+measures all.
+""")
 
 
 def test_every_claim_there_is_has_a_line_of_the_list(truenorm, monkeypatch):
     monkeypatch.undo()
     from truenorm.lab.claims.catalogue import CLAIMS, NOT_YET
 
-    out = truenorm("claims", "--list").out
-    for one in CLAIMS:
-        assert any(line.split()[:2] == [str(one.number), one.name] for line in out.splitlines())
-    assert out.count("not yet") == len(NOT_YET)
+    listed = listing(CLAIMS, NOT_YET)
+    assert truenorm("claims", "--list").text.rstrip() == plain(listed, WIDE)
+    names = {number: name for number, name, _ in listed.rows}
+    assert names == {str(one.number): one.name for one in CLAIMS} | {str(number): "not yet" for number in NOT_YET}
 
 
 def test_help(truenorm, golden):
     ended = truenorm("claims", "--help")
     assert (ended.code, ended.err) == (0, "")
-    golden("help-claims.txt", "".join(f"{line.rstrip()}\n" for line in ended.out.splitlines()))
+    golden("help-claims.txt", ended.out)
 
 
 def test_every_field_of_the_configuration_is_an_option():
@@ -242,8 +265,12 @@ def test_no_process_at_all(refused):
 
 
 def test_an_unknown_data_set(refused):
-    code, sentence = refused("tiny", "--data", "digit")
-    assert code == 2 and "did you mean 'digits'" in sentence
+    assert refused("tiny", "--data", "digit") == snapshot(
+        (
+            2,
+            "truenorm: unknown data set 'digit'; did you mean 'digits'? Known: cifar10, cifar100, digits, fashion_mnist, mnist",
+        )
+    )
 
 
 def test_without_what_measures(refused, monkeypatch):

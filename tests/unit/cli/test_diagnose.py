@@ -3,13 +3,18 @@
 import runpy
 import shlex
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 from inline_snapshot import snapshot
 
+import truenorm as tn
+from truenorm.cli.terminal import WIDE
+from truenorm.lab.report.diagnosis import diagnosis_conclusion, read_diagnosis
 from truenorm.record import Record
+from truenorm.show import plain
 
 NET = """
 import torch
@@ -123,154 +128,196 @@ def diagnose(truenorm, trained, tmp_path):
     return run
 
 
-def told(ended, what):
-    """A sentence below the tables, put together from its lines."""
-    lines = ended.out.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"{what} "))
-    width = len(lines[start]) - len(lines[start].removeprefix(what).lstrip())
-    found = [lines[start][width:].strip()]
-    for line in lines[start + 1 :]:
-        if line[:width].strip():
-            break
-        found.append(line[width:].strip())
-    return " ".join(found)
+@pytest.fixture
+def diagnosed(diagnose, tmp_path):
+    """Run it: the exit code, and the diagnosis as its record has it; the steps are the last lines that are printed."""
+
+    def run(*arguments, **how):
+        ended = diagnose(*arguments, "--json", "found.json", **how)
+        assert ended.err == ""
+        diagnosis = read_diagnosis(Record.load(tmp_path / "found.json"))
+        (tmp_path / "found.json").unlink()
+        steps = len(diagnosis.diagnosis.steps)
+        assert ended.out.splitlines()[-steps:] == diagnosis_conclusion(diagnosis).splitlines()[-steps:]
+        return ended.code, diagnosis.record.trials["diagnosis"]
+
+    return run
 
 
-def test_what_is_wrong_is_said_and_is_exit_code_3(diagnose):
-    ended = diagnose()
-    assert (ended.code, ended.err) == (3, "")
-    assert told(ended, "verdict").startswith("the stored statistics are wrong, and mending them helps: ")
-    left = (1 - 0.001) ** 64
-    assert told(ended, "cause").startswith(f"momentum 0.001, 64 batches: {left:.0%} of the initial 0 and 1 is still")
-    assert told(ended, "do") == snapshot(
-        "truenorm repair --model net.py:make --checkpoint last.pt --data TRAINING_DATA --out last-mended.pt"
+def sentences(found):
+    """What to do, by when."""
+    return {step["when"]: step["sentence"] for step in found["steps"]}
+
+
+def to_run(found, **named):
+    """The arguments of the command that is to be run now, with what only the user knows filled in."""
+    name, *words = shlex.split(sentences(found)["do"])
+    assert name == "truenorm"
+    return [named.get(word, word) for word in words]
+
+
+REPAIRED = ("repair", "--model", "net.py:make", "--checkpoint", "last.pt", "--data", "data.py:train", "--out", "ok.pt")
+
+
+def test_what_is_wrong_is_recorded_and_is_exit_code_3(diagnosed):
+    code, found = diagnosed()
+    assert (code, found["healthy"], found["outcome"]["kind"]) == (3, False, "repairable")
+    first = found["findings"][0]
+    assert first["cause"] == "initial values"
+    assert first["evidence"]["momentum"] == pytest.approx(0.001) and first["evidence"]["counted_batches"] == 64
+    assert first["evidence"]["left"] == pytest.approx((1 - 0.001) ** 64, abs=0.005)
+    assert sentences(found) == snapshot(
+        {"do": "truenorm repair --model net.py:make --checkpoint last.pt --data TRAINING_DATA --out last-mended.pt"}
     )
 
 
-def test_the_line_to_run_runs_as_it_stands(diagnose, truenorm, tmp_path):
+def test_what_is_printed_is_what_python_finds(diagnose):
+    net, data = runpy.run_path("net.py")["make"](), runpy.run_path("data.py")["val"]()
+    net.load_state_dict(torch.load("last.pt")["model"])
+    found = tn.diagnose(net, data)
+    ended = diagnose()
+    assert ended.err == ""
+    assert ended.text == (
+        f"{plain(replace(found, steps=()), WIDE)}\n"
+        "do       truenorm repair --model net.py:make --checkpoint last.pt --data TRAINING_DATA --out last-mended.pt\n"
+    )
+
+
+def test_the_line_to_run_runs_as_it_stands(diagnosed, truenorm, tmp_path):
     """But for the data, which nobody but the user knows."""
-    words = shlex.split(told(diagnose(), "do"))
-    assert words[0] == "truenorm"
-    ended = truenorm(*["data.py:train" if word == "TRAINING_DATA" else word for word in words[1:]])
+    ended = truenorm(*to_run(diagnosed()[1], TRAINING_DATA="data.py:train"))
     assert (ended.code, ended.err) == (0, "")
     assert (tmp_path / "last-mended.pt").exists()
-    again = truenorm("diagnose", "--model", "net.py:make", "--checkpoint", "last-mended.pt", "--data", "data.py:val")
-    assert (again.code, again.err) == (0, "")
-    assert told(again, "verdict").startswith("it is not batch norm")
+    code, found = diagnosed(checkpoint="last-mended.pt")
+    assert (code, found["healthy"], found["outcome"]["kind"] in ("sound", "harmless")) == (0, True, True)
 
 
-def test_names_with_spaces_and_signs_are_quoted(diagnose, truenorm, tmp_path):
+def test_names_with_spaces_and_signs_are_quoted(diagnosed, truenorm, tmp_path):
     (tmp_path / "my net & <1>.py").write_text(NET)
     (tmp_path / "it's $last.pt").write_bytes((tmp_path / "last.pt").read_bytes())
-    ended = diagnose("--key", "model", model="my net & <1>.py:make", checkpoint="it's $last.pt")
-    words = shlex.split(told(ended, "do"))
-    assert words[2:8] == ["--model", "my net & <1>.py:make", "--checkpoint", "it's $last.pt", "--key", "model"][:6]
-    ended = truenorm(*["data.py:train" if word == "TRAINING_DATA" else word for word in words[1:]])
-    assert ended.code == 0
+    _, found = diagnosed("--key", "model", model="my net & <1>.py:make", checkpoint="it's $last.pt")
+    words = to_run(found, TRAINING_DATA="data.py:train")
+    assert words[1:7] == ["--model", "my net & <1>.py:make", "--checkpoint", "it's $last.pt", "--key", "model"]
+    assert truenorm(*words).code == 0
     assert (tmp_path / "it's $last-mended.pt").exists()
 
 
-def test_a_long_line_to_run_is_one_line(diagnose, tmp_path):
+def test_a_long_line_to_run_is_one_line(diagnosed, tmp_path):
     deep = tmp_path / "/".join(["a_folder_of_experiments"] * 5)
     deep.mkdir(parents=True)
     (deep / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes())
-    ended = diagnose(checkpoint=str(deep / "last.pt"))
-    assert str(deep / "last-mended.pt") in ended.out.splitlines()[-1]
+    _, found = diagnosed(checkpoint=str(deep / "last.pt"))  # which compares the line with what is printed
+    assert to_run(found)[-2:] == ["--out", str(deep / "last-mended.pt")]
 
 
-def test_the_line_to_run_without_a_checkpoint(diagnose, truenorm):
-    words = shlex.split(told(diagnose(checkpoint=None), "do"))
-    if words[0] == "truenorm":
-        assert "--checkpoint" in words
+def test_the_line_to_run_without_a_checkpoint(diagnosed):
+    assert sentences(diagnosed(checkpoint=None, data=None)[1]) == snapshot(
+        {"do": "truenorm diagnose --model net.py:make --checkpoint CHECKPOINT --data HELD_OUT_DATA"}
+    )
 
 
-def test_what_reading_needed_the_line_to_run_needs_too(diagnose):
-    words = shlex.split(told(diagnose("--trust-checkpoint", "--batch-size", "32"), "do"))
-    assert "--trust-checkpoint" in words
+def test_what_reading_needed_the_line_to_run_needs_too(diagnosed):
+    assert "--trust-checkpoint" in to_run(diagnosed("--trust-checkpoint", "--batch-size", "32")[1])
 
 
-def test_a_data_set_by_name(truenorm, tmp_path):
+def test_a_data_set_by_name(diagnosed, tmp_path):
     """A network that was never trained: it is said, and nobody is told that other statistics would help."""
-    (tmp_path / "net.py").write_text(
+    (tmp_path / "flat.py").write_text(
         "from torch import nn\n"
         "def make():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))\n"
     )
-    ended = truenorm("diagnose", "--model", "net.py:make", "--data", "digits", "--limit", "200")
-    assert ended.code == 3
-    assert "no batch was counted" in told(ended, "cause")
-    assert told(ended, "do") == "leave the statistics alone: none that was tried does better on these data"
+    code, found = diagnosed("--limit", "200", model="flat.py:make", checkpoint=None, data="digits")
+    assert (code, found["cause"]) == (3, "never updated")
+    assert sentences(found) == snapshot(
+        {"do": "leave the statistics alone: none that was tried does better on these data"}
+    )
 
 
-def test_what_cannot_be_scored_is_repaired_with_a_score(diagnose, truenorm):
+def test_what_cannot_be_scored_is_repaired_with_a_score(diagnosed, truenorm):
     """The advice names the option without which it would fail, and runs once the two names are filled in."""
-    ended = diagnose(data="data.py:no_labels")
-    assert ended.code == 3
-    assert told(ended, "do") == snapshot(
-        "truenorm repair --model net.py:make --checkpoint last.pt --score FILE.py:FUNCTION --data TRAINING_DATA --out last-mended.pt"
+    code, found = diagnosed(data="data.py:no_labels")
+    assert code == 3
+    assert sentences(found) == snapshot(
+        {
+            "do": "truenorm repair --model net.py:make --checkpoint last.pt --score FILE.py:FUNCTION --data TRAINING_DATA --out last-mended.pt"
+        }
     )
     named = {"TRAINING_DATA": "data.py:no_labels", "FILE.py:FUNCTION": "data.py:larger"}
-    ended = truenorm(*[named.get(word, word) for word in shlex.split(told(ended, "do"))[1:]])
+    ended = truenorm(*to_run(found, **named))
     assert ended.code in (0, 3) and ended.err == ""  # whether it does better is for the score to say
 
 
-def test_what_cannot_be_scored_and_is_not_off_is_looked_at_again_with_a_score(diagnose, truenorm):
-    truenorm("repair", "--model", "net.py:make", "--checkpoint", "last.pt", "--data", "data.py:train", "--out", "ok.pt")
-    ended = diagnose(checkpoint="ok.pt", data="data.py:no_labels")
-    assert ended.code == 0
-    assert told(ended, "do") == snapshot(
-        "truenorm diagnose --model net.py:make --checkpoint ok.pt --score FILE.py:FUNCTION --data data.py:no_labels"
+def test_what_cannot_be_scored_and_is_not_off_is_looked_at_again_with_a_score(diagnosed, truenorm):
+    truenorm(*REPAIRED)
+    code, found = diagnosed(checkpoint="ok.pt", data="data.py:no_labels")
+    assert code == 0
+    assert sentences(found) == snapshot(
+        {
+            "do": "truenorm diagnose --model net.py:make --checkpoint ok.pt --score FILE.py:FUNCTION --data data.py:no_labels"
+        }
     )
 
 
-def test_advice_for_the_next_training_is_a_line_of_its_own(diagnose, tmp_path):
+def test_advice_for_the_next_training_is_a_line_of_its_own(diagnosed):
     """The command can be copied as it stands."""
     net = runpy.run_path("net.py")["usual"]()
     net.load_state_dict(torch.load("last.pt")["model"])
     for x, y in runpy.run_path("data.py")["train"]():
         net(x[y == 2])  # the last ones are of one class: the data were sorted
     torch.save(net.state_dict(), "sorted.pt")
-    ended = diagnose("--json", "found.json", checkpoint="sorted.pt", data="data.py:val")
-    assert told(ended, "do").endswith("--out sorted-mended.pt")
-    assert told(ended, "later") == snapshot("shuffle what trains or recalibrates")
-    assert Record.load(tmp_path / "found.json").trials["diagnosis"]["recommendation"] == (
-        f"{told(ended, 'do')}; next time: {told(ended, 'later')}"
+    _, found = diagnosed(checkpoint="sorted.pt")
+    assert sentences(found) == snapshot(
+        {
+            "do": "truenorm repair --model net.py:make --checkpoint sorted.pt --data TRAINING_DATA --out sorted-mended.pt",
+            "later": "shuffle what trains or recalibrates",
+        }
     )
+    assert found["recommendation"] == "; next time: ".join(sentences(found).values())
 
 
-def test_a_healthy_network_is_exit_code_0(diagnose, truenorm):
-    truenorm("repair", "--model", "net.py:make", "--checkpoint", "last.pt", "--data", "data.py:train", "--out", "ok.pt")
-    ended = diagnose(checkpoint="ok.pt")
-    assert (ended.code, ended.err) == (0, "")
-    assert told(ended, "do") == "leave the statistics alone"
+def test_a_healthy_network_is_exit_code_0(diagnosed, truenorm):
+    truenorm(*REPAIRED)
+    code, found = diagnosed(checkpoint="ok.pt")
+    assert (code, found["healthy"]) == (0, True)
+    assert sentences(found) == snapshot({"do": "leave the statistics alone"})
 
 
-def test_without_data(diagnose):
+def test_without_data(diagnose, diagnosed):
     ended = diagnose(data=None)
-    assert (ended.code, ended.err) == (0, "")
-    assert told(ended, "verdict") == "without data: nothing wrong is seen"
+    assert (ended.code, ended.text, ended.err) == snapshot(
+        (
+            0,
+            """\
+verdict  without data: nothing wrong is seen
+do       truenorm diagnose --model net.py:make --checkpoint last.pt --data HELD_OUT_DATA
+""",
+            "",
+        )
+    )
     damaged = torch.load("last.pt")
     damaged["model"]["1.running_var"][0] = -1
     torch.save(damaged, "damaged.pt")
-    ended = diagnose(data=None, checkpoint="damaged.pt")
-    assert ended.code == 3
-    assert told(ended, "do") == snapshot(
-        "truenorm repair --model net.py:make --checkpoint damaged.pt --data TRAINING_DATA --out damaged-mended.pt"
+    code, found = diagnosed(data=None, checkpoint="damaged.pt")
+    assert (code, found["outcome"]["kind"]) == (3, "defect")
+    assert sentences(found) == snapshot(
+        {
+            "do": "truenorm repair --model net.py:make --checkpoint damaged.pt --data TRAINING_DATA --out damaged-mended.pt"
+        }
     )
 
 
-def test_without_data_the_line_to_run_is_one_of_the_shell(diagnose):
-    assert told(diagnose(data=None), "do").startswith("truenorm diagnose --model net.py:make")
+def test_a_generator_and_a_limit(diagnosed):
+    def looked(*arguments, **how):
+        _, found = diagnosed(*arguments, **how)
+        return {name: found["looked"][name] for name in ("measured", "scored", "same", "batch_size")}
+
+    expected = {"measured": 512, "scored": 512, "same": False, "batch_size": 32}
+    assert looked(data="data.py:stream") == expected
+    assert looked("--limit", "100") == expected | {"measured": 64, "scored": 64}
 
 
-def test_a_generator_and_a_limit(diagnose):
-    assert told(diagnose(data="data.py:stream"), "looked") == (
-        "512 samples measured and 512 others scored, in batches of 32"
-    )
-    assert told(diagnose("--limit", "100"), "looked") == "64 samples measured and 64 others scored, in batches of 32"
-
-
-def test_weights_under_a_key_and_as_safetensors(diagnose, tmp_path):
+def test_weights_under_a_key_and_as_safetensors(diagnose, diagnosed, tmp_path):
     from safetensors.torch import save_file
 
     whole = torch.load(tmp_path / "last.pt")
@@ -279,24 +326,25 @@ def test_weights_under_a_key_and_as_safetensors(diagnose, tmp_path):
     torch.save(whole | {"ema": ema}, tmp_path / "both.pt")
     save_file(whole["model"], tmp_path / "last.safetensors")
     assert diagnose(checkpoint="both.pt").out == diagnose().out.replace("last", "both")
-    assert told(diagnose("--key", "ema", checkpoint="both.pt"), "cause").startswith("NaN or inf is stored in layer 1")
-    ended = diagnose(checkpoint="last.safetensors")
-    assert ended.code == 3
-    assert told(ended, "do").endswith("--data TRAINING_DATA --out last-mended.safetensors")
+    _, found = diagnosed("--key", "ema", checkpoint="both.pt")
+    assert (found["cause"], found["findings"][0]["layers"]) == ("not finite", ["1"])
+    code, found = diagnosed(checkpoint="last.safetensors")
+    assert code == 3
+    assert to_run(found)[-4:] == ["--data", "TRAINING_DATA", "--out", "last-mended.safetensors"]
 
 
 # Files
 
 
 def test_a_record(diagnose, tmp_path):
-    ended = diagnose("--json", "found.json")
+    diagnose("--json", "found.json")
     record = Record.load(tmp_path / "found.json")
     assert record.command == (
         "truenorm diagnose --model net.py:make --checkpoint last.pt --data data.py:val --json found.json"
     )
     found = record.trials["diagnosis"]
     assert found["cause"] == "initial values" and found["healthy"] is False
-    assert found["recommendation"] == told(ended, "do")
+    assert found["recommendation"] == sentences(found)["do"]
     assert {row.layer for row in record.rows if row.metric == "shift.own"} == {"1", "4"}
 
 
@@ -315,18 +363,18 @@ class Texts(HTMLParser):
         self.links += [value for name, value in attrs if name in ("src", "href")]
 
 
-def test_a_page(diagnose, tmp_path):
+def test_a_page(diagnosed, tmp_path):
     name = "<script>net & co.py"
     (tmp_path / name).write_text(NET)
-    ended = diagnose("--html", "found.html", model=f"{name}:make")
+    _, found = diagnosed("--html", "found.html", model=f"{name}:make")
     shown = Texts((tmp_path / "found.html").read_text())
     assert shown.links == []
     assert shown.texts.count(f"diagnosis of {name}:make") == 2  # title and heading
     assert (
-        f"truenorm diagnose --model '{name}:make' --checkpoint last.pt --data data.py:val --html found.html"
+        f"truenorm diagnose --model '{name}:make' --checkpoint last.pt --data data.py:val --html found.html --json found.json"
         in shown.texts
     )
-    assert told(ended, "do") in shown.texts
+    assert sentences(found)["do"] in shown.texts
 
 
 def test_a_page_needs_the_extra_report_alone(diagnose, monkeypatch):
@@ -476,8 +524,12 @@ def test_data_that_are_none(refused):
 
 
 def test_a_loader_that_fails_on_the_way(refused):
-    code, sentence = refused(data="data.py:fails_later")
-    assert code == 2 and "images.zip ends here" in sentence
+    assert refused(data="data.py:fails_later") == snapshot(
+        (
+            2,
+            "truenorm: looking at the network ended in OSError: images.zip ends here; nothing was changed (in Python, truenorm shows where)",
+        )
+    )
 
 
 def test_a_data_set_that_is_unknown(refused):
@@ -511,7 +563,10 @@ def test_a_file_that_writes_the_checkpoint_is_named_and_nothing_is_said(truenorm
     ended = truenorm("diagnose", *words, "--checkpoint", "last.pt", "--json", "out.json")
     assert ended.code == 1
     code = "net.py:make, train.py:late" if which == "loader" else f"train.py:{WORDS[which]}"
-    assert ended.sentence.startswith(f"truenorm: last.pt was written to while {code} ran, so the command stops here")
+    assert ended.sentence == (
+        f"truenorm: last.pt was written to while {code} ran, so the command stops here; that code seems to train or to "
+        "save when it is run: put this under if __name__ == '__main__', restore the checkpoint, and run the command again"
+    )
     assert not (tmp_path / "out.json").exists()
 
 
@@ -540,4 +595,4 @@ def test_interrupted(diagnose):
 def test_help(truenorm, golden):
     ended = truenorm("diagnose", "--help")
     assert (ended.code, ended.err) == (0, "")
-    golden("help-diagnose.txt", "".join(f"{line.rstrip()}\n" for line in ended.out.splitlines()))
+    golden("help-diagnose.txt", ended.out)

@@ -213,4 +213,6 @@ def test_a_generator_loses_no_batch():
 
 
 def test_a_loader_that_is_empty():
-    assert "gave no batches" in refused(lambda: try_batch(open_network("net.py:make")[0], []))
+    assert refused(lambda: try_batch(open_network("net.py:make")[0], [])) == snapshot(
+        "data (list) gave no batches; is it empty, used up, or shorter than one batch?"
+    )

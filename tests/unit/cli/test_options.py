@@ -53,7 +53,7 @@ def test_the_golden_file_sees_a_new_option():
 def test_help(truenorm, golden, name):
     ended = truenorm(*([name] if name else []), "--help")
     assert (ended.code, ended.err) == (0, "")
-    golden(f"help-{name or 'truenorm'}.txt", "".join(f"{line.rstrip()}\n" for line in ended.out.splitlines()))
+    golden(f"help-{name or 'truenorm'}.txt", ended.out)
 
 
 def test_every_field_of_the_configuration_is_an_option_with_words():
