@@ -45,7 +45,7 @@ def _batches(part: slice) -> list[tuple[Tensor, Tensor]]:
     return list(zip(images.split(32), labels.split(32), strict=True))
 
 
-def main(checkpoint: str) -> None:
+def train(checkpoint: str) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # sums in the same order on each run; another kind of processor may round otherwise
     model = make()
@@ -57,12 +57,21 @@ def main(checkpoint: str) -> None:
             loss.backward()
             optimizer.step()
     torch.save(model.state_dict(), checkpoint)
+
+
+def right(checkpoint: str, mode: str) -> float:
+    """The part of the held-out images that the network knows, in train() or in eval()."""
+    model = make()
+    model.load_state_dict(torch.load(checkpoint))
+    model.train(mode == "train")
+    with torch.no_grad():
+        return sum(int((model(images).argmax(1) == labels).sum()) for images, labels in held_out()) / 597
+
+
+def main(checkpoint: str) -> None:
+    train(checkpoint)
     for mode in ("train", "eval"):
-        model.load_state_dict(torch.load(checkpoint))  # looking in train() updates the statistics
-        model.train(mode == "train")
-        with torch.no_grad():
-            right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in held_out())
-        print(f"{mode}(): {right / 597:.1%} right")
+        print(f"{mode}(): {right(checkpoint, mode):.1%} right")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,21 @@
-"""The examples run as they stand, in a fresh process, and say what they are there to say."""
+"""The examples run as they stand, in a fresh process, and find what they are there to show."""
 
+import contextlib
+import io
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from inline_snapshot import snapshot
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def said_by(name: str, *arguments: Path) -> str:
-    finished = subprocess.run(
-        [sys.executable, "-W", "error:::__main__", EXAMPLES / name, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def test_every_example_is_run_here():
@@ -34,93 +28,127 @@ def test_every_example_is_run_here():
     }
 
 
+def found_by(name):
+    """What an example finds; run as a script it prints just that, and nothing goes wrong."""
+    example = runpy.run_path(str(EXAMPLES / name))
+    found = example["run"]()
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        example["show"](*found) if type(found) is tuple else example["show"](found)
+    finished = process(sys.executable, "-W", "error:::__main__", EXAMPLES / name)
+    assert (finished.returncode, finished.stdout) == (0, shown.getvalue()), finished.stderr
+    return found
+
+
+def process(*command, **environment):
+    """Ended, with what it printed."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
 @pytest.mark.slow
 def test_convolution():
-    said = said_by("convolution.py")
-    assert "tracking='pooled'" in said
-    assert "(32, 16, 8, 8) (N, C, H, W) → (16,)" in said
-    assert all(float(off) < 1e-5 for off in re.search(r"mean is off by (\S+), the variance by (\S+)", said).groups())
-    assert float(re.search(r"test accuracy ([\d.]+) % of 397 images", said)[1]) > 95
-    assert float(re.search(r"alone or among 397: logits differ by at most (\S+)", said)[1]) < 1e-4
-    assert said.rstrip().endswith("and back: torch.nn.modules.batchnorm")
+    found = found_by("convolution.py")
+    assert found.layer == snapshot(
+        "BatchNorm2d(16, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, tracking='pooled')"
+    )
+    assert (found.maps, found.statistics) == ((32, 16, 8, 8), (16,))
+    assert found.mean_off < 1e-5 and found.var_off < 1e-5
+    assert found.accuracy > 0.95 and found.images == 397
+    assert found.alone_off < 1e-4
+    assert found.back is torch.nn.BatchNorm2d
 
 
 @pytest.mark.slow
 def test_dense_with_dropout():
-    said = said_by("dense_with_dropout.py")
-    rows = re.findall(r"^ +(\w+) +([A-Z][\w, ]*?\w) +\(N, (\d+)\) +([\d,]+) +([\d,]+) *$", said, re.M)
-    assert rows == [
-        ("dense", "Linear", "64", "1,344", "1,344"),
-        ("batch_norm", "BatchNorm1d", "64", "256", "128"),
-        ("relu", "ReLU", "64", "0", "0"),
-        ("dropout", "Dropout", "64", "0", "0"),
-        ("dense_1", "Linear", "32", "2,080", "2,080"),
-        ("batch_norm_1", "BatchNorm1d", "32", "128", "64"),
-        ("relu_1", "ReLU", "32", "0", "0"),
-        ("dropout_1", "Dropout", "32", "0", "0"),
-        ("dense_2", "Linear, Sigmoid", "1", "33", "33"),
+    found = found_by("dense_with_dropout.py")
+    assert [tuple(layer) for layer in found.layers] == [
+        ("dense", "Linear", 64, 1344, 1344),
+        ("batch_norm", "BatchNorm1d", 64, 256, 128),
+        ("relu", "ReLU", 64, 0, 0),
+        ("dropout", "Dropout", 64, 0, 0),
+        ("dense_1", "Linear", 32, 2080, 2080),
+        ("batch_norm_1", "BatchNorm1d", 32, 128, 64),
+        ("relu_1", "ReLU", 32, 0, 0),
+        ("dropout_1", "Dropout", 32, 0, 0),
+        ("dense_2", "Linear, Sigmoid", 1, 33, 33),
     ]
-    assert "3,841 parameters: 3,649 trainable, 192 not trainable" in said
-    assert float(re.search(r"test accuracy ([\d.]+) %", said)[1]) > 90
-    assert float(re.search(r"differ by at most (\S+)", said)[1]) < 1e-4
+    assert (sum(layer.parameters for layer in found.layers), sum(layer.trainable for layer in found.layers)) == (
+        3841,
+        3649,
+    )
+    assert found.accuracy > 0.9
+    assert found.alone_off < 1e-4
 
 
 @pytest.mark.slow
 def test_own_loop():
-    said = said_by("own_loop.py")
-    accuracy = dict(re.findall(r"^(.*?)\s+([\d.]+) %", said, re.M))
-    assert list(accuracy) == [
-        "as trained (momentum 0.1)",
+    found = found_by("own_loop.py")
+    assert list(found.others) == [
         "best momentum of each layer",
         "the same, pooled",
         "adaptive, no pass over data",
         "the population's own",
     ]
-    assert float(accuracy["adaptive, no pass over data"]) > 50
-    shifts = dict(re.findall(r"^(.*?)\s+[\d.]+ %\s+shift ([\d.]+)", said, re.M))
-    assert float(shifts["the population's own"]) == 0
-    assert float(shifts["the same, pooled"]) < float(shifts["best momentum of each layer"])
-    assert said.rstrip().splitlines()[-1].startswith("assigned: {'1': ")
+    assert 0 < found.trained < 1
+    accuracy = {name: right for name, (right, _) in found.others.items()}
+    shift = {name: off for name, (_, off) in found.others.items()}
+    assert accuracy["adaptive, no pass over data"] > 0.5
+    assert shift["the population's own"] == 0
+    assert shift["the same, pooled"] < shift["best momentum of each layer"]
+    assert list(found.assigned) == ["1", "4", "7", "10", "13", "16"]
 
 
 @pytest.mark.slow
 def test_shift_of_a_network():
-    said = said_by("shift_of_a_network.py")
-    assert said.count("estimation shift, in σ of the population") == 2 + 1
-    assert "<table><caption>" in said
-    layers = re.search(r"\{'1': ([\d.]+), '4': ([\d.]+)\}", said)
-    assert layers is not None
-    assert all(float(shift) > 0.1 for shift in layers.groups())  # so short a training leaves a shift to see
+    report, arriving = found_by("shift_of_a_network.py")
+    for found in (report, arriving):
+        assert {layer.layer for layer in found.layers} == {"1", "4"}
+        assert all(layer.shift > 0.1 for layer in found.layers)  # so short a training leaves a shift to see
 
 
-def test_too_few_steps_is_what_the_readme_shows(tmp_path):
-    """The README's first minute: the example, the diagnosis, the repair."""
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    assert said_by("too_few_steps.py", tmp_path / "best.pt").split("\n")[:2] == [
-        "train(): 98.8% right",
-        "eval(): 31.5% right",
-    ]
-    example = EXAMPLES / "too_few_steps.py"
-    common = ["--model", f"{example}:make", "--checkpoint", tmp_path / "best.pt"]
-    found = command("diagnose", *common, "--data", f"{example}:held_out")
-    assert found.returncode == 3
-    cause = re.search(r"^cause +(.*?)\n\S", found.stdout, re.M | re.S)[1]
-    assert re.sub(r"\s+", " ", cause) in re.sub(r"\s+", " ", readme)
-    shown = [line.rstrip() for line in found.stdout.splitlines() if " σ " in line or "± 0." in line]
-    assert len(shown) >= 5 and [line for line in shown if line not in readme] == []
-    mended = command("repair", *common, "--data", f"{example}:training", "--out", tmp_path / "mended.pt")
-    assert mended.returncode == 0 and (tmp_path / "mended.pt").exists()
-    assert [line for line in mended.stdout.splitlines() if line.startswith("assigned") and line not in readme] == []
-    healthy = command("diagnose", *common[:2], "--checkpoint", tmp_path / "mended.pt", "--data", f"{example}:held_out")
-    assert healthy.returncode == 0
+def transcripts(section):
+    """The blocks of a section of README.md."""
+    text = (ROOT / "README.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```\n(.*?)^```$", text, re.M | re.S)
 
 
-def command(*arguments):
-    return subprocess.run(
-        [Path(sys.executable).parent / "truenorm", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+def test_too_few_steps_is_what_the_readme_shows(tmp_path, monkeypatch):
+    """The README's first minute: its commands, word by word, print what is shown below them."""
+    first, diagnose, diagnosis, repair, repaired, *_ = transcripts("First minute")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    terminal = {"COLUMNS": "107", "LINES": "50", "TERM": "dumb", "TTY_COMPATIBLE": "1"}
+    terminal["PYTHONWARNINGS"] = "error:::__main__"
+
+    def run(line):
+        name, *words = shlex.split(line)
+        ended = process(Path(sys.executable).parent / name, *words, **terminal)
+        return ended.returncode, "".join(f"{line.rstrip()}\n" for line in ended.stdout.splitlines())
+
+    assert run(first.splitlines()[-1]) == snapshot(
+        (
+            0,
+            """\
+train(): 98.8% right
+eval(): 31.5% right
+""",
+        )
     )
+    assert run(diagnose) == (3, diagnosis)
+    code, printed = run(repair)
+    assert code == 0 and (tmp_path / "mended.pt").exists()
+    assert printed.splitlines()[-3:] == repaired.splitlines()  # its table is left out there
+    assert run(diagnose.replace("best.pt", "mended.pt"))[0] == 0
+
+
+def test_too_few_steps_are_right_in_train_and_wrong_in_eval(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "too_few_steps.py"))
+    example["train"](tmp_path / "best.pt")
+    assert example["right"](tmp_path / "best.pt", "train") > 0.95
+    assert example["right"](tmp_path / "best.pt", "eval") < 0.5
