@@ -40,6 +40,16 @@ def same(cells, expected, digits=4):
     assert_close(got, want, rtol=0.51 * 10 ** (1 - digits), atol=1e-6)
 
 
+def say(value):
+    """A number as the sentences say it: four digits; what rounding left of a zero is 0."""
+    return f"{round(float(value), 6) + 0.0:.4g}"
+
+
+def samples_give(y):
+    """The remark of step 3."""
+    return f"The samples give {', '.join(map(say, np.ravel(y)))}: their mean is β = {say(np.mean(y))}."
+
+
 def rows(step, table=0):
     """The cells of each row, by what the row is called."""
     return {name: cells for name, *cells in step.tables[table].rows}
@@ -76,11 +86,7 @@ def check_output(walk, values, named):
     found = rows(walk.steps[1])
     same(found["z"], with_totals(z))
     same(found["z²"], with_totals(z**2))
-    listed, mean_of_y = re.fullmatch(
-        r"The samples give (.*): their mean is β = (.*)\.", walk.steps[2].remarks[0]
-    ).groups()
-    same(listed.split(", "), y)
-    same([mean_of_y], named["bias"])
+    assert walk.steps[2].remarks == (samples_give(y),)
 
 
 def check_running(walk, values, named):
@@ -117,10 +123,13 @@ def check_images(walk, values):
         same(cells, [*image.ravel(), image.mean()])
     same(last, [*images.mean(0).ravel(), mean])
     z = (x[-1] - mean) / np.sqrt(var + EPS)
-    same(re.findall(r"is (\S+), as .* was (\S+)\.", walk.steps[6].remarks[0])[0], [z, z])
     ten = (10 * (x[-1] - mean)) / np.sqrt(100 * var + EPS)
-    told = re.findall(r"mean, (\S+), and variance, (\S+); .* is (\S+)\.", walk.steps[6].remarks[1])[0]
-    same(told, [10 * mean, 100 * var, ten])
+    assert walk.steps[6].remarks[:2] == (
+        "Batch norm takes the mean in the corner, not one for each image or for each pixel: z of the last pixel is "
+        f"{say(z)}, as that of the last sample was {say(z)}.",
+        f"A second channel of ten times these numbers has its own mean, {say(10 * mean)}, and variance, "
+        f"{say(100 * var)}; z of its last pixel is {say(ten)}.",
+    )
 
 
 def check(walk, values, named):
@@ -153,7 +162,9 @@ def test_each_channel_is_by_itself():
     same(found["mean"], [*mean, 0, 0])
     same(found["variance"], [*var, 1, 1])
     assert not np.allclose(z, (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)), "features would do as well"
-    same(re.findall(r"along a row, (\S+) of", explain().steps[5].sentences[1]), [x[0].mean()])
+    assert explain().steps[5].sentences[1] == (
+        f"A mean along a row, {say(x[0].mean())} of sample 1, is not batch norm's."
+    )
 
 
 def unbiased_moments(x):
@@ -235,7 +246,7 @@ def test_the_lines_of_code_give_the_numbers(values, named):
     same([str(got["mean"].item()), str(got["var"].item())], [mean, var])
     same(rows(walk.steps[0])["x"][:-2], got["x"])
     same(rows(walk.steps[1])["z"][:-2], got["z"])
-    same(walk.steps[2].remarks[0].partition(":")[0].removeprefix("The samples give ").split(", "), got["y"])
+    assert walk.steps[2].remarks == (samples_give(got["y"]),)
     found = rows(walk.steps[4])
     same(found["eval(), after 10 batches"][-1:], got["after_ten"])
     same(found["eval(), statistics of the data"][-1:], got["right"])
@@ -251,14 +262,24 @@ def test_the_lines_of_code_give_the_numbers(values, named):
 def test_what_the_sentences_claim():
     x, mean, var, unbiased = by_hand(EIGHT)
     walk = explain(weight=math.sqrt(var + EPS), bias=mean)
-    same(walk.steps[2].remarks[0].partition(":")[0].removeprefix("The samples give ").split(", "), x)
+    assert walk.steps[2].remarks == (samples_give(x),)
     norm = torch.nn.BatchNorm1d(1)
     assert (norm.weight.item(), norm.bias.item(), norm.running_mean.item(), norm.running_var.item()) == (1, 0, 0, 1)
     words = explain().steps[3].remarks
-    assert f"mean {mean:g} and variance {var:g} are the truth" in words[0]
-    assert f"goes to {unbiased:.4g}: 8 ÷ 7 times" in words[2]
-    assert "y is 10.45 instead of 7:" in explain().steps[4].remarks[0]
-    assert "would say 0.75)" in explain(momentum=0.25).steps[3].sentences[2]
+    assert words[0] == (
+        f"Every batch was these 8 numbers, so they are all the data there is: mean {mean:g} and variance {var:g} are "
+        "the truth."
+    )
+    assert words[2] == (
+        f"torch's running_var goes to {unbiased:.4g}: 8 ÷ 7 times too much here, and right where batches are random "
+        "samples of more."
+    )
+    assert explain().steps[4].remarks[0] == snapshot(
+        "The same sample and the same weights, and y is 10.45 instead of 7: so a network that is good in train() can be bad in eval()."
+    )
+    assert explain(momentum=0.25).steps[3].sentences[2] == snapshot(
+        "Each batch moves them by momentum = 0.25: in torch the weight of the new batch (Keras means that of the old value, 1 − ours, and would say 0.75)."
+    )
 
 
 def test_the_page_is_what_is_computed_now():
