@@ -2,11 +2,13 @@
 
 import json
 
+from inline_snapshot import snapshot
 from on_gpu import summary
 from on_gpu.measuring import kernel_rows
 from on_gpu.plan import timed_first
 from on_gpu.record import Deadline, Record
 from on_gpu.shapes import layers, network_floor_bytes
+from on_gpu.tables import network, troubles
 from on_gpu.timing import Timing
 from on_gpu.verdicts import near_copy, network_microseconds, sound, verdicts
 
@@ -39,7 +41,7 @@ def rows(*, ours=1.1, eager=2.0, compiled=1.5, cases=None):
 
 
 def said(found):
-    return {str(verdict).split(":")[1].strip(): verdict.met for verdict in verdicts(found)}
+    return {verdict.asked: verdict.met for verdict in verdicts(found)}
 
 
 def test_verdicts_when_all_is_well():
@@ -80,9 +82,13 @@ def test_verdicts_when_it_is_not():
     assert met["every check of correctness and determinism is right"] is False
     assert met["faster than eager at every shape"] is False
     assert met["faster than torch.compile on all batch norms of ResNet-50"] is False
-    texts = [str(verdict) for verdict in verdicts(found)]
-    assert any("wrong: this one" in text for text in texts)
-    assert any("0 of 32 cases; not: bf16 NHWC 64 @112 relu forward+backward (0.97)" in text for text in texts)
+    correct, _, eager, *_ = map(str, verdicts(found))
+    assert correct == snapshot(
+        "FAIL: every check of correctness and determinism is right: 0 of 1 checks; wrong: this one"
+    )
+    assert eager == snapshot(
+        "FAIL: faster than eager at every shape: 0 of 32 cases; not: bf16 NHWC 64 @112 relu forward+backward (0.97), bf16 NHWC 64 @56 relu forward+backward (0.97), bf16 NHWC 128 @56 relu forward+backward (0.97), bf16 NHWC 256 @56 bn forward+backward (0.97), bf16 NHWC 128 @28 relu forward+backward (0.97), bf16 NHWC 256 @28 relu forward+backward (0.97), bf16 NHWC 512 @28 bn forward+backward (0.97), bf16 NHWC 256 @14 relu forward+backward (0.97), bf16 NHWC 512 @14 relu forward+backward (0.97), bf16 NHWC 1024 @14 bn forward+backward (0.97), bf16 NHWC 512 @7 relu forward+backward (0.97), bf16 NHWC 2048 @7 bn forward+backward (0.97) and 20 more"
+    )
 
 
 def test_what_is_missing_is_not_measured():
@@ -163,9 +169,29 @@ def test_documents_list_every_shape_and_survive_errors(tmp_path):
         assert f"| {shape.name}" in document
         assert any(line.startswith(f"| {shape.name}") and f"| {fusion}" in line for line in document.splitlines())
     assert "no \\| pipe" in document
-    for text in ("status -11", "Unsupported: no", "E: e", "3, from: x"):
-        assert text in summary.short(read)
-    assert summary.short(read).splitlines()[-1].startswith("NOT MEASURED: all batch norms")
+    short, told = summary.short(read), troubles(read)
+    assert told.cells == snapshot(
+        (
+            ("error", "x", "E: e"),
+            ("process", "rest", "rest 0 ended with status -11"),
+            ("skipped", "rest", "3, from: x"),
+            ("slow", "x", "12 s"),
+            ("not timed", "ours: 1, from: bf16 NHWC 64 @112 relu forward+backward cold", "OutOfMemoryError: no | pipe"),
+        )
+    )
+    assert [table.cells for table in network(read) if table is not None] == snapshot(
+        [
+            (
+                ("compile", "", "", "", "", "", "", "Unsupported: no"),
+                ("eager again", "", "", "", "", "", "", "TimeoutError: skipped"),
+            ),
+            (("eager", "0.00", "0.00", "0.00", "0.01", "0.00", "0.00", "0.00"),),
+        ]
+    )
+    for table in (told, *network(read)):
+        assert table is None or table.markdown() in short
+    *_, last = verdicts(read)
+    assert (last.met, short.splitlines()[-1]) == (None, str(last))
     for name in ("prepare", "large", "kernels", "rest", "endtoend"):
         assert isinstance(summary.section(read, name), str)
 
