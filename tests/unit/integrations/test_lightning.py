@@ -399,8 +399,11 @@ def test_options_that_make_no_sense_are_refused(kit):
 def test_the_example_runs(kit, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     example = textwrap.dedent(inspect.getdoc(kit.TrueNorm).split("Example (it runs with the tests):")[1])
-    exec(example, {})
-    assert capsys.readouterr().out.splitlines()[-1].startswith("assigned joint: accuracy ")
+    names = {}
+    exec(example, names)
+    repaired = names["true_norm"].repaired
+    assert repaired.chosen == "joint" and "accuracy" in repaired.gains["joint"]
+    assert capsys.readouterr().out.splitlines()[-1] == repaired.sentence
 
 
 def test_without_lightning_the_extra_is_named(monkeypatch):

@@ -5,6 +5,7 @@ import signal
 import threading
 
 import pytest
+from inline_snapshot import snapshot
 from unit.lab.jobs.at_work import is_killed, raises, say_and_wait
 
 from truenorm.lab.jobs.processes import alongside
@@ -53,7 +54,7 @@ def test_a_helper_that_fails_leaves_the_work_to_the_first(capfd):
     with alongside(1, raises):
         done = True
     assert done
-    assert "a helper fails" in capfd.readouterr().err
+    assert capfd.readouterr().err.splitlines()[-1] == snapshot("RuntimeError: a helper fails")
 
 
 def test_ctrl_c_is_answered_as_before():
