@@ -31,6 +31,9 @@ _PLAIN: list[Any] = [
 ]
 """numpy's scalars, as which scripts keep their best score: they run nothing."""
 
+STATISTICS = ("running_mean", "running_var")
+"""How the names of running statistics end."""
+
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
 
@@ -74,6 +77,7 @@ class Checkpoint:
         prefix: what the names begin with beside the network's own.
         metadata: safetensors' own.
         file_state: of the file, just before it was read.
+        lacks: running statistics of the network that the file does not hold.
     """
 
     path: Path
@@ -83,6 +87,7 @@ class Checkpoint:
     prefix: str = ""
     metadata: Mapping[str, str] | None = None
     file_state: FileState = FileState(None)
+    lacks: tuple[str, ...] = ()
 
     @contextmanager
     def unchanged_by(self, code: str) -> Generator[None]:
@@ -108,6 +113,9 @@ class Checkpoint:
     def load_into(self, network: nn.Module) -> "Checkpoint":
         """Load the state strictly; counts of batches may be missing, as in old files and ports.
 
+        The running statistics of batch norm may be missing, too, if all are (a file of parameters): those of the
+        network are then the initial 0 and 1, and `lacks` names them.
+
         Returns:
             the checkpoint, with the prefix that its names turned out to have.
 
@@ -115,11 +123,13 @@ class Checkpoint:
             InvalidInput: names or shapes that are not the network's.
         """
         wanted = network.state_dict()
-        prefix = _prefix(self.state, [name for name in wanted if not name.endswith("num_batches_tracked")])
+        parameters_only = not any(name.endswith(STATISTICS) for name in self.state)
+        optional = ("num_batches_tracked", *(STATISTICS if parameters_only else ()))
+        prefix = _prefix(self.state, [name for name in wanted if not name.endswith(optional)])
         # What lies beside the prefix (a loss, another network) is not this network's.
         state = OrderedDict((n.removeprefix(prefix), value) for n, value in self.state.items() if n.startswith(prefix))
         extra = {name for name in state if name not in wanted and name != "n_averaged"}
-        missing = {name for name in wanted if name not in state and not name.endswith("num_batches_tracked")}
+        missing = {name for name in wanted if name not in state and not name.endswith(optional)}
         if extra or missing:
             raise InvalidInput(
                 f"{self.path} does not fit the network: {_few('it lacks', missing)}{' and ' * bool(extra and missing)}"
@@ -141,19 +151,25 @@ class Checkpoint:
         noted: Mapping[str, Any] = getattr(self.state, "_metadata", {})
         fitting._metadata = {f"{name}.".removeprefix(prefix).removesuffix("."): told for name, told in noted.items()}
         network.load_state_dict(fitting, strict=False)
-        return replace(self, prefix=prefix)
+        lacks = tuple(name for name in wanted if name not in state and name.endswith(STATISTICS))
+        for name in lacks:  # of a network that was built with statistics of its own
+            network.get_buffer(name).fill_(float(name.endswith("running_var")))
+        return replace(self, prefix=prefix, lacks=lacks)
 
     def with_state(self, changed: Mapping[str, Tensor]) -> Rewritten:
         """The file with some tensors replaced, by the network's names; all else as it was.
 
         A tensor keeps the type that it has in the file. Where that cannot hold the values (an integer type, a variance
-        that half precision takes for 0 or inf), it is written as float32.
+        that half precision takes for 0 or inf), it is written as float32. Running statistics that the file lacks are
+        added.
         """
         state = copy.copy(cast(dict[str, Tensor], self.state))  # an OrderedDict of torch's has attributes
         widened: dict[str, torch.dtype] = {}
         for name, value in changed.items():
             there = f"{self.prefix}{name}"
-            if there in state:
+            if name in self.lacks and not isinstance(self.whole, nn.Module):
+                state[there] = value.detach().cpu().clone()
+            elif there in state:
                 given, kind = value.detach().cpu(), state[there].dtype
                 if not _holds(kind, given):
                     widened[there], kind = kind, torch.float32

@@ -45,6 +45,34 @@ def batch_norms(model: nn.Module, *, tracking: bool = True) -> dict[str, nn.Modu
     return layers
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether `batch_norms(model, tracking=False)` finds a layer.
+
+    Example:
+        >>> has_batch_norm(nn.Sequential(nn.Linear(2, 3))), has_batch_norm(nn.BatchNorm1d(3))
+        (False, True)
+    """
+    return any(not isinstance(m, _InstanceNorm) and _looks_like_batch_norm(m) for m in unwrap(model).modules())
+
+
+def like_batch_norm(model: nn.Module) -> list[str]:
+    """Modules with buffers of one number per channel that are not among `batch_norms`: they may be of another make.
+
+    Example:
+        >>> norm = nn.Linear(2, 3)
+        >>> norm.register_buffer("stored_mean", torch.zeros(3))
+        >>> like_batch_norm(nn.Sequential(norm))
+        ['0']
+    """
+    names: list[str] = []
+    for name, module in unwrap(model).named_modules():
+        buffers = [value for value in module._buffers.values() if value is not None]  # pyright: ignore[reportPrivateUsage]  # its own alone
+        per_channel = [value for value in buffers if value.is_floating_point() and value.ndim == 1 and len(value) > 1]
+        if per_channel and not isinstance(module, _InstanceNorm) and not _looks_like_batch_norm(module):
+            names.append(name or type(module).__name__)
+    return names
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside `torch.compile` and data parallelism.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from truenorm.data.batches import Batch, batches_of
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
-from truenorm.model.evaluate import Forward, evaluating, random_states_kept, run
+from truenorm.model.evaluate import Forward, Prepare, evaluating, nothing, random_states_kept, run
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms, is_program, refuse_programs
 from truenorm.model.observe import LayerMoments
@@ -114,15 +114,19 @@ def joint_estimates(
     forward: Forward | None = None,
     tolerance: float | None = None,
     frozen: list[str] | None = None,
+    prepare: Prepare = nothing,
 ) -> tuple[Statistics, Statistics]:
     """Statistics of the joint flow with either variance, pooled and within batches, from one pass.
 
-    `frozen` names the layers to leave alone; None: those that `frozen_layers` finds.
+    `frozen` names the layers to leave alone; None: those that `frozen_layers` finds. `prepare` is done to the model in
+    evaluation mode; what it changes beside modes and batch norm is not undone.
     """
     rules = (Population(), Within())
     with random_states_kept(model):
         batches = batches_of(data, limit=None)
-        pooled, within = _pooled(model, batches, "joint", forward, rules=rules, tolerance=tolerance, frozen=frozen)
+        pooled, within = _pooled(
+            model, batches, "joint", forward, rules=rules, tolerance=tolerance, frozen=frozen, prepare=prepare
+        )
     return pooled, within
 
 
@@ -190,6 +194,7 @@ def _pooled(
     rules: tuple[Rule, ...] = (Population(),),
     tolerance: float | None = None,
     frozen: list[str] | None = None,
+    prepare: Prepare = nothing,
 ) -> list[Statistics]:
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
@@ -197,7 +202,7 @@ def _pooled(
     frozen = frozen_layers(model) if frozen is None else frozen
     observed = LayerMoments(layers, rules)
     seen = 0
-    with evaluating(model), observed.observing() if flow == "eval" else observed.normalising(frozen):
+    with evaluating(model, prepare=prepare), observed.observing() if flow == "eval" else observed.normalising(frozen):
         for number, batch in enumerate(batches, start=1):
             seen += batch.size
             run(model, batch, forward)
