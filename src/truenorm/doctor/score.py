@@ -1,25 +1,29 @@
 """What statistics are worth: the user's own score on held-out samples, the same weights, paired."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from truenorm.data.batches import Batch
 from truenorm.data.sample import Sample
-from truenorm.errors import InvalidInput, MissingFunction, TruenormError
+from truenorm.doctor.target import ACCURACY, LIKELIHOOD, Kind, logits_in, rate, target_of
+from truenorm.errors import InvalidInput, TruenormError
 from truenorm.metrics.intervals import Interval, paired
-from truenorm.model.evaluate import Forward, device_of, evaluating, run
+from truenorm.model.evaluate import Forward, Prepare, device_of, evaluating, nothing, run
 from truenorm.stats.moments import Moments
 
 Score = Callable[[Any, Any], Any]
 """`score(output, batch)`: a number, or one for each sample; more is better (give a loss its minus)."""
 
-ACCURACY, LIKELIHOOD, OWN = "accuracy", "log likelihood", "score"
-"""Metrics."""
+OWN = "score"
+"""The metric of a score of the user's."""
+
+ESTIMATORS = ("joint", "sequential", "within")
+"""Statistics that a pass can give: pooled; of one giant batch; with the mean of the batches' own variances."""
 
 AS_IS, BY_BATCH = "as it is", "batch"
 """Names of scores: of the network as it is, and with each batch's own statistics."""
@@ -27,18 +31,27 @@ AS_IS, BY_BATCH = "as it is", "batch"
 _ROUNDING = 2.0**-20
 """Of a score, relative: eight units in the last place of float32."""
 
-_LEAST = 1e-12
-"""Probability below which a prediction is simply wrong: NaN counts as it, too."""
+RELEVANT = {ACCURACY: 0.002, LIKELIHOOD: 0.02}
+"""The smallest gain that counts: 0.2 points of accuracy, 0.02 nats for each sample."""
 
-WORTH = {ACCURACY: 0.0, LIKELIHOOD: 0.02, OWN: 0.0}
-"""Gains that are shown but smaller than this are not worth a repair (nats; shares have no such bound)."""
+RELEVANT_SHARE = 0.02
+"""Of other metrics: this share of the standard deviation of the score over samples."""
+
+TRIED = len(ESTIMATORS)
+"""Statistics that are compared with those stored; the more are tried, the wider an interval has to be to hold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """The scores of held-out samples (or batches) under some statistics, by metric; more is better."""
+    """The scores of held-out samples (or batches) under some statistics, by metric; more is better.
+
+    Args:
+        values: of each sample, by metric.
+        kind: what the labels were taken for; None for a score of the user's.
+    """
 
     values: Mapping[str, Tensor]
+    kind: Kind | None = None
 
     def mean(self, metric: str) -> float:
         return self.values[metric].mean().item()
@@ -61,6 +74,27 @@ class Scored:
             gains[metric] = paired(ours.tolist(), theirs.tolist(), resolution=resolution)
         return gains
 
+    def beats(self, other: "Scored", *, tried: int = TRIED) -> bool:
+        """Whether a metric gains beyond noise and by more than `relevant`, and none loses beyond its interval.
+
+        With k comparisons (what was tried times the metrics) an interval is taken at the level 1 − 0.05/k (Bonferroni).
+        """
+        gain = self.gain(other)
+        wider = _quantile(tried * len(gain)) / _quantile(1)
+        lost = any(part.high is not None and part.high < 0 for part in gain.values())
+        return not lost and any(
+            part.half_width is not None and part.mean > max(other.relevant(metric), wider * part.half_width)
+            for metric, part in gain.items()
+        )
+
+    def relevant(self, metric: str) -> float:
+        """The smallest gain over these scores that counts."""
+        if metric in RELEVANT:
+            return RELEVANT[metric]
+        values = self.values[metric]
+        values = values[values.isfinite()]
+        return RELEVANT_SHARE * float(values.std()) if len(values) > 1 else 0.0
+
 
 def scored(
     model: nn.Module,
@@ -69,7 +103,7 @@ def scored(
     statistics: Mapping[str, Moments] | None = None,
     score: Score | None = None,
     forward: Forward | None = None,
-    prepare: Callable[[nn.Module], None] = lambda model: None,
+    prepare: Prepare = nothing,
 ) -> Scored | None:
     """Evaluate under some statistics; the model is left as it was.
 
@@ -77,48 +111,65 @@ def scored(
         model: the network.
         sample: what to evaluate on.
         statistics: what to evaluate it with; None: as it is.
-        score: see `Score`; None takes accuracy and log likelihood, where there are classes.
+        score: see `Score`; None rates the labels that the batches hold (`truenorm.doctor.target`).
         forward: how to run a batch.
         prepare: done to the model in evaluation mode, such as waking its dropout.
 
     Returns:
-        the scores; None where there are neither classes nor a score.
+        the scores; None where there are neither labels that fit the output nor a score.
 
     Raises:
         InvalidInput: the score gives no number, or the classes are not the model's.
     """
     scores: dict[str, list[Tensor]] = {}
-    with evaluating(model, statistics):
-        prepare(model)
+    target = None
+    with evaluating(model, statistics, prepare):
         for batch in sample.batches:
             here = batch.to(device_of(model))
             output = run(model, here, forward)
-            values = _classified(output, here) if score is None else {OWN: _own(score, output, here.raw)}
-            if values is None:
-                return None
+            if score is not None:
+                values = {OWN: _own(score, output, here.raw)}
+            else:
+                logits = logits_in(output)
+                if target is None:
+                    labels = [part.labels for part in sample.batches]
+                    known = [label for label in labels if label is not None]
+                    target = None if logits is None or len(known) < len(labels) else target_of(logits, known)
+                if logits is None or target is None or len(logits) != here.size:
+                    return None
+                values = rate(target, logits, here)
             for metric, tensor in values.items():
                 scores.setdefault(metric, []).append(tensor.detach().double().cpu())
-    return Scored({metric: torch.cat(parts) for metric, parts in scores.items()})
+    joined = {metric: torch.cat(parts) for metric, parts in scores.items()}
+    if not all(map(len, joined.values())):
+        return None  # no position of any sample has a class
+    return Scored(joined, None if target is None else target.kind)
 
 
-def is_gain(gain: Mapping[str, Interval]) -> bool:
-    """Does any metric gain beyond noise and by what is worth it, and none lose beyond its interval?
+def best_estimate(scores: Mapping[str, Scored]) -> str | None:
+    """The first estimate that beats what is stored, unless a later one beats it, too; None: what is stored is best."""
+    best = None
+    for name in ESTIMATORS:
+        if name in scores and scores[name].beats(scores[best or AS_IS]):
+            best = name
+    return best
 
-    Six intervals are looked at (three estimates, two metrics), so one is wider here than it is shown.
+
+def samples_to_decide(gain: Interval, metrics: int) -> int:
+    """About as many samples as tell this gain from noise, were it what it seems: n (w/g)².
 
     Example:
-        >>> is_gain({"score": Interval(1.0, 0.5, 9)}), is_gain({"score": Interval(1.0, 1.5, 9)})
-        (True, False)
+        >>> samples_to_decide(Interval(1.0, 1.0, 100), metrics=2)
+        182
     """
-    lost = any(part.high is not None and part.high < 0 for part in gain.values())
-    return not lost and any(
-        part.half_width is not None and part.mean > max(WORTH[metric], _SIX * part.half_width)
-        for metric, part in gain.items()
-    )
+    assert gain.half_width is not None
+    wider = _quantile(TRIED * metrics) / _quantile(1)
+    return math.ceil(gain.n * (wider * gain.half_width / gain.mean) ** 2)
 
 
-_SIX = 2.638 / 1.960
-"""Bonferroni: the normal quantile of 0.05/6 over that of 0.05, two-sided."""
+def _quantile(comparisons: int) -> float:
+    """Of the normal distribution, two-sided, at the level 1 − 0.05/k."""
+    return NormalDist().inv_cdf(1 - 0.025 / comparisons)
 
 
 def _finite(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,42 +181,6 @@ def _finite(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         raise InvalidInput("score(output, batch) gave no finite number, neither as it is nor with other statistics")
     below = known.min() - max(float(known.max() - known.min()), 1.0)
     return torch.where(a.isfinite(), a, below), torch.where(b.isfinite(), b, below)
-
-
-def logits_in(output: Any) -> Tensor | None:
-    """The tensor of a network's output: itself, its `logits`, the first of several; None where there is none.
-
-    Example:
-        >>> logits_in((torch.ones(2, 3), None)).shape
-        torch.Size([2, 3])
-    """
-    logits = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else output)
-    return logits if isinstance(logits, Tensor) else None
-
-
-def _classified(output: Any, batch: Batch) -> dict[str, Tensor] | None:
-    labels = batch.classes
-    logits = logits_in(output)
-    if labels is None or logits is None or logits.ndim != 2 or len(logits) != len(labels):
-        return None
-    labels = labels.long()
-    if logits.shape[1] == 1:  # one logit for the second of two classes
-        logits = torch.cat([torch.zeros_like(logits), logits], 1)
-    odd = labels[(labels < 0) | (labels >= logits.shape[1])]
-    if len(odd):
-        raise MissingFunction(
-            f"the data have a class {int(odd[0])}, the model gives {logits.shape[1]} of them (0 is the first): "
-            "either it is not the model of these data, or these labels are not classes and need a score of their own",
-            "score",
-        )
-    chosen = F.log_softmax(logits.double(), 1).gather(1, labels[:, None]).squeeze(1)
-    right = logits.argmax(1) == labels
-    finite = logits.isfinite().all(1)
-    floor = torch.tensor(_LEAST, dtype=torch.float64).log().to(chosen)
-    return {
-        ACCURACY: (right & finite).double(),
-        LIKELIHOOD: torch.where(finite, chosen, floor).clamp_min(floor),
-    }
 
 
 def _described(value: Any) -> str:
