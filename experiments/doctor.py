@@ -86,11 +86,10 @@ def advice(diagnosis: tn.Diagnosis) -> Callable[[nn.Module, Batches], None]:
 
 
 def preprocessed(diagnosis: tn.Diagnosis) -> Callable[[Tensor], Tensor]:
-    """The images as the advice on preprocessing has them: its a · x + δ."""
+    """The images as the advice on preprocessing has them."""
     for step in diagnosis.steps:
         if isinstance(step.remedy, Preprocess):
-            scale, offset = step.remedy.scale, torch.tensor(step.remedy.offset).reshape(1, -1, 1, 1)
-            return lambda images: scale * images + offset
+            return step.remedy.apply
     return lambda images: images
 
 

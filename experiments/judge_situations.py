@@ -64,20 +64,19 @@ def _preprocessed(situation: Situation, diagnosis: tn.Diagnosis) -> float | None
     """The measure with images as the advice has them."""
     for step in diagnosis.steps:
         if isinstance(step.remedy, Preprocess):
-            first = Affine(step.remedy.scale, step.remedy.offset)
-            return situation.measure(nn.Sequential(first, copy.deepcopy(situation.model)))
+            return situation.measure(Prepared(step.remedy, copy.deepcopy(situation.model)))
     return None
 
 
-class Affine(nn.Module):
-    """scale · x + offset, with an offset for each channel."""
+class Prepared(nn.Module):
+    """A network behind the preprocessing that was advised."""
 
-    def __init__(self, scale: float, offset: tuple[float, ...]) -> None:
+    def __init__(self, remedy: Preprocess, network: nn.Module) -> None:
         super().__init__()
-        self.scale, self.offset = scale, torch.tensor(offset)
+        self.remedy, self.network = remedy, network
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x + self.offset.reshape(-1, *[1] * (x.ndim - 2))
+    def forward(self, x: Tensor) -> Any:
+        return self.network(self.remedy.apply(x))
 
 
 def examined(situation: Situation) -> tuple[dict[str, Any], dict[str, float]]:

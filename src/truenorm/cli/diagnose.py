@@ -19,7 +19,7 @@ def diagnose(
     data_root: str | None = None,
     batch_size: int = 64,
     image_size: int | None = None,
-    limit: int = 2000,
+    limit: int | None = None,
     key: str | None = None,
     trust_checkpoint: bool = False,
     device: str = "cpu",
@@ -41,7 +41,8 @@ def diagnose(
         data_root: folder with local copies of data sets; else the environment's TRUENORM_DATA.
         batch_size: images per batch, of a data set.
         image_size: bring all images of a data set to this height and width.
-        limit: samples to look at: half to measure, half to score.
+        limit: samples to look at: half to measure, half to score. Up to 2,000 unless said, fewer where these would take
+            more than two minutes; the number is printed.
         key: where in the checkpoint the weights lie, such as state_dict_ema.
         trust_checkpoint: let the checkpoint run code when it is read.
         device: cpu or cuda.
@@ -53,7 +54,7 @@ def diagnose(
     """
     from truenorm.cli.opening import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.cli.terminal import console
-    from truenorm.doctor.diagnose import diagnose as examine
+    from truenorm.doctor.diagnose import diagnosed
     from truenorm.files import write_whole
     from truenorm.lab.report.diagnosis import diagnosis_page, read_diagnosis
     from truenorm.lab.report.page import needed
@@ -72,7 +73,7 @@ def diagnose(
                 try_batch(network, batches)
     looking = console(stderr=True).status("looking at the network")
     with looking, users_code("looking at the network"), unchanged(weights, model, data, score, forward):
-        diagnosis = examine(network, batches, limit=limit, **functions)
+        diagnosis = diagnosed(network, batches, limit=limit, **functions)
     named: dict[str, object] = {"--model": model, "--checkpoint": checkpoint or "CHECKPOINT", "--key": key}
     named |= {"--data-root": data_root, "--image-size": image_size, "--score": score, "--forward": forward}
     named |= {"--device": device if device != "cpu" else None}
@@ -94,6 +95,8 @@ def diagnose(
     if html is not None:
         write_whole(html, diagnosis_page(read_diagnosis(record)).encode())
     output = console()
+    if weights is not None and weights.lacks:
+        output.print(f"{checkpoint} holds no running statistics: eval() divides by the initial mean 0 and variance 1")
     output.print(replace(diagnosis, steps=()))
     # A line to run is one line, however narrow the terminal is.
     margin = max(len(heading) for heading, _ in lines) + 2

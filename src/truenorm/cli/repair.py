@@ -48,7 +48,7 @@ def repair(
     """
     from truenorm.cli.opening import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.cli.terminal import console
-    from truenorm.data.checkpoint import ensure_new, write_checkpoint
+    from truenorm.data.checkpoint import STATISTICS, ensure_new, write_checkpoint
     from truenorm.doctor.repair import repair as mend
     from truenorm.files import ensure_writable
 
@@ -74,7 +74,7 @@ def repair(
         output.print(done)
         output.print(f"{out} was not written: {checkpoint} is as good", markup=False, soft_wrap=True)
         sys.exit(3)
-    state = {name: value for name, value in network.state_dict().items() if _is_statistic(name)}
+    state = {name: value for name, value in network.state_dict().items() if name.endswith(STATISTICS)}
     rewritten = weights.with_state(state)
     write_checkpoint(out, rewritten.data, source=checkpoint)
     output.print(done)
@@ -82,7 +82,5 @@ def repair(
     for name, kind in rewritten.widened.items():
         what = f"note: {name} is float32 there: {str(kind).removeprefix('torch.')}, its type so far, cannot hold it"
         output.print(what, markup=False, soft_wrap=True)
-
-
-def _is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in ("running_mean", "running_var")
+    if weights.lacks:
+        output.print(f"note: {checkpoint} held no running statistics; they were added")

@@ -1,6 +1,6 @@
 """`truenorm.diagnose`: examine, rank the causes, and choose what to do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -8,20 +8,20 @@ import torch
 from torch import nn
 
 from truenorm.data.sample import take_sample
-from truenorm.doctor.causes import CERTAIN, LEFT_OVER, MEASURED, STATIC, Find
-from truenorm.doctor.causes.dropout import stochastic
+from truenorm.doctor.causes import CERTAIN, LEFT_OVER, MEASURED, SIGNS, STATIC, Find
+from truenorm.doctor.causes.training_mode import awake, dropouts
+from truenorm.doctor.decision import decide, ranked, steps
 from truenorm.doctor.diagnosis import Diagnosis, LayerState
-from truenorm.doctor.examine import ESTIMATORS, Case, effects, examine, harm, own_share
+from truenorm.doctor.examine import Case, effects, examine, harm, own_share
 from truenorm.doctor.finding import Finding
-from truenorm.doctor.outcome import Improvement, Looked, Outcome, OutcomeKind, RuledOut
+from truenorm.doctor.outcome import Looked, Outcome, RuledOut
 from truenorm.doctor.rank import EXPLAINS
-from truenorm.doctor.remedy import DiagnoseAgain, InCode, Nothing, Preprocess, Remedy, RepairStatistics, Step
-from truenorm.doctor.score import ACCURACY, AS_IS, OWN, Score, Scored, is_gain
-from truenorm.model.evaluate import Forward, random_states_kept
-from truenorm.model.layers import is_program
-
-LIMIT = 2000
-"""Samples that are looked at."""
+from truenorm.doctor.remedy import Nothing, Step
+from truenorm.doctor.score import AS_IS, Score, scored
+from truenorm.doctor.size import fitting
+from truenorm.errors import InvalidInput
+from truenorm.model.evaluate import Forward, seeded
+from truenorm.model.layers import has_batch_norm, is_program, like_batch_norm
 
 _TRIED = 16
 """Layers that are mended one by one, to see what each does to the output."""
@@ -29,8 +29,8 @@ _TRIED = 16
 _MOST = 1e6
 """σ; a variance of 0 is off by more than any number."""
 
-FAR = 0.5
-"""σ from which on a layer is an alarm where nothing is scored."""
+_SETTLES = 0.95
+"""Share of the shift from which on no other cause is looked for."""
 
 SHOWS = 2.0
 """How many times its noise floor a layer must be off to be called off."""
@@ -43,31 +43,34 @@ def diagnose(
     score: Score | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     forward: Forward | None = None,
-    limit: int = LIMIT,
+    limit: int | None = None,
 ) -> Diagnosis:
     """Why a network is good in train() and bad in eval(), and what mending its statistics would give.
 
     One evaluation pass shows what arrives at each batch-norm layer; statistics are right if and only if they
     equal it. What is off is split into a layer's own error and what it inherits from layers below, causes
     are ranked by how much of the shift they explain, and what other statistics would give is measured on
-    samples that they were not taken from. Nothing is changed: state, modes, hooks and random numbers are as
-    before.
+    samples that they were not taken from. Random numbers come from a fixed seed, so that the same call says the same.
+    Nothing is changed: state, modes, hooks and random states are as before.
 
     Args:
         model: the network, on its device.
         data: an iterable of batches, held-out ones rather; the first `limit` samples are read, once. None: only
             what can be seen without.
         score: `score(output, batch)` gives a number, or one for each sample; more is better (give a loss its
-            minus). None: accuracy and log likelihood, where the batches hold classes.
+            minus). None: what the batches hold as labels is scored, and what it is taken for is said: a class for
+            each sample or position, any number of labels, or numbers of the output's shape.
         optimizer: what trains the model, for what only it can tell.
         forward: how to run a batch, `forward(model, batch)`, where `model(images)` is not it.
-        limit: how many samples to look at, half to measure and half to score.
+        limit: how many samples to look at, half to measure and half to score. None: up to 2,000, fewer where one
+            timed forward says that they would take more than two minutes; the number is in `looked.limit`.
 
     Returns:
         layers, causes, gains and a recommendation; `print` it.
 
     Raises:
-        InvalidInput: no batch norm, no batches, values that are not finite, a score that gives no number.
+        InvalidInput: no batches, values that are not finite, a score that gives no number; no batch norm that is
+            known, and modules that may be one.
         NotMeasurable: no batch-norm layer is reached by the data.
 
     Example:
@@ -78,68 +81,99 @@ def diagnose(
         >>> diagnose(net, batches).cause
         'initial values'
     """
-    with random_states_kept(model):
+    return diagnosed(model, data, score=score, optimizer=optimizer, forward=forward, limit=limit)
+
+
+def diagnosed(
+    model: nn.Module,
+    data: Iterable[Any] | None,
+    *,
+    score: Score | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    forward: Forward | None = None,
+    limit: int | None = None,
+    started: Callable[[int], None] = lambda limit: None,
+) -> Diagnosis:
+    """`diagnose`, for the command line.
+
+    Args:
+        started: called once with the number of samples that will be looked at.
+    """
+    unknown = tuple(like_batch_norm(model))
+    if not has_batch_norm(model):
+        if unknown:
+            raise InvalidInput(
+                f"{type(model).__name__} has no batch norm that truenorm knows; {unknown[0]} holds buffers of one "
+                "number per channel, and may be one of another make: give it buffers named running_mean and "
+                "running_var to have it looked at"
+            )
+        return _without_batch_norm()
+    with seeded(model, data):
+        sample = None
         # Programs have no modes to choose and no hooks: they are looked at without running them.
-        sample = None if data is None or is_program(model) else take_sample(data, limit=limit)
+        if data is not None and not is_program(model):
+            size, batches = fitting(model, data, forward=forward, limit=limit)
+            started(size)
+            sample = take_sample(batches, limit=size)
+            limit = size
         case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
-        return _concluded(case)
+        return _concluded(case, limit, unknown)
 
 
-def _concluded(case: Case) -> Diagnosis:
-    gains = case.gains()
-    best = best_estimate(case.scores)
+def _without_batch_norm() -> Diagnosis:
+    return Diagnosis(
+        outcome=Outcome(kind="no batch norm"),
+        layers=(),
+        findings=(),
+        gains={},
+        scores={},
+        best=None,
+        ruled_out=(),
+        steps=(Step(remedy=Nothing()),),
+        looked=None,
+    )
+
+
+def _concluded(case: Case, limit: int | None, unknown: tuple[str, ...]) -> Diagnosis:
     layers = _ranked(case)
     off = [layer for layer in layers if _shows(layer)]
     findings = _findings(case, measured=bool(off) or _damaged(case))
-    causes = ranked(finding for finding in findings if finding.level != "note")
+    causes = ranked([finding for finding in findings if finding.level != "note"])
     notes = [finding for finding in findings if finding.level == "note"]
-    # Another preprocessing is no fault of the statistics; it is named only if undoing it was shown to help.
-    data_at_fault = bool(causes) and isinstance(causes[0].remedy, Preprocess)
-    # What mending would give is not always known: then far off is bad enough.
-    far = not gains and any(layer.off > FAR for layer in off)
-    defect = any(finding.level == "defect" for finding in causes)
-    healthy = not (defect or (off and best) or data_at_fault or far)
+    outcome = decide(case, off, causes, unknown)
+    if not causes and outcome.kind == "repairable":
+        causes = [Finding(cause="unexplained")]
+    gains = case.gains()
     return Diagnosis(
-        healthy=healthy,
-        outcome=_outcome(case, healthy, len(off), best, bool(causes)),
+        outcome=outcome,
         layers=tuple(layers),
         findings=(*causes, *notes),
         gains=gains,
         scores={
             name: {metric: scored.mean(metric) for metric in scored.values} for name, scored in case.scores.items()
         },
-        best=best,
-        ruled_out=_ruled_out(case) if healthy and gains else (),
-        steps=_steps(case, healthy, best, causes[0].remedy if causes else None),
-        looked=_looked(case),
+        best=case.best,
+        ruled_out=_ruled_out(case) if outcome.healthy and gains else (),
+        steps=steps(case, outcome, causes),
+        looked=_looked(case, limit),
     )
-
-
-def ranked(findings: Iterable[Finding]) -> list[Finding]:
-    """The likeliest first; if it explains the shift, other causes are dropped, and only defects follow."""
-    ordered = sorted(findings, key=lambda finding: (-finding.place, finding.level != "defect"))
-    if ordered and ordered[0].place > EXPLAINS:
-        ordered[1:] = [finding for finding in ordered[1:] if finding.level == "defect"]
-    return ordered
-
-
-def best_estimate(scores: Mapping[str, Scored]) -> str | None:
-    """The first estimate that gains beyond noise, unless a later one gains beyond noise over it; None: as it is."""
-    best = None
-    for name in ESTIMATORS:
-        if name in scores and is_gain(scores[name].gain(scores[best or AS_IS])):
-            best = name
-    return best
 
 
 def _findings(case: Case, *, measured: bool) -> list[Finding]:
     findings = _found(STATIC, case)
-    if case.estimates and measured:
-        findings += _found(MEASURED, case)
-        if all(finding.place < EXPLAINS for finding in findings if finding.level != "note"):
-            findings += _found(LEFT_OVER, case)
-    elif case.estimates:
-        findings += _found(CERTAIN, case)
+    if not case.estimates:
+        return findings
+    findings += _found(CERTAIN, case)
+    if not measured:
+        return findings
+    for find in MEASURED:
+        if any(finding.level != "note" and (finding.explained or 0.0) > _SETTLES for finding in findings):
+            break
+        findings += find(case)
+    findings += _found(SIGNS, case)
+    harm = AS_IS not in case.scores or case.best is not None
+    if harm and all(finding.place < EXPLAINS for finding in findings if finding.level != "note"):
+        findings += _found(LEFT_OVER, case)
     return findings
 
 
@@ -185,73 +219,27 @@ def _shows(state: LayerState) -> bool:
     return state.off > max(SHOWS * (state.floor or 0.0), 0.02)
 
 
-def _outcome(case: Case, healthy: bool, off: int, best: str | None, cause: bool) -> Outcome:
-    def outcome(kind: OutcomeKind, improved: tuple[Improvement, ...] = ()) -> Outcome:
-        return Outcome(kind=kind, data=case.sample is not None, off=off, layers=len(case.stored), improved=improved)
-
-    if not case.estimates:
-        return outcome("no defect" if healthy else "defect")
-    gains = case.gains()
-    if not gains:
-        return outcome("damaged" if _damaged(case) else "not scored")
-    if best is not None:
-        before, after = case.scores[AS_IS], case.scores[best]
-        metrics = [metric for metric, gain in gains[best].items() if (gain.low or 0.0) > 0]
-        return outcome(
-            "repairable", tuple(Improvement(metric=m, before=before.mean(m), after=after.mean(m)) for m in metrics)
-        )
-    if not healthy:
-        return outcome("not repairable" if cause else "unexplained")
-    return outcome("harmless" if off else "sound")
-
-
 def _ruled_out(case: Case) -> tuple[RuledOut, ...]:
     before = case.scores[AS_IS]
-    metric = ACCURACY if ACCURACY in before.values else OWN
+    metric = next(iter(before.values))
     most = max((gain[metric].mean for gain in case.gains().values()), default=0.0)
     parts = [RuledOut(what="statistics", metric=metric, change=most)]
-    rates = stochastic(case.model)
-    if rates and case.held_out is not None:
-
-        def awake(model: nn.Module) -> None:
-            for name, module in model.named_modules():
-                if name in rates:
-                    module.train()
-
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            noisy = case.judged(case.held_out, awake)
+    if dropouts(case.model) and case.held_out is not None and (network := case.copy()) is not None:
+        noisy = scored(network, case.held_out, score=case.score, forward=case.forward, prepare=awake)
         if noisy is not None:
             parts.append(RuledOut(what="dropout", metric=metric, change=noisy.mean(metric) - before.mean(metric)))
     return (*parts, RuledOut(what="training data"))
 
 
-def _steps(case: Case, healthy: bool, best: str | None, remedy: Remedy | None) -> tuple[Step, ...]:
-    """What to do now, and what in the next training, by the remedy of the likeliest cause."""
-    if not case.estimates:
-        return (Step(remedy=remedy or DiagnoseAgain()),)
-    if isinstance(remedy, Preprocess):
-        return (Step(remedy=remedy),)
-    if isinstance(remedy, InCode):
-        return (Step(remedy=remedy), *([Step(remedy=RepairStatistics(), when="then")] if best is not None else []))
-    next_time = remedy.next_time if isinstance(remedy, RepairStatistics) else remedy
-    if best is not None:
-        later = () if next_time is None else (Step(remedy=next_time, when="later"),)
-        return (Step(remedy=RepairStatistics()), *later)
-    scored = AS_IS in case.scores
-    if remedy is not None and not healthy:
-        otherwise = Nothing(none_better=True) if scored else RepairStatistics(needs_score=True)
-        return (Step(remedy=next_time or otherwise),)
-    return (Step(remedy=Nothing() if scored else DiagnoseAgain(needs_score=True)),)
-
-
-def _looked(case: Case) -> Looked | None:
+def _looked(case: Case, limit: int | None) -> Looked | None:
     if case.sample is None:
         return None
     if case.held_out is None:
-        return Looked()
+        return Looked(limit=limit)
     reached = {*case.joint, *case.partly}
     return Looked(
+        limit=limit,
+        kind=case.scores[AS_IS].kind if AS_IS in case.scores else None,
         measured=len(case.sample),
         scored=len(case.held_out) if case.scores else 0,
         same=case.held_out is case.sample,

@@ -50,7 +50,6 @@ class Diagnosis:
     """What `diagnose` found; shows itself in a terminal and in a notebook.
 
     Args:
-        healthy: no alarm: no defect, and no gain beyond its interval.
         outcome: the verdict as a value; `verdict` is its sentence.
         layers: the most harmful first: by what mending one alone does to the output, else by its weighted error.
         findings: causes, the likeliest first; then notes.
@@ -68,7 +67,6 @@ class Diagnosis:
         'never updated'
     """
 
-    healthy: bool
     outcome: Outcome
     layers: tuple[LayerState, ...]
     findings: tuple[Finding, ...]
@@ -78,6 +76,11 @@ class Diagnosis:
     ruled_out: tuple[RuledOut, ...]
     steps: tuple[Step, ...]
     looked: Looked | None
+
+    @property
+    def healthy(self) -> bool:
+        """No alarm: no defect, and no remedy that does better."""
+        return self.outcome.healthy
 
     @property
     def causes(self) -> tuple[Finding, ...]:

@@ -1,7 +1,8 @@
 """The examination: an evaluation pass, and what the layers should have stored."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -9,19 +10,17 @@ from torch import Tensor, nn
 
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, layers_of, stored_statistics
-from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, logits_in, scored
+from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, best_estimate, scored
+from truenorm.doctor.target import logits_in
 from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
-from truenorm.model.evaluate import Forward, evaluating, run
+from truenorm.model.evaluate import Forward, Prepare, evaluating, nothing, run
 from truenorm.model.layers import batch_norms
 from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import ShiftReport, errors, estimation_shift
 from truenorm.stats.statistics import Statistics
-
-ESTIMATORS = ("joint", "sequential", "within")
-"""Statistics that a pass can give: pooled; of one giant batch; with the mean of the batches' own variances."""
 
 _BATCH = 32
 """Samples in a batch where the data come one by one."""
@@ -45,7 +44,9 @@ class Case:
         stored: what the layers carry.
         arriving: the moments of what reaches each layer in evaluation; None where they cannot be had.
         estimates: what the layers could carry, by estimator.
-        scores: as it is (`AS_IS`), with the batches' own statistics (`BY_BATCH`), and under each estimate.
+        scores: as it is (`AS_IS`), with the batches' own statistics (`BY_BATCH`), and under each estimate, frozen
+            layers left as they are.
+        unfrozen: the same with frozen layers included, where there are any.
         repeated: layers that are called more than once per forward.
         left: layers that a repair would leave alone (frozen).
         partly: layers that some of the passes did not reach.
@@ -63,10 +64,17 @@ class Case:
     arriving: Statistics | None = None
     estimates: dict[str, Statistics]
     scores: dict[str, Scored]
+    unfrozen: dict[str, Scored] = field(default_factory=dict[str, Scored])
     repeated: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     partly: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+
+    @property
+    def momentum_known(self) -> bool:
+        """Whether the layers were trained with the momentum they have; of a network that was built for a checkpoint
+        this is a guess, for no state dict holds it."""
+        return self.optimizer is not None and len(self.optimizer.state) > 0
 
     @property
     def joint(self) -> Statistics:
@@ -86,6 +94,21 @@ class Case:
         """How far each layer is off what it should have stored: its own error alone."""
         return None if self.arriving is None else _between(self.stored, self.exact)
 
+    @cached_property
+    def best(self) -> str | None:
+        """The estimate to repair with; None where what is stored does as well, or nothing was scored."""
+        return best_estimate(self.scores) if AS_IS in self.scores else None
+
+    @cached_property
+    def best_unfrozen(self) -> str | None:
+        """The same with frozen layers included."""
+        return best_estimate(self.unfrozen) if AS_IS in self.unfrozen else None
+
+    @property
+    def best_score(self) -> Scored | None:
+        """Of the best repair, or of what is stored where none does better; None where nothing was scored."""
+        return self.scores.get(self.best or AS_IS)
+
     def gains(self) -> dict[str, dict[str, Interval]]:
         """What each estimate gives on held-out samples, by metric."""
         if AS_IS not in self.scores:
@@ -94,22 +117,41 @@ class Case:
 
     def measure(self, sample: Sample, flow: Literal["joint", "eval"] = "joint") -> Statistics:
         """Either flow over other batches, frozen layers included."""
-        with using(self.model):
-            self.model.eval()
-            if flow == "eval":
-                return on_cpu(measure(self.model, sample.batches, forward=self.forward, flow="eval"))
-            return on_cpu(joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])[0])
+        return self.measure_on(self.model, sample, flow)
 
-    def measure_both(self, sample: Sample) -> tuple[Statistics, Statistics]:
+    def measure_on(self, model: nn.Module, sample: Sample, flow: Literal["joint", "eval"] = "joint") -> Statistics:
+        """The same on a changed copy of the network."""
+        with using(model):
+            model.eval()
+            if flow == "eval":
+                return on_cpu(measure(model, sample.batches, forward=self.forward, flow="eval"))
+            return on_cpu(joint_estimates(model, sample.batches, forward=self.forward, frozen=[])[0])
+
+    def measure_both(self, sample: Sample, prepare: Prepare = nothing) -> tuple[Statistics, Statistics]:
         """The joint flow over other batches, with either variance."""
         with using(self.model):
             self.model.eval()
-            pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])
+            pooled, within = joint_estimates(
+                self.model, sample.batches, forward=self.forward, frozen=[], prepare=prepare
+            )
         return on_cpu(pooled), on_cpu(within)
 
-    def judged(self, sample: Sample, prepare: Callable[[nn.Module], None] = lambda model: None) -> Scored | None:
+    def judged(self, sample: Sample, prepare: Prepare = nothing) -> Scored | None:
         """The score as it is, on other samples or in another mode."""
         return scored(self.model, sample, score=self.score, forward=self.forward, prepare=prepare)
+
+    def judged_on(self, model: nn.Module) -> Scored | None:
+        """The score of a changed copy of the network, on the held-out samples."""
+        if self.held_out is None or AS_IS not in self.scores:
+            return None
+        return scored(model, self.held_out, score=self.score, forward=self.forward)
+
+    def copy(self) -> nn.Module | None:
+        """A copy of the network that may be changed; None where it cannot be copied."""
+        try:
+            return copy.deepcopy(self.model)
+        except Exception:  # whatever a module of the user's raises: what needs a copy is not tried
+            return None
 
 
 def examine(
@@ -127,7 +169,15 @@ def examine(
     """
     layers = layers_of(model)
     stored = stored_statistics(layers)
-    bare = Case(model=model, layers=layers, optimizer=optimizer, sample=sample, stored=stored, estimates={}, scores={})
+    bare = Case(
+        model=model,
+        layers=layers,
+        optimizer=optimizer,
+        sample=sample,
+        stored=stored,
+        estimates={},
+        scores={},
+    )
     if sample is None or not len(stored):
         return bare
     if sample.batch_size == 1:
@@ -149,11 +199,17 @@ def examine(
     named = {"joint": joint, "within": within, "sequential": exact}
     estimates = {name: _only(statistics, reached) for name, statistics in named.items()}
     scores: dict[str, Scored] = {}
+    unfrozen: dict[str, Scored] = {}
     for name, estimate in {AS_IS: Statistics({}), **estimates}.items():
         given = {layer: moments for layer, moments in estimate.items() if layer not in left}  # as repair does
         values = scored(model, held_out, statistics=given, score=score, forward=forward)
-        if values is not None:
-            scores[name] = values
+        if values is None:
+            break
+        scores[name] = unfrozen[name] = values
+        if len(given) < len(estimate):
+            every = scored(model, held_out, statistics=estimate, score=score, forward=forward)
+            assert every is not None
+            unfrozen[name] = every
     synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if scores and not synchronised:  # whose training mode would wait for other processes
         values = scored(model, held_out, score=score, forward=forward, prepare=_by_batch)
@@ -170,6 +226,7 @@ def examine(
         arriving=arriving,
         estimates=estimates,
         scores=scores,
+        unfrozen=unfrozen if left else {},
         sizes=tuple(batch.size for batch in sample.batches),
         repeated=(arriving or joint).provenance.repeated,
         left=tuple(left),

@@ -41,6 +41,17 @@ Cause = Literal[
     "synchronised alone",
     "program in training mode",
     "last batch of one",
+    "updated in part",
+    "common factor",
+    "not the variance",
+    "weights of batch norm",
+    "another momentum in training",
+    "randomness",
+    "training mode",
+    "frozen statistics",
+    "folded statistics",
+    "order of classes",
+    "unexplained",
 ]
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)

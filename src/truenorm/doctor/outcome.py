@@ -3,12 +3,25 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from truenorm.doctor.target import Kind
+
 OutcomeKind = Literal[
-    "no defect", "defect", "damaged", "not scored", "repairable", "not repairable", "unexplained", "harmless", "sound"
+    "no batch norm",
+    "no defect",
+    "defect",
+    "damaged",
+    "not scored",
+    "other remedy",
+    "frozen",
+    "repairable",
+    "not repairable",
+    "harmless",
+    "sound",
 ]
-"""Without running statistics that could be measured, `no defect` or `defect`; without a score, `damaged` (buffers that
-hold no statistics) or `not scored`; else `repairable`, `not repairable` (a cause is known), `unexplained`, `harmless`
-(layers are off, and nothing does better) or `sound`."""
+"""The network has `no batch norm`; without running statistics that could be measured, `no defect` or `defect`; without
+a score, `damaged` (buffers that hold no statistics) or `not scored`; else `other remedy` (a change of data or code does
+better than any repair), `frozen` (a repair would do better if frozen layers took part), `repairable`, `not repairable`
+(a defect that other statistics do not change), `harmless` (layers are off, and nothing does better) or `sound`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +40,12 @@ class Outcome:
     Args:
         kind: see `OutcomeKind`.
         data: whether data were given.
+        healthy: whether there is no alarm: this alone decides the exit code, the verdict and the advice.
         off: layers that are off beyond noise.
         layers: layers with running statistics.
-        improved: metrics that a repair improves beyond their intervals.
+        improved: metrics that the best remedy improves beyond their intervals.
+        undecided: a gain that is larger than what counts and within noise; None where there is none.
+        unknown: modules that may be batch norm, and are not understood.
 
     Example:
         >>> Outcome(kind="harmless", off=1, layers=5).off
@@ -37,10 +53,30 @@ class Outcome:
     """
 
     kind: OutcomeKind
+    healthy: bool = True
     data: bool = True
     off: int = 0
     layers: int = 0
     improved: tuple[Improvement, ...] = ()
+    undecided: "Undecided | None" = None
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undecided:
+    """A gain that the samples do not decide.
+
+    Args:
+        metric: which.
+        gain: its mean.
+        half_width: of its 95 % interval.
+        samples: about as many scored samples would decide, were the gain what it seems.
+    """
+
+    metric: str
+    gain: float
+    half_width: float
+    samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +93,8 @@ class Looked:
     """What was looked at.
 
     Args:
+        limit: samples that were to be looked at; `limit=` repeats it.
+        kind: what the labels were taken for; None where nothing or a score of the user's was scored.
         measured: samples that were measured on; 0 if the network was not run.
         scored: samples that were scored on; 0 if none were.
         same: scored on the samples that were measured on.
@@ -67,6 +105,8 @@ class Looked:
         repeated: layers that are called more than once per forward.
     """
 
+    limit: int | None = None
+    kind: Kind | None = None
     measured: int = 0
     scored: int = 0
     same: bool = False

@@ -1,7 +1,10 @@
 """What helps, as values; `truenorm.doctor.words` makes the sentences."""
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 When = Literal["do", "then", "later"]
 """Now; after the first step; in the next training."""
@@ -31,11 +34,29 @@ class RepairStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """Feed the network scale · x + offset, with an offset for each channel of the images."""
+    """Feed the network scale · x + offset, with an offset for each channel of the images.
+
+    Args:
+        scale, offset: as said.
+        reverse: whether the channels are reversed first (blue first for red first).
+    """
 
     kind: ClassVar[str] = "preprocess"
     scale: float
     offset: tuple[float, ...]
+    reverse: bool = False
+
+    def apply(self, images: "Tensor") -> "Tensor":
+        """Images of shape (N, C, ...) with the remedy.
+
+        Example:
+            >>> import torch
+            >>> bgr = torch.tensor([[[[1.0]], [[3.0]]]])
+            >>> Preprocess(scale=2.0, offset=(1.0, 0.0), reverse=True).apply(bgr).flatten()
+            tensor([7., 2.])
+        """
+        offset = images.new_tensor(self.offset).reshape(1, -1, *(1,) * (images.ndim - 2))
+        return self.scale * (images.flip(1) if self.reverse else images) + offset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +108,38 @@ class Freeze:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unfreeze:
+    """Let frozen layers take statistics again: a shell pattern, or names.
+
+    Args:
+        held: whether `truenorm.freeze` holds them; False: they are in eval() while the model trains.
+    """
+
+    kind: ClassVar[str] = "unfreeze"
+    layers: str | tuple[str, ...]
+    held: bool
+
+
+Weight = Literal["1", "1 + γ", "|γ|"]
+"""What training multiplied by, as a function of the weights γ that are there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetWeight:
+    """Give batch norm the weights that training used."""
+
+    kind: ClassVar[str] = "set weight"
+    weight: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReorderClasses:
+    """Give labels and outputs the same order of classes."""
+
+    kind: ClassVar[str] = "reorder classes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertLayers:
     """Train with `truenorm.convert(model)`.
 
@@ -120,6 +173,7 @@ class ChangeCode:
         "no decay",
         "drop the last batch",
         "no synchronisation",
+        "convert statistics",
     ]
 
 
@@ -152,6 +206,9 @@ Remedy = (
     | TrackStatistics
     | CountOnce
     | Freeze
+    | Unfreeze
+    | SetWeight
+    | ReorderClasses
     | ConvertLayers
     | RetrainWith
     | ChangeCode
@@ -160,8 +217,12 @@ Remedy = (
 )
 """One of the classes above."""
 
-InCode = SetEps | SetMomentum | TrackStatistics | CountOnce | ChangeCode
+InCode = SetEps | SetMomentum | TrackStatistics | CountOnce | SetWeight | ChangeCode
 """Remedies that come before a repair: the network itself is built or run wrongly."""
+
+
+ScoredAdvice = Preprocess | SetEps | SetWeight | ReorderClasses
+"""Changes of data or code that a cause advises only if they score better than the best repair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

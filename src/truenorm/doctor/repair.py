@@ -11,12 +11,12 @@ from torch import nn
 from truenorm.data.batches import batches_of
 from truenorm.data.sample import Sample, take_sample
 from truenorm.doctor import words
-from truenorm.doctor.diagnose import LIMIT, best_estimate
 from truenorm.doctor.examine import giant_batch
-from truenorm.doctor.score import AS_IS, Score, Scored, scored
+from truenorm.doctor.score import AS_IS, Score, Scored, best_estimate, scored
+from truenorm.doctor.size import LIMIT
 from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
-from truenorm.model.evaluate import Forward, random_states_kept
+from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.gather import all_or_none, gathered, num_processes
 from truenorm.model.measure import joint_estimates, measure
 from truenorm.model.statistics import assign, statistics
@@ -136,7 +136,7 @@ def repair(
         model: the network, changed in place or not at all.
         data: training batches, with the transforms of inference, shuffled; read once.
         held_out: batches to decide by; None holds out some of `data`, which are then not measured.
-        score: as for `diagnose`; needed where the batches hold no classes.
+        score: as for `diagnose`; needed where the batches hold no labels that fit the output.
         forward: how to run a batch.
         tolerance: stop measuring once the standard error of all means is below this, in σ.
         limit: stop measuring after this many samples.
@@ -157,7 +157,7 @@ def repair(
         >>> done = repair(net, [(a, (a[:, 0] > 3).long()) for a in x.split(32)], score=lambda y, b: -y.abs().mean(1))
         >>> _ = assign(net, done.previous)
     """
-    with random_states_kept(model):
+    with seeded(model, data, held_out):
         return _repaired(model, data, held_out, score, forward, tolerance, limit)
 
 
@@ -220,7 +220,7 @@ def _judged(
     values = scored(model, sample, statistics=estimate, score=score, forward=forward)
     if values is None:
         raise MissingFunction(
-            "nothing says whether other statistics do better: the batches hold no classes that fit the model's output",
+            "nothing says whether other statistics do better: the batches hold no labels that fit the model's output",
             "score",
         )
     return values

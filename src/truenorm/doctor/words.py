@@ -1,6 +1,7 @@
 """The sentences of the doctor, made from its values; nothing reads them back."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from truenorm.doctor import remedy as remedies
@@ -68,13 +69,22 @@ def _texts(e: Mapping[str, Any]) -> dict[str, Any]:
     """The evidence, with what is shown in words of its own."""
     texts = dict(e)
     if "offset" in e:
-        texts["affine"] = _affine(e["scale"], e["offset"])
+        texts["affine"] = _affine(e["scale"], e["offset"], e["reverse"])
     if "dropouts" in e:
         texts["dropouts"] = some(f"{name} {rate:g}" for name, rate in zip(e["dropouts"], e["rates"], strict=True))
     if "other_eps" in e:
         texts["other_eps"] = ", ".join(f"{eps:g}" for eps in e["other_eps"])
-    if e.get("counted_batches") is not None:
-        texts["counted_batches"] = times(e["counted_batches"], "batch")
+    if e.get("batches") is not None:
+        texts["batches_counted"] = times(e["batches"], "batch")
+    if "modules" in e:
+        texts["where"] = some(
+            f"{name} ({kind})" if name else f"the forward of {kind}"
+            for name, kind in zip_longest(e["modules"], e["classes"], fillvalue=e["classes"][-1])
+        )
+    if "metric" in e:
+        texts["scored"] = _scored(e)
+    if "order" in e:
+        texts["order"] = ", ".join(map(str, e["order"]))
     return texts
 
 
@@ -82,20 +92,76 @@ _EXPLAINED = "{explained:.0%} of the shift is explained by it"
 
 
 def _initial_values(e: Mapping[str, Any]) -> str:
-    if e["agrees"] and e["momentum"] is not None:
+    if e["momentum"] is not None:
         return (
-            "momentum {momentum:g}, {counted_batches}: {left:.0%} of the initial 0 and 1 is still stored; "
+            "momentum {momentum:g}, {batches_counted}: {left:.0%} of the initial 0 and 1 is still stored; "
             f"{_EXPLAINED}"
         )
-    against = "" if e["momentum"] is None else " (momentum {momentum:g} and {counted_batches} do not explain it)"
-    return f"about {{left:.0%}} of what is stored is the initial 0 and 1{against}; {_EXPLAINED}"
+    return (
+        "the running statistics look like a mixture with the initial 0 and 1, which weigh about {left:.0%} (nothing "
+        f"says how many batches were counted); {_EXPLAINED}"
+    )
 
 
 def _lag(e: Mapping[str, Any]) -> str:
     window = "" if e["momentum"] is None else " (momentum {momentum:g}: a window of {window:.0f} batches)"
     return (
-        "the shift grows behind the first layer and nothing else explains it: the weights moved on while the running "
-        f"average lagged behind{window}; a learning rate that ends at zero, or a pass at the end, mends that"
+        "no cause that was tried explains it. The shift is larger behind the first layer, as where the weights change "
+        f"faster than the running average follows{window}: this was not measured; a learning rate that ends at zero, "
+        "or a pass at the end, would prevent that"
+    )
+
+
+def _scored(e: Mapping[str, Any]) -> str:
+    """What a remedy scores, beside the network as it is and the best repair."""
+    if e["metric"] is None:
+        return "; nothing was scored, so this is not known to help"
+    repaired = "" if e["repaired"] is None else f", repaired {e['repaired']:.4g}"
+    return f" ({e['metric']} {e['after']:.4g}; as it is {e['before']:.4g}{repaired})"
+
+
+def _order_of_classes(e: Mapping[str, Any]) -> str:
+    order = (
+        "with every class moved by {shift}" if e["shift"] is not None else "with the classes in the order {order}"
+    ) + ("" if len(e["order"]) < 10 or e["shift"] is not None else " …")
+    return (
+        "accuracy is {before:.1%}, chance {chance:.1%}, "
+        f"and {order} it is {{after:.1%}}: labels and outputs count the classes in different orders"
+    )
+
+
+def _updated_in_part(e: Mapping[str, Any]) -> str:
+    value = "variance" if e["buffer"] == "running_var" else "mean"
+    number = 1 if value == "variance" else 0
+    return (
+        f"the {value} was never updated: {{buffer}} is exactly {number} in every layer, while the other buffer moved; "
+        f"{_EXPLAINED}"
+    )
+
+
+_CONVENTIONS = {
+    "1/σ": "inverse standard deviations",
+    "σ": "standard deviations",
+    "1/σ²": "inverse variances",
+}
+
+
+def _not_the_variance(e: Mapping[str, Any]) -> str:
+    return f"running_var holds {_CONVENTIONS[e['stored']]} ({{stored}}) instead of variances; {_EXPLAINED}"
+
+
+def _weights(e: Mapping[str, Any]) -> str:
+    return (
+        "the first layer is right, and those behind it are as if training had used {weight} for the weights γ of batch "
+        "norm: {explained:.0%} of the shift is gone with it{scored}"
+    )
+
+
+def _frozen_statistics(e: Mapping[str, Any]) -> str:
+    how = "held by truenorm.freeze" if e["held"] else "in eval() while the model trains"
+    return (
+        "{layers} {are} frozen " + f"({how}), and the running statistics there are wrong, up to {{shift:.2g}} σ: "
+        "a repair leaves frozen layers as they are"
     )
 
 
@@ -109,10 +175,10 @@ def _sorted_batches(e: Mapping[str, Any]) -> str:
 
 
 def _preprocessing(e: Mapping[str, Any]) -> str:
-    scored = "" if e["metric"] is None else " ({metric} {after:.3f} instead of {before:.3f})"
+    how = "with their channels reversed" if e["reverse"] else "as negatives" if e["scale"] < 0 else "scaled or shifted"
     return (
-        "the images look like those of training scaled or shifted: with {affine} {explained:.0%} of the shift is gone, "
-        f"in all layers{scored}"
+        f"the images match those of training {how}: with {{affine}} {{explained:.0%}} of the shift is gone, in all "
+        "layers{scored}"
     )
 
 
@@ -147,7 +213,7 @@ def _eps(e: Mapping[str, Any]) -> str:
     framework = " ({framework})" if e["framework"] else ""
     return (
         f"eps is {{other_eps}}, and {{eps:g}}{framework} fits the stored statistics: with it {{explained:.0%}} of the "
-        "shift is gone (a quarter of the variances of a layer lie below {lower_quartile:.2g})"
+        "shift is gone{scored} (a quarter of the variances of a layer lie below {lower_quartile:.2g})"
     )
 
 
@@ -184,11 +250,13 @@ _SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "E[x²] − E[x]² in float32, or an average of weights that went over the buffers, does that",
     "half precision": "the statistics of {layers} are {dtype}: running averages stall in it, and variances above "
     "65,504 or below 6e-8 do not fit float16; keep batch norm in float32 (model.float() on these layers)",
-    "never updated": "{layers} {hold} the initial mean 0 and variance 1, and no batch was counted: it was never "
-    "trained, or the checkpoint that was loaded has no buffers",
+    "never updated": "{layers} {hold} the initial mean 0 and variance 1, and no batch was counted: never trained, or "
+    "loaded from a checkpoint without running statistics",
     "initial values": _initial_values,
     "momentum 0": "momentum is 0 in {layers}: running statistics never move from 0 and 1 (torch's momentum is the "
     "weight of the new batch; Keras's is 1 − it)",
+    "folded statistics": "{layers} {hold} mean 0 and variance 1, and no other statistics score better: so it is where "
+    "statistics were folded into γ and β",
     "momentum": "momentum is {momentum:g} in {layers}: the statistics are those of the last {window:.2g} batches "
     "(torch's momentum is the weight of the new batch; Keras's {momentum:g} is {keras:.3g} here)",
     "sampling noise": "with momentum {momentum:g} the statistics rest on {window:.0f} batches; they are {sigma:.2g} σ "
@@ -199,8 +267,25 @@ _SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     f"variance it trains with; {_EXPLAINED}",
     "sorted batches": _sorted_batches,
     "preprocessing": _preprocessing,
-    "domain": "the first layer, which only data and its own weights reach, is {shift:.2g} σ off: these data are unlike "
-    "those that the statistics were taken from (another domain, other noise, augmentation in training)",
+    "domain": "no cause that was tried explains it. The first layer, which only data and its own weights reach, is "
+    "{shift:.2g} σ off, as where these data are unlike those of training (another domain, other noise, augmentation, "
+    "or several populations in training, as a discriminator sees): this was not measured",
+    "another momentum in training": "the running statistics are as if momentum had been {fits:.3g} in training: after "
+    "{batches_counted} {left:.0%} of the initial 0 and 1 is left; the network that was built here has {momentum:g}; "
+    f"{_EXPLAINED}",
+    "randomness": "something is random in train() and not in eval(), beginning in {where}, and batch norm stores its "
+    f"noise; {_EXPLAINED}",
+    "training mode": "train() and eval() differ beside batch norm, beginning in {where}, and batch norm stores what it "
+    f"sees in train(); {_EXPLAINED}",
+    "updated in part": _updated_in_part,
+    "common factor": "means and variances are {factor:.4g} times those of the data, in all layers: one constant factor "
+    f"(Caffe's files have it in a third blob, by which both are to be divided); {_EXPLAINED}",
+    "not the variance": _not_the_variance,
+    "weights of batch norm": _weights,
+    "frozen statistics": _frozen_statistics,
+    "order of classes": _order_of_classes,
+    "unexplained": "none that was tried explains it: momentum and count, conventions of other frameworks, randomness "
+    "in train(), sorted or tiny batches, other inputs; training data, or the optimizer (optimizer=), would tell more",
     "dropout": "dropout ({dropouts}) stands before batch norm: its noise is in the stored variances and not in eval(); "
     f"{_EXPLAINED}",
     "averaged weights": _averaged_weights,
@@ -239,6 +324,7 @@ _CODE: Mapping[str, str] = {
     "no bias": "build the layer before batch norm with bias=False",
     "no decay": "put γ and β into a parameter group without weight decay",
     "drop the last batch": "load training data with drop_last=True",
+    "convert statistics": "convert running statistics to torch's convention when they are ported",
     "no synchronisation": "build the network with BatchNorm instead of SyncBatchNorm, or run several processes",
 }
 
@@ -261,8 +347,8 @@ def advice(remedy: Remedy) -> str:
             return f"truenorm.diagnose(model, val_loader{', score=...' if needs_score else ''})"
         case RepairStatistics(needs_score=needs_score):
             return f"truenorm.repair(model, train_loader{', score=...' if needs_score else ''})"
-        case remedies.Preprocess(scale=scale, offset=offset):
-            return f"preprocess as in training; {_affine(scale, offset)} comes near"
+        case remedies.Preprocess(scale=scale, offset=offset, reverse=reverse):
+            return f"preprocess as in training; {_affine(scale, offset, reverse)} comes near"
         case SetEps(eps=eps):
             return f"build the network with eps={eps:g}"
         case remedies.SetMomentum(momentum=momentum):
@@ -284,6 +370,18 @@ def advice(remedy: Remedy) -> str:
         case remedies.Freeze(layers=layers):
             names = layers if isinstance(layers, str) else list(layers)
             return f"truenorm.freeze(model, {names!r}) before training: it survives train()"
+        case remedies.Unfreeze(layers=layers, held=held):
+            names = layers if isinstance(layers, str) else list(layers)
+            return (
+                f"truenorm.unfreeze(model, {names!r})"
+                if held
+                else f"unfreeze {some([layers] if isinstance(layers, str) else layers)}: call model.eval() or "
+                "model.train() on the whole network"
+            )
+        case remedies.SetWeight(weight=weight):
+            return f"set the weights γ of batch norm to {weight}, as training had them"
+        case remedies.ReorderClasses():
+            return "give labels and outputs the same order of classes; the running statistics are not the fault"
         case remedies.ConvertLayers(small_batch=None):
             return "train with truenorm.convert(model), which stores what eval() needs"
         case remedies.ConvertLayers(small_batch=size):
@@ -316,13 +414,14 @@ def in_one_line(steps: Iterable[Step], say: Callable[[Remedy], str] = advice) ->
     return "".join(f"{_JOINTS[step.when]}{say(step.remedy)}" for step in steps)
 
 
-def _affine(scale: float, offset: Iterable[float]) -> str:
-    return f"{scale:.4g} · x {', '.join(f'{value:+.3g}' for value in offset)}"
+def _affine(scale: float, offset: Iterable[float], reverse: bool) -> str:
+    x = "x[:, [2, 1, 0]]" if reverse else "x"
+    return f"{scale:.4g} · {x} {', '.join(f'{value:+.3g}' for value in offset)}"
 
 
 # Conclusions
 
-_NOT_SCORED = "what mending gives is not known: the batches hold no class for each sample to score by"
+_NOT_SCORED = "the effect of a repair is unknown: the batches hold no labels that fit the output; pass score="
 
 
 def verdict(outcome: "Outcome") -> str:
@@ -330,18 +429,32 @@ def verdict(outcome: "Outcome") -> str:
     off = f"{outcome.off} of {outcome.layers} layers are off"
     no_estimates = "no layer keeps statistics; " if outcome.data else "without data: "
     improved = ", ".join(f"{part.metric} {part.before:.4g} → {part.after:.4g}" for part in outcome.improved)
+    kind = outcome.kind
+    if kind in ("harmless", "sound") and outcome.unknown:
+        layers = "the layers that are understood" if kind == "sound" else f"{off} beyond noise, and no other statistics"
+        tail = " hold the statistics of these data, up to noise" if kind == "sound" else " do better"
+        return f"{layers}{tail}; nothing is known of {some(outcome.unknown)}, which may be batch norm of another make"
+    if outcome.undecided is not None:
+        open_gain = outcome.undecided
+        return (
+            f"not decided: {off} beyond noise, and what a repair gives ({open_gain.metric} {open_gain.gain:+.2g} ± "
+            f"{open_gain.half_width:.2g}) is within noise; about {open_gain.samples:,} scored samples would decide"
+        )
     return {
+        "no batch norm": "it is not batch norm: the network has none",
+        "other remedy": "something else than statistics is wrong, and changing it does better than any repair",
+        "frozen": f"frozen layers hold wrong statistics, and repairing them helps: {improved} (same weights, held-out "
+        "samples)",
         "no defect": f"{no_estimates}nothing wrong is seen",
         "defect": f"{no_estimates}something is wrong in any case",
-        "damaged": f"what is stored is no statistics; {_NOT_SCORED}",
+        "damaged": f"running statistics are invalid; {_NOT_SCORED}",
         "not scored": f"{off}; {_NOT_SCORED}",
-        "repairable": f"the stored statistics are wrong, and mending them helps: {improved} (same weights, held-out "
+        "repairable": f"the running statistics are wrong, and repairing them helps: {improved} (same weights, held-out "
         "samples)",
-        "not repairable": "something is wrong that other statistics do not mend",
-        "unexplained": "something is wrong",
+        "not repairable": "something is wrong that other statistics do not repair",
         "harmless": f"it is not batch norm: {off} beyond noise, and no other statistics do better",
-        "sound": "it is not batch norm: the stored statistics are those of these data, up to noise",
-    }[outcome.kind]
+        "sound": "it is not batch norm: the running statistics are those of these data, up to noise",
+    }[kind]
 
 
 def ruled_out(part: "RuledOut") -> str:
@@ -359,7 +472,9 @@ def looked(at: "Looked") -> tuple[str, ...]:
         return ("not run: what is seen without data says enough",)
     others = "the same" if at.same else f"{at.scored:,} others"
     scored = f"{others} scored" if at.scored else "none scored"
-    first = f"{at.measured:,} samples measured and {scored}, in batches of {at.batch_size}"
+    if at.kind is not None:
+        scored += f", labels taken for {at.kind if at.kind != 'values' else 'values of the output'}"
+    first = f"{at.measured:,} samples measured and {scored}, in batches of {at.batch_size} (limit {at.limit})"
     layers = {
         "no batch reached": at.unreached,
         "reached in some passes only, and left out:": at.partly,

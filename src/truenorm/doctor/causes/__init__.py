@@ -8,19 +8,22 @@ from truenorm.doctor.causes import (
     damage,
     dead,
     domain,
-    dropout,
     epsilon,
     frozen,
+    gamma,
     habits,
     initial,
+    labels,
     lag,
     momentum,
     order,
+    ported,
     preprocessing,
     program,
     reuse,
     switched_off,
     tiny,
+    training_mode,
     untouched,
 )
 from truenorm.doctor.examine import Case
@@ -41,25 +44,27 @@ STATIC: tuple[Find, ...] = (
 )
 """Seen without running anything (and better with it)."""
 
-CERTAIN: tuple[Find, ...] = (untouched.find,)
-"""Need data, and are defects though nothing may be off on them."""
+CERTAIN: tuple[Find, ...] = (untouched.find, frozen.find_wrong, labels.find)
+"""Need data, and are looked for though nothing may be off on them."""
 
 MEASURED: tuple[Find, ...] = (
-    *CERTAIN,
     initial.find,
-    momentum.find,
+    ported.find,
+    training_mode.find,
+    gamma.find,
     tiny.find,
+    epsilon.find,
     order.find,
     preprocessing.find,
-    dropout.find,
-    epsilon.find,
-    averaging.find,
-    frozen.find,
-    reuse.find,
 )
-"""Looked for where something is off; most measure how much of the shift they explain."""
+"""Looked for where something is off, until one explains nearly all: they measure how much of the shift they explain.
+
+Those that fit fewer numbers come first: with enough numbers much can be explained that is not so."""
+
+SIGNS: tuple[Find, ...] = (momentum.find, averaging.find, frozen.find, reuse.find)
+"""Looked for where something is off; how much of the shift they explain is not measured."""
 
 LEFT_OVER: tuple[Find, ...] = (domain.find, lag.find)
 """Looked for when no other cause explains the shift, and distinguished by the layer where it begins."""
 
-__all__ = ["CAUSES", "CERTAIN", "LEFT_OVER", "MEASURED", "STATIC", "Find"]
+__all__ = ["CAUSES", "CERTAIN", "LEFT_OVER", "MEASURED", "SIGNS", "STATIC", "Find"]

@@ -8,6 +8,9 @@ from truenorm.doctor.rank import FIRST_LAYER
 from truenorm.doctor.remedy import ChangeTraining, RepairStatistics
 from truenorm.stats.shift import errors
 
+HALF = 0.5
+"""From here on more speaks for the data than for the weights."""
+
 
 def from_the_data(case: Case) -> float | None:
     """How much speaks for the data rather than for weights that moved, 0 to 1; None where neither is off.
@@ -28,7 +31,7 @@ def from_the_data(case: Case) -> float | None:
 def find(case: Case) -> Iterable[Finding]:
     from_data = from_the_data(case)
     own = case.own()
-    if from_data is None or own is None:
+    if from_data is None or own is None or from_data < HALF:
         return
     first = own.layers[0]
     yield Finding(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from truenorm.doctor.advice import advised
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import SetEps
@@ -44,7 +45,12 @@ def find(case: Case) -> Iterable[Finding]:
         return
     after, eps = best
     explained = 1 - after / before
-    if explained > _FITS:
+    if explained <= _FITS:
+        return
+    with _eps(case.model, eps):
+        scored = case.judged_on(case.model)
+    advice = advised(case, scored, SetEps(eps=eps))
+    if advice is not None:
         yield Finding(
             cause="eps",
             evidence={
@@ -52,9 +58,11 @@ def find(case: Case) -> Iterable[Finding]:
                 "other_eps": tuple(sorted(now)),
                 "framework": _USUAL[eps] or None,
                 "lower_quartile": least,
+                **advice.evidence,
             },
             explained=explained,
-            remedy=SetEps(eps=eps),
+            level=advice.level,
+            remedy=advice.remedy,
         )
 
 

@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
-from truenorm.doctor.rank import FREE
-from truenorm.doctor.remedy import Freeze, RepairStatistics
+from truenorm.doctor.rank import BUFFERS, FREE
+from truenorm.doctor.remedy import Freeze, RepairStatistics, Unfreeze
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -21,6 +21,30 @@ def find(case: Case) -> Iterable[Finding]:
             layers=tuple(moving),
             remedy=RepairStatistics(next_time=Freeze(layers=_pattern(case, moving))),
         )
+
+
+def find_wrong(case: Case) -> Iterable[Finding]:
+    """Layers that a repair would leave alone, and whose statistics do harm."""
+    best = case.best_unfrozen
+    if best is None or not case.left:
+        return
+    if case.best_score is None or not case.unfrozen[best].beats(case.best_score):
+        return
+    own = case.own()
+    wrong = tuple(name for name in case.left if own is not None and name in case.exact and own[name].shift > _OFF)
+    if wrong:
+        held = all(case.layers[name].frozen for name in wrong)
+        yield Finding(
+            cause="frozen statistics",
+            evidence={"shift": max(own[name].shift for name in wrong) if own is not None else None, "held": held},
+            rank=BUFFERS,
+            layers=wrong,
+            remedy=Unfreeze(layers=_pattern(case, list(wrong)), held=held),
+        )
+
+
+_OFF = 0.05
+"""σ from which on a frozen layer is named among those that are wrong."""
 
 
 def find_asleep(case: Case) -> Iterable[Finding]:

@@ -7,57 +7,83 @@ import torch
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
-from truenorm.doctor.rank import CONTRADICTED
+from truenorm.doctor.layers import Layer
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
+_LEAST = 0.03
+"""Weight of the initial values from which on it is named."""
+
+_EXPLAINS = 0.2
+"""Share of the shift from which on a weight that momentum and count give is named."""
+
+_FITS = 0.8
+"""Share from which on a weight that was only fitted is named."""
+
+_AGREE = 0.15
+"""How far the weights that means and variances fit may be apart."""
+
+_NEARLY = 0.7
+"""What momentum and count say is believed where it explains this share of what the best fit explains."""
+
 
 def find(case: Case) -> Iterable[Finding]:
+    """(1 − m)^t is arithmetic: what is fitted against it is no finding, unless the momentum is a guess."""
     names = [n for n in case.joint if n in case.stored and not case.layers[n].untouched and not case.layers[n].damaged]
     if not names:
         return
     before = distance(case.stored, case.joint, names)
     if before <= 0:
         return
-    explained, left = max((_explained(case, names, weight, before), weight) for weight in _WEIGHTS)
-    expected = _expected(case, names)
-    # What momentum and count say is believed where it explains nearly as much as the best that could be fitted.
-    counted = 0.0 if expected is None else _explained(case, names, expected, before)
-    agrees = expected is None or counted > 0.7 * explained
-    if expected is not None and agrees:
-        explained, left = counted, expected
-    if left < 0.03 or explained < 0.2:
+    best, fitted = max((_explained(case, names, weight, before), weight) for weight in _WEIGHTS)
+    layers = [case.layers[name] for name in names]
+    counted = [left for layer in layers if (left := initial_weight(layer)) is not None]
+    if counted:
+        expected = sum(counted) / len(counted)
+        explained = _explained(case, names, expected, before)
+        if explained > max(_EXPLAINS, _NEARLY * best):
+            if expected >= _LEAST:
+                yield _finding(layers[0], expected, explained, measured=True)
+            return
+    if fitted < _LEAST or best < _FITS or abs(_weight_of_means(case, names) - fitted) > _AGREE:
         return
-    layer = case.layers[names[0]]
-    counts = layer.momentum is not None and bool(layer.momentum) and bool(layer.batches)
-    yield Finding(
-        cause="initial values",
-        evidence={
-            "left": left,
-            "agrees": expected is not None and agrees,
-            "momentum": layer.momentum if counts else None,
-            "counted_batches": layer.batches if counts else None,
-        },
-        explained=explained,
-        rank=None if agrees else CONTRADICTED,
-    )
+    batches = {layer.batches for layer in layers if layer.batches}
+    if not counted:
+        yield _finding(layers[0], fitted, best, measured=False)
+    elif not case.momentum_known and len(batches) == 1:
+        (number,) = batches
+        yield Finding(
+            cause="another momentum in training",
+            evidence={
+                "momentum": layers[0].momentum,
+                "fits": 1 - fitted ** (1 / number),
+                "left": fitted,
+                "batches": number,
+            },
+            explained=best,
+        )
 
 
-def _expected(case: Case, names: list[str]) -> float | None:
-    """Mean over layers of the weight that momentum and count leave to the initial values; None if none counts."""
-    known = [left for name in names if (left := _left(case, name)) is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _left(case: Case, name: str) -> float | None:
-    """Weight of the initial values, by the count: (1 − m)^t."""
-    layer = case.layers[name]
-    if layer.batches is None or not layer.batches or layer.pooled or layer.momentum is None:
+def initial_weight(layer: Layer) -> float | None:
+    """Weight of the initial values, (1 − m)^t; None where momentum or count is unknown or not used."""
+    if not layer.batches or layer.pooled or layer.momentum is None or layer.frozen:
         return None
     return math.exp(layer.batches * math.log1p(-min(layer.momentum, 1 - 1e-12)))
 
 
-_WEIGHTS = tuple(number / 25 for number in range(1, 25))
+def _finding(layer: Layer, left: float, explained: float, *, measured: bool) -> Finding:
+    return Finding(
+        cause="initial values",
+        evidence={
+            "left": left,
+            "momentum": layer.momentum if measured else None,
+            "batches": layer.batches if measured else None,
+        },
+        explained=explained,
+    )
+
+
+_WEIGHTS = tuple(number / 100 for number in range(1, 100))
 
 
 def _explained(case: Case, names: list[str], weight: float, before: float) -> float:
@@ -68,3 +94,15 @@ def _explained(case: Case, names: list[str], weight: float, before: float) -> fl
 
 def _mixed(truth: Moments, weight: float) -> Moments:
     return Moments(truth.mean * (1 - weight), truth.var * (1 - weight) + torch.full_like(truth.var, weight))
+
+
+def _weight_of_means(case: Case, names: list[str]) -> float:
+    """The weight that the means alone have left: 1 minus the slope of those stored over those measured, in σ."""
+    stored = torch.cat(
+        [case.stored[name].mean.double() / case.joint[name].std.double().clamp_min(1e-6) for name in names]
+    )
+    measured = torch.cat(
+        [case.joint[name].mean.double() / case.joint[name].std.double().clamp_min(1e-6) for name in names]
+    )
+    power = float(measured.square().sum())
+    return 1 - float((stored * measured).sum()) / power if power > 0 else 1.0

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding, Value
+from truenorm.doctor.layers import Layer
 from truenorm.doctor.rank import NOISE, OTHER_WEIGHTS, SETTINGS
 from truenorm.doctor.remedy import SetMomentum
 
@@ -21,6 +22,7 @@ def find(case: Case) -> Iterable[Finding]:
         name: layer
         for name, layer in case.layers.items()
         if name in case.joint and name in case.stored and layer.momentum and not layer.untouched and not layer.damaged
+        if not _is_held(case, layer)
     }
     if not layers or case.sample is None:
         return
@@ -62,7 +64,11 @@ def find(case: Case) -> Iterable[Finding]:
 
 def find_setting(case: Case) -> Iterable[Finding]:
     """Without data: its effect cannot be looked at."""
-    large = {name: layer.momentum for name, layer in case.layers.items() if layer.momentum and layer.momentum >= LARGE}
+    large = {
+        name: layer.momentum
+        for name, layer in case.layers.items()
+        if layer.momentum and layer.momentum >= LARGE and not _is_held(case, layer)
+    }
     if large and not case.estimates:
         yield Finding(
             cause="momentum",
@@ -72,6 +78,11 @@ def find_setting(case: Case) -> Iterable[Finding]:
             layers=tuple(large),
             remedy=SetMomentum(momentum=USUAL),
         )
+
+
+def _is_held(case: Case, layer: Layer) -> bool:
+    """Whether the layer does not train: frozen, or in eval() while the model trains. It does not use its momentum."""
+    return layer.frozen or (case.model.training and not layer.training)
 
 
 def window(momentum: float) -> float:

@@ -1,24 +1,34 @@
-"""Images that were scaled or shifted otherwise in training: 0..1 against 0..255, other means."""
+"""Images that were prepared otherwise in training: 0..1 against 0..255, other means, channels reversed, negatives."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from truenorm.data.sample import Sample
+from truenorm.doctor.advice import advised
 from truenorm.doctor.examine import Case, distance
-from truenorm.doctor.finding import Finding, Value
+from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import Preprocess
-from truenorm.doctor.score import ACCURACY, AS_IS, OWN, is_gain
+from truenorm.doctor.score import AS_IS
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
 _MOST_CHANNELS = 4
 _SAMPLES = 256
 
+_FITS = 0.85
+"""Share of the shift that a·x + δ must explain: other domains are explained by half."""
+
+_MOVED = 0.1
+"""How far a scale is from 1, or an offset from 0 in σ of the images, to be named."""
+
 
 def find(case: Case) -> Iterable[Finding]:
-    """What reaches the first layer is linear in the images (a convolution, a linear map): a·x + δ is fitted."""
+    """What reaches the first layer is linear in the images (a convolution, a linear map): a·x + δ is fitted to it.
+
+    What was fitted in the first layer must explain the shift of all others as well.
+    """
     first = next(iter(case.joint))
     sample = case.sample
     if case.arriving is None or first not in case.stored or case.layers[first].untouched:
@@ -29,57 +39,39 @@ def find(case: Case) -> Iterable[Finding]:
     if images is None or not images.is_floating_point() or images.ndim != 4 or images.shape[1] > _MOST_CHANNELS:
         return
     part = sample.rows(torch.arange(min(_SAMPLES, len(sample))))
-    fit = _fitted(case, part, first)
-    if fit is None:
-        return
-    scale, offset, explained = fit
-    moved = float(offset.abs().max()) > 0.1 * float(images.std())
-    if explained < _FITS or (abs(scale - 1) < 0.1 and not moved):
-        return
-    view = offset.reshape(1, -1, 1, 1)
-
-    def mend(x: Tensor) -> Tensor:
-        return scale * x + view.to(x)
-
-    mended = sample.changed(mend)
-    assert mended is not None
-    # What was fitted in the first layer must mend the others as well.
     names = [name for name in case.joint if name in case.stored]
-    before = distance(case.stored, case.arriving, names)
-    explained = min(explained, 1 - distance(case.stored, case.measure(mended, flow="eval"), names) / before)
-    helps, scores = _gain(case, mend)
-    if explained < _FITS or not helps:
+    before = distance(case.stored, case.measure(part, flow="eval"), names)
+    candidates = [
+        (1 - distance(case.stored, case.measure(changed, flow="eval"), names) / before, remedy)
+        for remedy in _fitted(case, part, first)
+        if before > 0 and (changed := part.changed(remedy.apply)) is not None
+    ]
+    if not candidates:
         return
-    offsets = tuple(offset.tolist())
-    yield Finding(
-        cause="preprocessing",
-        evidence={"scale": scale, "offset": offsets, **scores},
-        explained=explained,
-        remedy=Preprocess(scale=scale, offset=offsets),
-    )
+    explained, remedy = max(candidates, key=lambda candidate: candidate[0])
+    moved = max(map(abs, remedy.offset)) > _MOVED * float(images.std()) or abs(remedy.scale - 1) > _MOVED
+    if explained < _FITS or not (moved or remedy.reverse):
+        return
+    held_out = None if case.held_out is None else case.held_out.changed(remedy.apply)
+    scored = None if held_out is None or AS_IS not in case.scores else case.judged(held_out)
+    advice = advised(case, scored, remedy)
+    if advice is not None:
+        yield Finding(
+            cause="preprocessing",
+            evidence={
+                "scale": remedy.scale,
+                "offset": remedy.offset,
+                "reverse": remedy.reverse,
+                **advice.evidence,
+            },
+            explained=explained,
+            level=advice.level,
+            remedy=advice.remedy,
+        )
 
 
-_FITS = 0.85
-"""Share of the shift that a·x + δ must explain: other domains are explained by half."""
-
-
-def _gain(case: Case, mend: Callable[[Tensor], Tensor]) -> tuple[bool, dict[str, Value]]:
-    """Do images so mended score better, and by how much? True where nothing is scored."""
-    mended = None if case.held_out is None or AS_IS not in case.scores else case.held_out.changed(mend)
-    after = None if mended is None else case.judged(mended)
-    if after is None:
-        return True, {"metric": None}
-    before = case.scores[AS_IS]
-    metric = ACCURACY if ACCURACY in after.values else OWN
-    return is_gain(after.gain(before)), {
-        "metric": metric,
-        "before": before.mean(metric),
-        "after": after.mean(metric),
-    }
-
-
-def _fitted(case: Case, part: Sample, first: str) -> tuple[float, Tensor, float] | None:
-    """a, δ (by image channel), and how much of the first layer's shift a·x + δ explains."""
+def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:
+    """a and δ that fit the first layer best, for both signs of a, and for reversed channels where there are three."""
 
     def arriving(sample: Sample | None) -> Moments:
         assert sample is not None
@@ -87,32 +79,38 @@ def _fitted(case: Case, part: Sample, first: str) -> tuple[float, Tensor, float]
 
     assert part.joined is not None
     images = part.joined.input
-    plain, at_zero = arriving(part), arriving(part.changed(torch.zeros_like))
+    channels = images.shape[1]
     unit = float(images.std().clamp_min(1e-6))
-    responses: list[Tensor] = []
-    for channel in range(images.shape[1]):
+    at_zero = arriving(part.changed(torch.zeros_like))
+    responses: list[Tensor] = []  # to a constant added to one channel: the same whatever the images
+    for channel in range(channels):
 
         def shifted(x: Tensor, channel: int = channel) -> Tensor:
-            changed = x.clone()
+            changed = torch.zeros_like(x)
             changed[:, channel] += unit
             return changed
 
-        responses.append((arriving(part.changed(shifted)).mean - plain.mean).double())
-    stored = case.stored[first]
-    live = plain.var > 1e-6
-    if not bool(live.any()):
-        return None
-    scale = float(torch.exp(((stored.var.double().clamp_min(1e-12) / plain.var.double()).log() / 2)[live].median()))
-    centre = at_zero.mean.double()
-    rest = stored.mean.double() - (scale * (plain.mean.double() - centre) + centre)
-    matrix = torch.stack(responses, 1) / stored.std.double().clamp_min(1e-6)[:, None]
-    target = rest / stored.std.double().clamp_min(1e-6)
-    offset = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
-    predicted = Moments(
-        scale * (plain.mean.double() - centre) + centre + torch.stack(responses, 1) @ offset,
-        plain.var.double() * scale**2,
-    )
-    truth = Statistics({first: plain})
-    before = distance(case.stored, truth)
-    after = distance(case.stored, Statistics({first: predicted}))
-    return scale, offset * unit, 1 - after / before if before > 0 else 0.0
+        responses.append((arriving(part.changed(shifted)).mean - at_zero.mean).double())
+    response = torch.stack(responses, 1)
+    stored, now, centre = case.stored[first], arriving(part), at_zero.mean.double()
+    std = stored.std.double().clamp_min(1e-6)
+    for reverse in (False, True) if channels == 3 else (False,):
+        plain = arriving(part.changed(lambda x: x.flip(1))) if reverse else now
+        live = plain.var > 1e-6
+        if not bool(live.any()):
+            return
+        ratio = stored.var.double().clamp_min(1e-12) / plain.var.double()
+        size = float((ratio[live].log() / 2).median().exp())
+        for scale in (size, -size):
+            scaled = scale * (plain.mean.double() - centre) + centre
+            rest = (stored.mean.double() - scaled) / std
+            offset = torch.linalg.lstsq(response / std[:, None], rest[:, None]).solution[:, 0]
+            predicted = Moments(scaled + response @ offset, plain.var.double() * scale**2)
+            if _explained(stored, now, predicted) > _FITS:
+                yield Preprocess(scale=scale, offset=tuple((offset * unit).tolist()), reverse=reverse)
+
+
+def _explained(stored: Moments, now: Moments, predicted: Moments) -> float:
+    """Share of the first layer's shift that is gone with the fit."""
+    before = distance(Statistics({"": stored}), Statistics({"": now}))
+    return 1 - distance(Statistics({"": stored}), Statistics({"": predicted})) / before if before > 0 else 0.0

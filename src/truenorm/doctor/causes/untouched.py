@@ -6,14 +6,19 @@ from truenorm.doctor.causes.momentum import USUAL
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import BUFFERS, STUCK
-from truenorm.doctor.remedy import SetMomentum
+from truenorm.doctor.remedy import Nothing, SetMomentum
+from truenorm.doctor.score import AS_IS
 
 
 def find(case: Case) -> Iterable[Finding]:
-    """With data: only layers that they reach."""
+    """With data: only layers that they reach. Where no other statistics score better, they are 0 and 1 on purpose."""
     untouched = [name for name, layer in case.layers.items() if layer.untouched and name in case.joint]
     still = tuple(name for name in untouched if case.layers[name].momentum == 0)
     never = tuple(name for name in untouched if not case.layers[name].batches and name not in still)
+    on_purpose = AS_IS in case.scores and case.best is None and case.best_unfrozen is None
+    if on_purpose and (still or never):
+        yield Finding(cause="folded statistics", level="note", layers=(*still, *never), remedy=Nothing())
+        return
     if still:
         yield Finding(cause="momentum 0", rank=BUFFERS, level="defect", layers=still)
     if never:
@@ -24,4 +29,10 @@ def find_setting(case: Case) -> Iterable[Finding]:
     """Without data: a momentum of 0 alone, for a new network holds 0 and 1, too."""
     still = tuple(name for name, layer in case.layers.items() if layer.momentum == 0 and layer.untouched)
     if still and not case.estimates:
-        yield Finding(cause="momentum 0", rank=STUCK, level="defect", layers=still, remedy=SetMomentum(momentum=USUAL))
+        yield Finding(
+            cause="momentum 0",
+            rank=STUCK,
+            level="defect",
+            layers=still,
+            remedy=SetMomentum(momentum=USUAL),
+        )
