@@ -18,9 +18,9 @@ from truenorm.lab.claims.measured import with_catalogue
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import load
-from truenorm.lab.jobs.job import Job, OnStep
-from truenorm.lab.jobs.plan import Condition, Plan, Rates
-from truenorm.lab.jobs.processes import local_processes, torch_threads
+from truenorm.lab.jobs.job import Condition, OnStep
+from truenorm.lab.jobs.plan import Plan, Rates
+from truenorm.lab.jobs.processes import alongside, torch_threads
 from truenorm.lab.jobs.runner import Progress, Resumed, run
 from truenorm.lab.jobs.store import RunningTrial, Store
 from truenorm.record import Measurement, Record, installed_versions, this_machine
@@ -82,7 +82,7 @@ def run_claims(
             _plan(config, claims, context),
             Store(out / "trials"),
             empty,
-            executor=local_processes(processes, _share, config, names, command, out),
+            helpers=lambda unfinished: alongside(min(processes, unfinished) - 1, _share, config, names, command, out),
             progress=progress,
             resumed=resumed,
         )
@@ -96,36 +96,25 @@ def _share(config: ClaimsConfig, names: Sequence[str], command: str, out: Path) 
 def _plan(config: ClaimsConfig, claims: Sequence[Claim], context: ClaimsContext) -> Plan:
     """Each claim is a block, each of its cells a condition."""
     context_digest, machine = context.digest, this_machine()
-    cells: dict[Condition, tuple[Claim, Cell]] = {}
-
-    def condition(claim: Claim, cell: Cell) -> Condition:
-        def job(seed: int, lr: float | None, tuning: bool) -> Job:
-            trial = ClaimTrial(
-                claim=claim.name,
-                arm=cell.arm,
-                seed=seed,
-                where=cell.where,
-                lr=lr,
-                tuning=tuning,
-                shared={"data": config.data, "quick": config.quick},
-            )
-            return Job(
-                trial=trial,
-                context=context_digest,
-                steps=cell.steps,
-                measure=partial(_measure, claim, trial, context),
-                machine=machine,
-            )
-
-        made = Condition(lrs=cell.lrs or (None,), job=job)
-        cells[made] = claim, cell
-        return made
+    shared = {"data": config.data, "quick": config.quick}
+    cells = {
+        Condition(
+            trial=partial(ClaimTrial, claim=claim.name, arm=cell.arm, where=cell.where, shared=shared),
+            lrs=cell.lrs or (None,),
+            context=context_digest,
+            steps=cell.steps,
+            measure=partial(_measure, claim, context),
+            machine=machine,
+        ): (claim, cell)
+        for claim in claims
+        for cell in claim.cells(context)
+    }
 
     def describe(record: Record, rates: Rates) -> Record:
         return with_catalogue(replace(record, notes=(*record.notes, *_edges(cells, rates))), claims)
 
     return Plan(
-        blocks=[[condition(claim, cell) for cell in claim.cells(context)] for claim in claims],
+        blocks=[[condition for condition, (of, _) in cells.items() if of is claim] for claim in claims],
         seeds=config.num_seeds,
         tuning_seeds=TUNING_SEEDS[:1] if config.quick else TUNING_SEEDS,
         describe=describe,
@@ -133,7 +122,7 @@ def _plan(config: ClaimsConfig, claims: Sequence[Claim], context: ClaimsContext)
 
 
 def _measure(
-    claim: Claim, trial: ClaimTrial, context: ClaimsContext, running: RunningTrial, on_step: OnStep
+    claim: Claim, context: ClaimsContext, trial: ClaimTrial, running: RunningTrial, on_step: OnStep
 ) -> Iterable[Measurement]:
     """The rows of a trial, with random numbers of its seed."""
     with torch.random.fork_rng([]):
@@ -144,7 +133,7 @@ def _measure(
             raise Diverged(str(error).partition(";")[0]) from error
 
 
-def _edges(cells: Mapping[Condition, tuple[Claim, Cell]], rates: Rates) -> list[str]:
+def _edges(cells: Mapping[Condition[ClaimTrial], tuple[Claim, Cell]], rates: Rates) -> list[str]:
     """Notes: which cells have no rate, and which have the first or last that was tried: a better one may lie beyond."""
     lost = [cell for condition, cell in cells.items() if condition not in rates]
     edges: dict[str, list[str]] = {}

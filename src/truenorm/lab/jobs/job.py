@@ -1,8 +1,8 @@
-"""A job: one trial on what it is run on. Its record is a pure function of what its name is the hash of."""
+"""Conditions and their jobs: one trial each, whose record is a pure function of what its name is the hash of."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from truenorm.errors import Diverged
 from truenorm.lab.jobs.store import RunningTrial, Store
@@ -12,24 +12,50 @@ from truenorm.record import Measurement, Record
 OnStep = Callable[[], None]
 """Called after each step of training."""
 
+T = TypeVar("T", bound=Trial)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A trial and how it is run.
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Condition(Generic[T]):
+    """The same training with every seed.
 
     Args:
-        trial: what to train.
+        trial: makes the trial from `seed`, `lr` and `tuning`.
+        lrs: the learning rates to choose from; of a single one (or None) nothing is chosen.
         context: digest of what else the outcome depends on: images, versions, device.
         steps: of training, for the progress bar.
         measure: trains and measures; a training that was interrupted continues from the running trial's state.
         machine: where it is run, for the record.
     """
 
-    trial: Trial
+    trial: Callable[..., T]
+    lrs: tuple[float | None, ...]
     context: str
     steps: int
-    measure: Callable[[RunningTrial, OnStep], Iterable[Measurement]]
+    measure: Callable[[T, RunningTrial, OnStep], Iterable[Measurement]]
     machine: Mapping[str, Any]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is a choice of learning rates."""
+        return len(self.lrs) > 1
+
+    def job(self, seed: int, lr: float | None, tuning: bool) -> "Job":
+        """One of its trainings."""
+        return Job(self.trial(seed=seed, lr=lr, tuning=tuning), self)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trial and how it is run.
+
+    Args:
+        trial: what to train.
+        condition: whose trial it is.
+    """
+
+    trial: Trial
+    condition: Condition[Any]
 
     def __str__(self) -> str:
         return str(self.trial)
@@ -37,14 +63,14 @@ class Job:
     @property
     def name(self) -> str:
         """Of its files: another configuration, data set, version or device gives another name."""
-        return f"{self.trial.id}-{self.context}"
+        return f"{self.trial.id}-{self.condition.context}"
 
     def do(self, store: Store, on_step: OnStep) -> Record:
         """The trial's record. If the trial diverges, the record has no rows, and holds the reason."""
         running, values = store.running(self.name), self.trial.to_dict()
         rows: tuple[Measurement, ...] = ()
         try:
-            rows = tuple(self.measure(running, on_step))
+            rows = tuple(self.condition.measure(self.trial, running, on_step))
         except Diverged as error:
             values |= {"diverged": str(error)}
-        return Record(command="", rows=rows, trials={self.trial.id: values}, machine=self.machine)
+        return Record(command="", rows=rows, trials={self.trial.id: values}, machine=self.condition.machine)

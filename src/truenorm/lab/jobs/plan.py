@@ -2,31 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from truenorm.lab.jobs.job import Job
+from truenorm.lab.jobs.job import Condition, Job
 from truenorm.lab.jobs.store import Store
 from truenorm.record import Record
 
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Condition:
-    """The same training with every seed.
-
-    Args:
-        lrs: the learning rates to choose from; of a single one (or None) nothing is chosen.
-        job: (seed, learning rate, whether it is for tuning) → the job.
-    """
-
-    lrs: tuple[float | None, ...]
-    job: Callable[[int, float | None, bool], Job]
-
-    @property
-    def tuned(self) -> bool:
-        """Whether there is a choice."""
-        return len(self.lrs) > 1
-
-
-Rates = Mapping[Condition, float | None]
+Rates = Mapping[Condition[Any], float | None]
 """The learning rate of each condition; a condition that diverged at every rate has none."""
 
 
@@ -43,14 +25,14 @@ class Plan:
         describe: completes the header of a joined record, given the learning rates.
     """
 
-    blocks: Sequence[Sequence[Condition]]
+    blocks: Sequence[Sequence[Condition[Any]]]
     seeds: int
     tuning_seeds: Sequence[int]
     reports_tuning: bool = False
     describe: Callable[[Record, Rates], Record] = lambda record, rates: record
 
     @property
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[Condition[Any]]:
         """Of all blocks."""
         return [condition for block in self.blocks for condition in block]
 
@@ -68,12 +50,12 @@ class Plan:
     @property
     def steps(self) -> int:
         """Of all jobs together, if every condition has a rate."""
-        final = sum(condition.job(0, condition.lrs[0], False).steps for condition in self.conditions)
-        return sum(job.steps for job in self.tuning) + final * self.seeds
+        tuning = sum(job.condition.steps for job in self.tuning)
+        return tuning + self.seeds * sum(condition.steps for condition in self.conditions)
 
     def rates(self, store: Store) -> Rates:
         """The only learning rate of each condition, or the best on validation images of those that were tried."""
-        chosen: dict[Condition, float | None] = {}
+        chosen: dict[Condition[Any], float | None] = {}
         for condition in self.conditions:
             if not condition.tuned:
                 chosen[condition] = condition.lrs[0]
@@ -98,7 +80,7 @@ class Plan:
         chosen = all(store.finished(job.name) is not None for job in tuning)
         return len(tuning) + len(self.rates(store) if chosen else self.conditions) * self.seeds
 
-    def _scores(self, condition: Condition, store: Store) -> dict[float | None, float]:
+    def _scores(self, condition: Condition[Any], store: Store) -> dict[float | None, float]:
         """Learning rate → the score of the worst tuning seed; rates at which one diverged are left out."""
         worst: dict[float | None, float] = {}
         for lr in condition.lrs:

@@ -9,25 +9,6 @@ from contextlib import contextmanager
 
 import torch
 
-from truenorm.lab.jobs.runner import Execute, Executor, share
-
-
-def local_processes(num: int, work: Callable[..., object], *arguments: object) -> Executor:
-    """This process and up to `num` − 1 more, which share the jobs by their locks.
-
-    Args:
-        num: of processes in all.
-        work: what each of the others does: the same run, as a function of a module.
-        arguments: of `work`; anything that pickles.
-    """
-
-    @contextmanager
-    def executor(unfinished: int) -> Generator[Execute]:
-        with alongside(min(num, unfinished) - 1, work, *arguments):
-            yield share
-
-    return executor
-
 
 @contextmanager
 def alongside(num: int, work: Callable[..., object], *arguments: object) -> Generator[None]:

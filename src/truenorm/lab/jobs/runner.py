@@ -1,8 +1,8 @@
 """Run a plan: each job once, by whatever executes them; what is finished stays, whatever happens to the process."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from truenorm.lab.jobs.job import Job, OnStep
@@ -28,11 +28,8 @@ Start = Callable[[Job], OnStep]
 Ended = Callable[[Job], None]
 """Called with each job that is finished, by whichever process."""
 
-Execute = Callable[[Sequence[Job], Store, Start, Ended], None]
-"""Finishes all jobs in the store: here, in other processes, or on other machines."""
-
-Executor = Callable[[int], AbstractContextManager[Execute]]
-"""The number of unfinished jobs → what executes jobs during the block. A cluster's executor goes here."""
+Helpers = Callable[[int], AbstractContextManager[None]]
+"""The number of unfinished jobs → a block during which other processes or machines work on them, too."""
 
 
 def share(jobs: Sequence[Job], store: Store, start: Start, ended: Ended) -> None:
@@ -57,18 +54,12 @@ def share(jobs: Sequence[Job], store: Store, start: Start, ended: Ended) -> None
         remaining = locked
 
 
-@contextmanager
-def this_process(unfinished: int) -> Generator[Execute]:
-    """Execute jobs in this process alone, or beside others that were started with the same command."""
-    yield share
-
-
 def run(
     plan: Plan,
     store: Store,
     empty: Record,
     *,
-    executor: Executor = this_process,
+    helpers: Helpers = lambda unfinished: nullcontext(),
     progress: Progress = lambda what, done, total: None,
     resumed: Resumed = lambda finished, total: None,
 ) -> Record:
@@ -78,7 +69,7 @@ def run(
         plan: what to do.
         store: where finished jobs are kept: they are not done again.
         empty: the record's header.
-        executor: what executes the jobs.
+        helpers: what works on the jobs beside this process; nothing, unless given.
         progress: called as work goes on.
         resumed: called once if jobs were finished before.
 
@@ -86,15 +77,16 @@ def run(
         the complete record.
     """
     work = _Work(store, plan.steps, progress)
-    total, finished = plan.total(store), work.num_finished([*plan.tuning, *plan.final(store)])
+    total = plan.total(store)
+    finished = sum(store.finished(job.name) is not None for job in [*plan.tuning, *plan.final(store)])
     if finished:
         resumed(finished, total)
-    with executor(total - finished) as execute:
-        work.do(execute, plan.tuning)
+    with helpers(total - finished):
+        work.do(plan.tuning)
         final = plan.final(store)
         recorder = _Recorder(plan, store, empty, [*(plan.tuning if plan.reports_tuning else ()), *final])
         try:
-            work.do(execute, final, recorder.ended)
+            work.do(final, recorder.ended)
         except BaseException:  # Ctrl-C, too
             recorder.save_unsaved()
             raise
@@ -108,26 +100,23 @@ class _Work:
         self._store, self._total, self._progress = store, total, progress
         self._done = 0
 
-    def num_finished(self, jobs: Sequence[Job]) -> int:
-        return sum(self._store.finished(job.name) is not None for job in jobs)
-
-    def do(self, execute: Execute, jobs: Sequence[Job], ended: Ended = lambda job: None) -> None:
+    def do(self, jobs: Sequence[Job], ended: Ended = lambda job: None) -> None:
         def start(job: Job) -> OnStep:
             reached = self._done
 
             def step() -> None:
                 nonlocal reached
                 reached += 1
-                self._progress(str(job), min(reached, self._done + job.steps), self._total)
+                self._progress(str(job), min(reached, self._done + job.condition.steps), self._total)
 
             return step
 
         def end(job: Job) -> None:
-            self._done += job.steps
+            self._done += job.condition.steps
             self._progress(str(job), self._done, self._total)
             ended(job)
 
-        execute(jobs, self._store, start, end)
+        share(jobs, self._store, start, end)
 
 
 class _Recorder:

@@ -10,8 +10,8 @@ from typing import Any
 from truenorm.errors import Diverged, extra
 from truenorm.files import ensure_writable
 from truenorm.lab.images.sets import ImageSet
-from truenorm.lab.jobs.job import Job
-from truenorm.lab.jobs.plan import Condition, Plan, Rates
+from truenorm.lab.jobs.job import Condition
+from truenorm.lab.jobs.plan import Plan, Rates
 from truenorm.lab.jobs.processes import torch_threads
 from truenorm.lab.jobs.runner import Progress, Resumed, run
 from truenorm.lab.jobs.store import Store
@@ -89,22 +89,17 @@ def _plan(config: StudyConfig, norms: tuple[Norm, ...], contexts: Mapping[tuple[
     """Each setting is a block of one condition for each norm; the first seed chooses the learning rate."""
     machines = {key: (context.digest, machine_of(context.device)) for key, context in contexts.items()}
 
-    def condition(setting: Setting, norm: Norm) -> Condition:
+    def condition(setting: Setting, norm: Norm) -> Condition[StudyTrial]:
         key = setting.data, setting.network
         context, (digest, machine) = contexts[key], machines[key]
-        steps = config.epochs * len(context.feed("train", setting.batch_size))
-
-        def job(seed: int, lr: float | None, tuning: bool) -> Job:
-            trial = StudyTrial(norm=norm, lr=lr, seed=seed, setting=setting, tuning=tuning)
-            return Job(
-                trial=trial,
-                context=digest,
-                steps=steps,
-                measure=partial(measure_trial, trial, context),
-                machine=machine,
-            )
-
-        return Condition(lrs=setting.lr, job=job)
+        return Condition(
+            trial=partial(StudyTrial, norm=norm, setting=setting),
+            lrs=setting.lr,
+            context=digest,
+            steps=config.epochs * len(context.feed("train", setting.batch_size)),
+            measure=lambda trial, running, on_step: measure_trial(trial, context, running, on_step),
+            machine=machine,
+        )
 
     return Plan(
         blocks=[[condition(setting, norm) for norm in norms] for setting in config.settings],

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from truenorm.errors import Diverged
-from truenorm.lab.jobs.job import Job
-from truenorm.lab.jobs.plan import Condition, Plan
+from truenorm.lab.jobs.job import Condition
+from truenorm.lab.jobs.plan import Plan
 from truenorm.lab.jobs.store import Store
 from truenorm.lab.jobs.trial import Trial
 from truenorm.record import Measurement
@@ -28,17 +28,12 @@ class Named(Trial):
 def condition(name, lrs=(0.1,), score=lambda seed, lr: lr):
     """Of jobs of two steps whose score is known; None: it diverges."""
 
-    def job(seed, lr, tuning):
-        trial = Named(name=name, seed=seed, lr=lr, tuning=tuning)
+    def measure(trial, running, on_step):
+        if (value := score(trial.seed, trial.lr)) is None:
+            raise Diverged("the loss is nan")
+        yield Measurement(trial.id, name, None, "score", value)
 
-        def measure(running, on_step):
-            if (value := score(seed, lr)) is None:
-                raise Diverged("the loss is nan")
-            yield Measurement(trial.id, name, None, "score", value)
-
-        return Job(trial=trial, context="0", steps=2, measure=measure, machine={})
-
-    return Condition(lrs=lrs, job=job)
+    return Condition(trial=partial(Named, name=name), lrs=lrs, context="0", steps=2, measure=measure, machine={})
 
 
 def plan(*blocks, **options):
