@@ -1,16 +1,24 @@
 """What a claim consists of: its text, what is trained for it, what is compared, and what is drawn."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.trial import ClaimTrial
+from truenorm.lab.jobs.job import OnStep
 from truenorm.record import Measurement
 
 Unit = Literal["points", "factor", "plain"]
 """How an effect is shown: shares as points of a hundred, natural logarithms as factors, others as they are."""
+
+Effect = Callable[[Evidence], Mapping[int, float]]
+"""The record's numbers of a claim → seed → effect of a comparison."""
+
+Rows = Iterator[Measurement]
+"""What a trial measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +45,10 @@ class Part(Comparison):
     """A comparison of the catalogue.
 
     Args:
-        effect: the record's numbers → seed → effect.
+        effect: how it is computed.
     """
 
-    effect: Callable[[Evidence], Mapping[int, float]]
+    effect: Effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,23 @@ class Cell:
     steps: int = 1
 
 
+def grid(arms: Iterable[str], *, lrs: tuple[float, ...] = (), steps: int = 1, **axes: Iterable[Any]) -> list[Cell]:
+    """A cell for each arm at each place, place by place; the last axis changes fastest.
+
+    Args:
+        arms: what is compared.
+        lrs: learning rates of all cells.
+        steps: of all cells.
+        axes: name of a value of the places → the values that it takes.
+
+    Example:
+        >>> [(cell.arm, cell.where["depth"]) for cell in grid(["none", "bn"], depth=[5, 10])]
+        [('none', 5), ('bn', 5), ('none', 10), ('bn', 10)]
+    """
+    places = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [Cell(arm=arm, where=place, lrs=lrs, steps=steps) for place in places for arm in arms]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimText:
     """What a page prints of a claim; a record holds it.
@@ -160,4 +185,4 @@ class Claim(ClaimText):
 
     parts: tuple[Part, ...]
     cells: Callable[[ClaimsContext], Sequence[Cell]]
-    run: Callable[[ClaimTrial, ClaimsContext, Callable[[], None]], Iterator[Measurement]]
+    run: Callable[[ClaimTrial, ClaimsContext, OnStep], Rows]

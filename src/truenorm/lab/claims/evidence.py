@@ -1,7 +1,8 @@
 """A record's numbers for one claim, looked up by arm, place and seed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import sub
 from typing import Any
 
 from truenorm.record import Record
@@ -26,45 +27,57 @@ class Evidence:
     record: Record
     claim: str
     trials: Mapping[str, Mapping[str, Any]] = field(init=False, repr=False, compare=False)
-    _found: Mapping[tuple[str, str], list[tuple[str, float]]] = field(init=False, repr=False, compare=False)
+    _values: Mapping[tuple[str, str], list[tuple[str, float]]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        mine = {name: trial for name, trial in self.record.trials.items() if trial.get("claim") == self.claim}
-        found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+        trials = {name: trial for name, trial in self.record.trials.items() if trial.get("claim") == self.claim}
+        values: dict[tuple[str, str], list[tuple[str, float]]] = {}
         for row in self.record.rows:
-            if row.trial in mine:
-                found.setdefault((row.arm, row.metric), []).append((row.trial, row.value))
-        object.__setattr__(self, "trials", mine)  # frozen for everybody else
-        object.__setattr__(self, "_found", found)
+            if row.trial in trials:
+                values.setdefault((row.arm, row.metric), []).append((row.trial, row.value))
+        object.__setattr__(self, "trials", trials)  # the class is frozen
+        object.__setattr__(self, "_values", values)
 
     def by_seed(self, metric: str, arm: str, **where: Any) -> dict[int, float]:
         """Seed → value, of an arm at a place; of several places that fit, which is a mistake, the last."""
         return {
             int(trial["seed"]): value
-            for name, value in self._found.get((arm, metric), ())
-            if (trial := self.trials[name]) and all(trial["where"].get(key) == asked for key, asked in where.items())
+            for name, value in self._values.get((arm, metric), ())
+            if (trial := self.trials[name]) and all(trial["where"].get(key) == wanted for key, wanted in where.items())
         }
 
-    def difference(
-        self, metric: str, a: str, b: str, *, at: Mapping[str, Any] | None = None, **where: Any
+    def paired(
+        self,
+        combine: Callable[[float, float], float],
+        metric: str,
+        a: str,
+        b: str,
+        *,
+        at: Mapping[str, Any] | None = None,
+        **where: Any,
     ) -> dict[int, float]:
-        """Seed → a − b, of the seeds that have both.
+        """Seed → the metric of a combined with that of b, of the seeds that have both.
 
         Args:
+            combine: takes the value of a and that of b.
             metric: as its rows name it.
             a: an arm, at `where`.
             b: another, or the same at another place.
             at: where b is, as far as that is not `where`.
             where: the place.
         """
-        first, second = self.by_seed(metric, a, **where), self.by_seed(metric, b, **(where | dict(at or {})))
-        return {seed: first[seed] - second[seed] for seed in first if seed in second}
+        of_a, of_b = self.by_seed(metric, a, **where), self.by_seed(metric, b, **(where | dict(at or {})))
+        return {seed: combine(of_a[seed], of_b[seed]) for seed in of_a if seed in of_b}
+
+    def difference(self, metric: str, a: str, b: str, **where: Any) -> dict[int, float]:
+        """Seed → a − b of a metric; see `paired` for the arguments."""
+        return self.paired(sub, metric, a, b, **where)
 
     def places(self, arm: str) -> list[dict[str, Any]]:
         """Where an arm was measured, each place once, in the order of the record."""
-        found: list[dict[str, Any]] = []
-        for (measured, _), rows in self._found.items():
+        places: list[dict[str, Any]] = []
+        for (measured, _), rows in self._values.items():
             for name, _ in rows if measured == arm else ():
-                if (where := self.trials[name]["where"]) not in found:
-                    found.append(where)
-        return found
+                if (where := self.trials[name]["where"]) not in places:
+                    places.append(where)
+        return places

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.networks.norms import BatchNorm, NormLayer, group_norm
+from truenorm.lab.networks.norms import BatchNorm, NormLayer, batch_free_norm, group_norm
 from truenorm.lab.networks.plain import cnn, mlp
-from truenorm.nn.batchfree import BatchFreeNorm
 
 
 class Bias(nn.Module):
@@ -28,22 +27,12 @@ class Bias(nn.Module):
         return input + self.bias.view(-1, *[1] * (input.ndim - 2))
 
 
-def layer_norm(num_channels: int) -> BatchFreeNorm:
-    """Layer norm over channels and positions, with γ and β for each channel."""
-    return BatchFreeNorm(1, num_channels)
-
-
-def instance_norm(num_channels: int) -> BatchFreeNorm:
-    """Instance norm: each channel of each image by itself."""
-    return BatchFreeNorm(num_channels, num_channels)
-
-
 NORMS: Mapping[str, NormLayer] = {
     "none": Bias,
     "bn": BatchNorm,
-    "ln": layer_norm,
+    "ln": batch_free_norm("layer"),
     "gn": group_norm,
-    "in": instance_norm,
+    "in": batch_free_norm("instance"),
 }
 """Arm → what makes its norms."""
 
@@ -55,6 +44,13 @@ ARMS: Mapping[str, str] = {
     "in": "instance norm",
 }
 """Arm → what it is."""
+
+ACTIVATIONS: Mapping[str, tuple[type[nn.Module], float]] = {
+    "ReLU": (nn.ReLU, math.sqrt(2)),
+    "tanh": (nn.Tanh, 1.0),
+    "sigmoid": (nn.Sigmoid, 1.0),
+}
+"""Name → what it is, and the gain of its initial weights."""
 
 
 def dense(

@@ -1,12 +1,11 @@
 """Training for a claim: the study's loop with the claim's budget, and what is asked of the network afterwards."""
 
 import math
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from truenorm.errors import Diverged
@@ -14,6 +13,7 @@ from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
 from truenorm.lab.images.sets import Split
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.study.training import Recipe, Training, predict
 from truenorm.metrics.classification import Scores, scores
 
@@ -29,7 +29,7 @@ def trained(
     network: nn.Module,
     feed: Feed,
     trial: ClaimTrial,
-    on_step: Callable[[], None],
+    on_step: OnStep,
     *,
     epochs: int,
     schedule: str = "cosine",
@@ -61,29 +61,32 @@ def first(feed: Feed, num: int) -> Feed:
     return replace(feed, split=Split(feed.split.images[:num], feed.split.labels[:num]))
 
 
-def loss_on(network: nn.Module, context: ClaimsContext, part: str, limit: int) -> float:
-    """The loss in evaluation mode on the first images of a part; infinite where it is not finite."""
-    assert part in ("train", "validation", "test")
-    feed = first(context.feed(part, EVALUATION_BATCH), limit)
+def loss_on(network: nn.Module, feed: Feed) -> float:
+    """The loss in evaluation mode; infinite where it is not finite."""
     try:
         return F.cross_entropy(predict(network, feed), feed.split.labels).item()
     except Diverged:
         return math.inf
 
 
-def scored_in_batches(network: nn.Module, feed: Feed) -> Scores:
-    """What the network gives in training mode, batch by batch as it was trained, on images in their own order.
+def scored_in_batches(network: nn.Module, feed: Feed, order: Tensor | None = None) -> Scores:
+    """What the network gives in training mode, batch by batch as it was trained.
 
     Of a network whose batch norm uses each batch's own statistics: how well running averages stand for them does not
     enter. The network's own averages stay. A last batch of one image is left out.
 
+    Args:
+        network: as it was trained.
+        feed: images, and how many make a batch.
+        order: in which they are taken; their own, unless given.
+
     Raises:
         Diverged: what it gives is not finite.
     """
-    copy = deepcopy(network).train()
+    copy, feed = deepcopy(network).train(), replace(feed, drop_single=True)
     with torch.inference_mode():
-        batches = [(copy(images), labels) for images, labels in replace(feed, drop_single=True)]
-    logits = torch.cat([given for given, _ in batches])
+        batches = [(copy(images), labels) for images, labels in (feed if order is None else feed.in_order(order))]
+    logits = torch.cat([outputs for outputs, _ in batches])
     if not bool(logits.isfinite().all()):
         raise Diverged("what the trained network gives is not finite")
     return scores(logits, torch.cat([labels for _, labels in batches]))

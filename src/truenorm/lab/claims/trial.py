@@ -1,10 +1,11 @@
 """One piece of work for a claim: an arm, a place, a learning rate, a seed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from truenorm.lab.jobs.trial import Trial
+from truenorm.metrics.classification import Scores
 from truenorm.record import Measurement
 
 
@@ -45,3 +46,8 @@ class ClaimTrial(Trial):
     def row(self, metric: str, value: float, arm: str | None = None, *, n: int | None = None) -> Measurement:
         """A number of this trial; of another arm, where one training serves several."""
         return Measurement(self.id, arm or self.arm, None, metric, value, None, n)
+
+    def scores(self, scores: Scores, *metrics: str, arm: str | None = None) -> Iterator[Measurement]:
+        """Rows of some of the scores of a network, of another arm as in `row`."""
+        for metric in metrics:
+            yield self.row(metric, getattr(scores, metric), arm, n=scores.num)

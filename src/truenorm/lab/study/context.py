@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from truenorm.errors import InvalidInput
 from truenorm.lab.images.feed import Scale, ScaledImages
 from truenorm.lab.images.sets import ImageSet, Split, load
 from truenorm.lab.jobs.trial import digest
+from truenorm.lab.networks.hooks import hooked
 from truenorm.lab.networks.kinds import Norm
 from truenorm.lab.networks.named import network_digest, network_factory, try_network
 from truenorm.lab.study.arms import Arm, sweep
@@ -137,17 +137,9 @@ def _each_once(network: nn.Module, norm: Norm) -> Generator[None]:
     """Refuse a network that calls a batch norm twice in one forward: it sees several populations, and has no exact
     statistics to compare with."""
     calls: Counter[str] = Counter()
-
-    def count(name: str, *forward: object) -> None:
-        calls[name] += 1
-
-    layers = {} if norm == "gn" else batch_norms(network)
-    hooks = [layer.register_forward_hook(partial(count, name)) for name, layer in layers.items()]
-    try:
+    names = {} if norm == "gn" else {layer: name for name, layer in batch_norms(network).items()}
+    with hooked(names, lambda layer, inputs, output: calls.update([names[layer]])):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
     if twice := next((name for name, times in calls.items() if times > 1), None):
         raise InvalidInput(
             f"layer {twice!r} is called {calls[twice]} times in one forward: it sees several populations, and one set "

@@ -206,11 +206,11 @@ def test_what_few_images_lose_is_found(context, monkeypatch):
     assert found["images-64", "shift"] == found["all", "shift"] == 0 < found["images-16", "shift"]
 
 
-def test_lost_is_all_less_few():
+def test_the_effect_is_all_less_few():
     rows = [("all", "accuracy", 0.75), ("images-64", "accuracy", 0.5), ("images-256", "accuracy", 1.0)]
-    found = Evidence(record_of("population", rows, {"network": "mlp"}), "population")
-    assert population.lost(64, "mlp")(found) == {0: 0.25} and population.lost(256, "mlp")(found) == {0: -0.25}
-    assert population.lost(64, "cnn")(found) == {}
+    evidence = Evidence(record_of("population", rows, {"network": "mlp"}), "population")
+    effects = {part.name: effect for part in population.CLAIM.parts if (effect := part.effect(evidence))}
+    assert effects == {"64 images (mlp)": {0: 0.25}, "256 images (mlp)": {0: -0.25}}
 
 
 def record_of(claim, rows, where=None):

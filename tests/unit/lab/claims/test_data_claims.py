@@ -15,6 +15,7 @@ from truenorm.lab.claims.corruption import CORRUPTIONS, blur, contrast, noise
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.recurrent import RowLSTM, StepBatchNorm, StepLayerNorm
 from truenorm.lab.claims.run import run_claims
+from truenorm.lab.claims.training import scored_in_batches
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Scale
 from truenorm.lab.images.sets import Split, load
@@ -137,19 +138,22 @@ def test_all_ways_of_using_it_start_as_their_arm_says(context):
             assert len(norm.running_mean) == sets and norm.weight.unique().item() == pytest.approx(gain)
 
 
-def test_scores_by_batches_leave_the_network_as_it_was(context):
+def test_batches_are_scored_in_the_order_that_is_asked_for(context):
     network = recurrent._network(context, "bn-shared-1").eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = recurrent.scored_by_batches(network, context, seed=0)
-    assert found.num == 80 and not network.training
+    feed = context.feed("test", recurrent.BATCH)
+    backwards = scored_in_batches(network, feed, torch.arange(79, -1, -1))
+    assert backwards.num == 80 and not network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert found != recurrent.scored(network, context, "test")
+    assert backwards != scored_in_batches(network, feed) == scored_in_batches(network, feed, torch.arange(80))
+    assert backwards != recurrent.scored(network, context, "test")
 
 
-def test_worse_is_the_logarithm_of_the_losses_ratio():
+def test_the_effect_is_the_logarithm_of_the_losses_ratio():
     rows = [("none", {}, "nll", 0.2), ("bn-shared-1", {}, "nll", 0.3)]
-    effect = recurrent.worse("bn-shared-1")(Evidence(record_of("recurrent", rows), "recurrent"))
-    assert effect == {0: pytest.approx(math.log(1.5))}
+    evidence = Evidence(record_of("recurrent", rows), "recurrent")
+    effects = {part.name: effect for part in recurrent.CLAIM.parts if (effect := part.effect(evidence))}
+    assert effects == {"shared with γ 1": {0: pytest.approx(math.log(1.5))}}
 
 
 # 14: corruptions and statistics
@@ -260,15 +264,16 @@ def test_arms_of_a_seed_see_the_same_test_images(context):
     assert len(fewer) == 20 and torch.equal(fewer.labels, first.labels[:20])
 
 
-def test_gained_is_adapted_over_stored_at_the_place():
+def test_the_effect_is_adapted_less_stored_at_the_place():
     rows = [
         ("stored", PLACED, "accuracy", 0.5),
         ("adapted-128", PLACED, "accuracy", 0.75),
         ("adapted-128", {"images": "blurred"}, "accuracy", 0.9),
         ("adapted-8", PLACED, "accuracy", 0.6),
     ]
-    found = Evidence(record_of("other-data", rows), "other-data")
-    assert other_data.gained("noisy")(found) == {0: 0.25} and other_data.gained("blurred")(found) == {}
+    evidence = Evidence(record_of("other-data", rows), "other-data")
+    effects = {part.name: effect for part in other_data.CLAIM.parts if (effect := part.effect(evidence))}
+    assert effects == {"noisy images": {0: 0.25}}
 
 
 # 16: samples

@@ -1,7 +1,7 @@
 """What γ and β are for."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -9,15 +9,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference, log_ratio
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import scored, trained
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Feed
+from truenorm.lab.jobs.job import OnStep
+from truenorm.lab.networks.hooks import hooked
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
-from truenorm.record import Measurement
 
 IMAGES = 48_000
 """Shown in each training: 40 epochs of digits."""
@@ -34,10 +35,10 @@ AFFINE: Mapping[str, NormLayer] = {
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [Cell(arm=arm, lrs=context.rates(-7, 1), steps=context.steps(IMAGES, BATCH)) for arm in AFFINE]
+    return grid(AFFINE, lrs=context.rates(-7, 1), steps=context.steps(IMAGES, BATCH))
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: dense(context, AFFINE[trial.arm], activation=nn.Sigmoid), trial.seed, gain=1.0)
     feed = context.feed("train", BATCH)
     training = trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES))
@@ -50,26 +51,17 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) 
     yield trial.row("spread", spread.mean().item())
     yield trial.row("spread_between", spread.std().item())
     yield trial.row("training_loss", training.losses[-1])
-    found = scored(network, context, "test")
-    yield trial.row("nll", found.nll, n=found.num)
-    yield trial.row("accuracy", found.accuracy, n=found.num)
+    yield from trial.scores(scored(network, context, "test"), "nll", "accuracy")
 
 
 def sigmoid_inputs(network: nn.Module, feed: Feed) -> list[Tensor]:
     """What each sigmoid gets, (images, units), in training mode, batch by batch; the network is left as it was."""
     copy = deepcopy(network).train()
-    sigmoids = [module for module in copy.modules() if isinstance(module, nn.Sigmoid)]
-    found: list[list[Tensor]] = [[] for _ in sigmoids]
-    for seen, sigmoid in zip(found, sigmoids, strict=True):
-        sigmoid.register_forward_pre_hook(partial(_keep, seen))
-    with torch.inference_mode():
+    inputs: dict[nn.Module, list[Tensor]] = {module: [] for module in copy.modules() if isinstance(module, nn.Sigmoid)}
+    with torch.inference_mode(), hooked(inputs, lambda sigmoid, given, output: inputs[sigmoid].append(given[0])):
         for images, _ in replace(feed, drop_single=True):
             copy(images)
-    return [torch.cat(seen) for seen in found]
-
-
-def _keep(seen: list[Tensor], module: nn.Module, given: tuple[Tensor]) -> None:
-    seen.append(given[0])
+    return [torch.cat(batches) for batches in inputs.values()]
 
 
 def share_within(values: Tensor, limit: float) -> float:
@@ -80,15 +72,6 @@ def share_within(values: Tensor, limit: float) -> float:
         0.5
     """
     return (values.abs() < limit).double().mean().item()
-
-
-def _held(evidence: Evidence) -> Mapping[int, float]:
-    return evidence.difference("linear_share", "bn-no-affine", "bn")
-
-
-def _dearer(evidence: Evidence) -> Mapping[int, float]:
-    without, with_ = evidence.by_seed("nll", "bn-no-affine"), evidence.by_seed("nll", "bn")
-    return {seed: math.log(without[seed] / with_[seed]) for seed in without if seed in with_}
 
 
 CLAIM = Claim(
@@ -132,14 +115,14 @@ CLAIM = Claim(
         Part(
             name="the share in the linear region",
             says="share of sigmoid inputs in the linear region, without γ and β − with",
-            effect=_held,
+            effect=difference("linear_share", "bn-no-affine", "bn"),
             margin=0.05,
             unit="points",
         ),
         Part(
             name="the loss",
             says="test loss, without γ and β ÷ with",
-            effect=_dearer,
+            effect=log_ratio("nll", "bn-no-affine", "bn"),
             margin=math.log(1.1),
             unit="factor",
         ),

@@ -1,19 +1,17 @@
 """The batch size."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
-from torch import nn
-
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import ARMS, NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import first, scored, scored_in_batches, trained
 from truenorm.lab.claims.trial import ClaimTrial
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.study.arms import sequential
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
-from truenorm.record import Measurement
 
 IMAGES = 8_000
 """Shown in each training, whatever the batch."""
@@ -49,41 +47,25 @@ def cells(context: ClaimsContext) -> list[Cell]:
     ]
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: NETWORKS[trial.where["network"]](context, NORMS[trial.arm]), trial.seed)
     feed = first(context.feed("train", trial.where["batch_size"]), SUBSET)
     trained(network, feed, trial, on_step, epochs=_epochs(context))
     if trial.tuning:
         yield trial.row("score", -scored(network, context, "validation").nll)
         return
-    yield _accuracy(trial, trial.arm, network, context)
+    yield from trial.scores(scored(network, context, "test"), "accuracy")
     if trial.arm == "bn":
         for arm, stats in (("bn-joint", measure(network, feed)), ("bn-sequential", sequential(network, feed))):
             with using(network, stats):
-                yield _accuracy(trial, arm, network, context)
-        together = scored_in_batches(network, context.feed("test", feed.batch_size))
-        yield trial.row("accuracy", together.accuracy, "bn-batch", n=together.num)
+                yield from trial.scores(scored(network, context, "test"), "accuracy", arm=arm)
+        by_batches = scored_in_batches(network, context.feed("test", feed.batch_size))
+        yield from trial.scores(by_batches, "accuracy", arm="bn-batch")
 
 
 def _epochs(context: ClaimsContext) -> int:
     shown = IMAGES // 4 if context.quick else IMAGES
     return max(2, round(shown / min(SUBSET, len(context.images.train))))
-
-
-def _accuracy(trial: ClaimTrial, arm: str, network: nn.Module, context: ClaimsContext) -> Measurement:
-    found = scored(network, context, "test")
-    return trial.row("accuracy", found.accuracy, arm, n=found.num)
-
-
-def _harm(network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    def effect(evidence: Evidence) -> Mapping[int, float]:
-        return evidence.difference("accuracy", "bn", "bn", network=network, batch_size=LARGE, at={"batch_size": SMALL})
-
-    return effect
-
-
-def _instead(arm: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    return lambda evidence: evidence.difference("accuracy", arm, "bn", network=network, batch_size=SMALL)
 
 
 CLAIM = Claim(
@@ -131,7 +113,7 @@ CLAIM = Claim(
             Part(
                 name=f"small batches ({network})",
                 says=f"accuracy, batch norm, batch {LARGE} − batch {SMALL}, {network}",
-                effect=_harm(network),
+                effect=difference("accuracy", "bn", "bn", network=network, batch_size=LARGE, at={"batch_size": SMALL}),
                 margin=0.01,
                 unit="points",
                 resolution="one image",
@@ -142,7 +124,7 @@ CLAIM = Claim(
             Part(
                 name=f"{name} ({network})",
                 says=f"accuracy at batch {SMALL}, {name} − batch norm, {network}",
-                effect=_instead(arm, network),
+                effect=difference("accuracy", arm, "bn", network=network, batch_size=SMALL),
                 margin=0.01,
                 unit="points",
                 resolution="one image",

@@ -1,23 +1,22 @@
 """Whether features are bounded."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Effect, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import trained
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH
+from truenorm.lab.jobs.job import OnStep
+from truenorm.lab.networks.hooks import hooked
 from truenorm.model.layers import batch_norms, buffers_of
 from truenorm.model.statistics import using
-from truenorm.record import Measurement
 
 IMAGES = 8_000
 """Shown in training."""
@@ -48,22 +47,22 @@ INFERENCE: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [Cell(arm="training", lrs=(2.0**-5,), steps=context.steps(IMAGES, BATCH))]
+    return grid(["training"], lrs=(2.0**-5,), steps=context.steps(IMAGES, BATCH))
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: dense(context, NORMS["bn"]), trial.seed)
     trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
     with using(network):  # which training mode would change
         network.train()
         usual = [images for images, _ in context.feed("train", BATCH)]
-        yield from _told(trial, "training", furthest(network, usual))
+        yield from _rows(trial, "training", furthest(network, usual))
         odd = (with_one_brighter(images, context) for images in usual)
-        yield from _told(trial, "training-odd", furthest(network, odd))
+        yield from _rows(trial, "training-odd", furthest(network, odd))
     network.eval()
     for arm, (_, change) in INFERENCE.items():
         batches = (context.scale(change(pixels)) for pixels in context.images.test.images.split(EVALUATION_BATCH))
-        yield from _told(trial, arm, furthest(network, batches))
+        yield from _rows(trial, arm, furthest(network, batches))
 
 
 def with_one_brighter(images: Tensor, context: ClaimsContext) -> Tensor:
@@ -83,31 +82,26 @@ def furthest(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     """
     images: list[Tensor] = []
     layers: list[Tensor] = []
-    hooks = [layer.register_forward_pre_hook(partial(_look, layers)) for layer in batch_norms(network).values()]
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                layers.clear()
-                network(batch)
-                images.append(torch.stack(layers).amax(0))
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def look(norm: nn.BatchNorm1d, inputs: tuple[Tensor], output: Tensor) -> None:
+        mean, var = (None, None) if norm.training else (buffer.double() for buffer in buffers_of(norm))
+        values = F.batch_norm(inputs[0].double(), mean, var, training=norm.training, eps=norm.eps)
+        layers.append(values.abs().flatten(1).amax(1))
+
+    with hooked(batch_norms(network).values(), look), torch.no_grad():
+        for batch in batches:
+            layers.clear()
+            network(batch)
+            images.append(torch.stack(layers).amax(0))
     return torch.cat(images)
 
 
-def _look(layers: list[Tensor], norm: nn.BatchNorm1d, given: tuple[Tensor]) -> None:
-    mean, var = (None, None) if norm.training else (buffer.double() for buffer in buffers_of(norm))
-    values = F.batch_norm(given[0].double(), mean, var, training=norm.training, eps=norm.eps)
-    layers.append(values.abs().flatten(1).amax(1))
-
-
-def _told(trial: ClaimTrial, arm: str, values: Tensor) -> Iterator[Measurement]:
+def _rows(trial: ClaimTrial, arm: str, values: Tensor) -> Rows:
     yield trial.row("largest", values.max().item(), arm, n=len(values))
     yield trial.row("beyond", (values > BOUND).double().mean().item(), arm, n=len(values))
 
 
-def within(arm: str) -> Callable[[Evidence], Mapping[int, float]]:
+def within(arm: str) -> Effect:
     """Seed → logarithm of the limit over the largest value: positive where that is within."""
     return lambda evidence: {
         seed: math.log(LIMIT / largest) for seed, largest in evidence.by_seed("largest", arm).items()
@@ -149,10 +143,9 @@ CLAIM = Claim(
             name=name,
             says=f"room: {LIMIT:.1f} σ ÷ the largest value, {name}",
             effect=within(arm),
-            margin=margin,
+            margin=math.log(1.1),
             unit="factor",
         )
-        for margin in (math.log(1.1),)
         for arm, name in (
             ("training", "training"),
             ("training-odd", "training with an odd image"),

@@ -1,22 +1,22 @@
 """Inference by running averages, and the batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from truenorm.lab.claims.catalogue.per_sample import alone
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import value
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import first, trained
 from truenorm.lab.claims.trial import ClaimTrial
+from truenorm.lab.jobs.job import OnStep
 from truenorm.metrics.classification import scores
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
-from truenorm.record import Measurement
 
 IMAGES = 3_500
 """Shown in training, whatever the batch."""
@@ -46,7 +46,7 @@ def cells(context: ClaimsContext) -> list[Cell]:
     ]
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     context, size = limited(context), trial.where["batch_size"]
     network = initialised(lambda: dense(context, NORMS["bn"]), trial.seed)
     trained(network, context.feed("train", size), trial, on_step, epochs=context.epochs(IMAGES))
@@ -92,10 +92,6 @@ def same(given: Tensor, right: Tensor) -> float:
     return 1 - ((given - right).norm() / right.norm()).item()
 
 
-def _stored(metric: str, size: int) -> Callable[[Evidence], Mapping[int, float]]:
-    return lambda evidence: evidence.by_seed(metric, "stored", batch_size=size)
-
-
 CLAIM = Claim(
     number=13,
     name="consistent",
@@ -135,25 +131,24 @@ CLAIM = Claim(
         "claim says, as for claim 16."
     ),
     arms=ARMS,
-    parts=tuple(
-        Part(name=name, says=says, effect=_stored(metric, size), margin=0.95, unit="points")
-        for name, says, metric, size in (
-            (
-                "the batch at inference",
-                f"share of an image's output that does not depend on the others, batch {SMALL}",
-                "alone",
-                SMALL,
-            ),
-            *(
-                (
-                    f"training batches of {size}",
-                    f"share of the output that statistics of all images would give, training batch {size}",
-                    "same",
-                    size,
-                )
-                for size in (SMALL, LARGE)
-            ),
-        )
+    parts=(
+        Part(
+            name="the batch at inference",
+            says=f"share of an image's output that does not depend on the others, batch {SMALL}",
+            effect=value("alone", "stored", batch_size=SMALL),
+            margin=0.95,
+            unit="points",
+        ),
+        *(
+            Part(
+                name=f"training batches of {size}",
+                says=f"share of the output that statistics of all images would give, training batch {size}",
+                effect=value("same", "stored", batch_size=size),
+                margin=0.95,
+                unit="points",
+            )
+            for size in (SMALL, LARGE)
+        ),
     ),
     columns=(
         Column(metric="alone", heading="independent of the others %", unit="points", digits=1),

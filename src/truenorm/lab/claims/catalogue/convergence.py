@@ -2,20 +2,21 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import ARMS, NETWORKS, NORMS, initialised
-from truenorm.lab.claims.training import loss_on, training
+from truenorm.lab.claims.training import first, loss_on, trained
 from truenorm.lab.claims.trial import ClaimTrial
+from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.norms import NormLayer
 from truenorm.nn.batchnorm import BatchNorm1d, BatchNorm2d
-from truenorm.record import Measurement
 
 IMAGES, BATCH = 15_000, 32
 """Shown at most, and at each step."""
@@ -34,30 +35,32 @@ OURS: Mapping[str, NormLayer] = {"mlp": BatchNorm1d, "cnn": BatchNorm2d}
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [
-        Cell(arm=arm, where={"network": network}, lrs=context.rates(-7, 0), steps=context.steps(IMAGES, BATCH))
-        for network in NETWORKS
-        for arm in CLAIM.arms
-    ]
+    return grid(CLAIM.arms, lrs=context.rates(-7, 0), steps=context.steps(IMAGES, BATCH), network=NETWORKS)
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     name = trial.where["network"]
     norm_layer = OURS[name] if trial.arm == "bn-pooled" else NORMS[trial.arm]
     network = initialised(lambda: NETWORKS[name](context, norm_layer), trial.seed)
-    feed = context.feed("train", BATCH)
-    race = _Race(network, context, "validation" if trial.tuning else "test", context.steps(IMAGES, BATCH), on_step)
-    going = training(network, feed, trial, epochs=context.epochs(IMAGES), schedule="constant")
+    limit = context.steps(IMAGES, BATCH)
+    looked_at = first(context.feed("validation" if trial.tuning else "test", EVALUATION_BATCH), LOOKED_AT)
+    race = _Race(network, looked_at, context, on_step)
     try:
-        while going.epoch < context.epochs(IMAGES):
-            going.run_epoch(race.step)
+        trained(
+            network,
+            context.feed("train", BATCH),
+            trial,
+            race.step,
+            epochs=context.epochs(IMAGES),
+            schedule="constant",
+        )
     except _There:
         pass
     except Diverged:
         if not trial.tuning:
             raise
     if trial.tuning:
-        yield trial.row("score", -math.log(race.steps or 4 * context.steps(IMAGES, BATCH)))
+        yield trial.row("score", -math.log(race.steps or 4 * limit))
         return
     yield trial.row("arrived", float(race.steps is not None))
     if race.steps is not None:
@@ -78,13 +81,12 @@ class _Race:
         seconds: of processor time that these took, without the looks.
     """
 
-    def __init__(
-        self, network: nn.Module, context: ClaimsContext, part: str, limit: int, on_step: Callable[[], None]
-    ) -> None:
-        self._network, self._context, self._part, self._on_step = network, context, part, on_step
-        self._target = TARGETS.get(context.images.name, TARGET) * math.log(context.num_classes)
-        self._every = max(1, limit // LOOKS)
-        self._last = math.log(context.num_classes)
+    def __init__(self, network: nn.Module, feed: Feed, context: ClaimsContext, on_step: OnStep) -> None:
+        self._network, self._feed, self._on_step = network, feed, on_step
+        guessing = math.log(context.num_classes)
+        self._target = TARGETS.get(context.images.name, TARGET) * guessing
+        self._last = guessing
+        self._every = max(1, context.steps(IMAGES, BATCH) // LOOKS)
         self._begun = time.thread_time()
         self.steps: float | None = None
         self.taken, self.seconds = 0, 0.0
@@ -98,16 +100,12 @@ class _Race:
         self._on_step()
 
     def _look(self) -> None:
-        loss = loss_on(self._network, self._context, self._part, LOOKED_AT)
+        loss = loss_on(self._network, self._feed)
         if loss <= self._target:
             past = (self._last - self._target) / (self._last - loss) if self._last > loss else 1.0
             self.steps = self.taken - self._every * (1 - past)
             raise _There
         self._last = loss
-
-
-def _saved(metric: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    return lambda evidence: evidence.difference(metric, "none", "bn", network=network)
 
 
 CLAIM = Claim(
@@ -146,7 +144,7 @@ CLAIM = Claim(
         Part(
             name=f"{metric} ({network})",
             says=f"{metric} to the target loss, none ÷ batch norm, {network}",
-            effect=_saved(metric, network),
+            effect=difference(metric, "none", "bn", network=network),
             margin=math.log(1.25),
             unit="factor",
         )

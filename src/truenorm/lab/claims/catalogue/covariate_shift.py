@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from statistics import fmean
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
-from truenorm.lab.claims.networks import NORMS, dense, initialised
+from truenorm.lab.claims.networks import ACTIVATIONS, NORMS, dense, initialised
 from truenorm.lab.claims.training import first, trained
 from truenorm.lab.claims.trial import ClaimTrial
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
-from truenorm.record import Measurement
 
 IMAGES, BATCH = 15_000, 64
 LOOKS = 10
@@ -28,11 +28,6 @@ PROBE = 256
 
 EQUAL = 2.0**-6
 """The rate for all networks where they are to take the same steps."""
-
-ACTIVATIONS: Mapping[str, tuple[type[nn.Module], float]] = {
-    "ReLU": (nn.ReLU, math.sqrt(2)),
-    "sigmoid": (nn.Sigmoid, 1.0),
-}
 
 
 class NoisyBatchNorm(BatchNorm):
@@ -67,18 +62,18 @@ def cells(context: ClaimsContext) -> list[Cell]:
             lrs=(EQUAL,) if rate == "equal" else context.rates(-8, 0),
             steps=context.steps(IMAGES, BATCH),
         )
-        for activation in ACTIVATIONS
+        for activation in ("ReLU", "sigmoid")
         for rate in ("equal", "best")
         for arm in MAKERS
     ]
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     activation, gain = ACTIVATIONS[trial.where["activation"]]
     network = initialised(lambda: dense(context, MAKERS[trial.arm], activation=activation), trial.seed, gain=gain)
     probe = next(iter(first(context.feed("train", PROBE), PROBE)))
-    looks = _Looks(network, probe, context.steps(IMAGES, BATCH), on_step)
-    step = on_step if trial.tuning else looks.step
+    likeness = _Likeness(network, probe, context.steps(IMAGES, BATCH), on_step)
+    step = on_step if trial.tuning else likeness.step
     losses = trained(
         network, context.feed("train", BATCH), trial, step, epochs=context.epochs(IMAGES), schedule="constant"
     ).losses
@@ -86,36 +81,34 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) 
         yield trial.row("score", -losses[-1])
         return
     yield trial.row("loss", math.log(losses[-1]))
-    yield trial.row("likeness", fmean(looks.found))
+    yield trial.row("likeness", fmean(likeness.values))
 
 
-class _Looks:
+class _Likeness:
     """Now and then, what a step of the layers before does to the gradient of a layer.
 
     Attributes:
-        found: at each look, the mean over layers of the cosine between the gradient as it was and as it is after the
+        values: at each look, the mean over layers of the cosine between the gradient as it was and as it is after the
             layers before have taken their step.
     """
 
-    def __init__(
-        self, network: nn.Module, probe: tuple[Tensor, Tensor], steps: int, on_step: Callable[[], None]
-    ) -> None:
+    def __init__(self, network: nn.Module, probe: tuple[Tensor, Tensor], steps: int, on_step: OnStep) -> None:
         self._network, self._probe, self._on_step = network, probe, on_step
         self._at = {round(steps * (k + 0.5) / LOOKS) for k in range(LOOKS)}
         self._taken = 0
         self._before: dict[str, Tensor] = {}
-        self.found: list[float] = []
+        self.values: list[float] = []
 
     def step(self) -> None:
         self._on_step()
         self._taken += 1
         if self._taken in self._at:
-            self.found.append(self._look())
+            self.values.append(self._look())
         if self._taken + 1 in self._at:
             self._before = {name: value.detach().clone() for name, value in self._network.named_parameters()}
 
     def _look(self) -> float:
-        """See `found`. On a copy, whose running statistics nobody reads."""
+        """See `values`. On a copy, whose running statistics are not used."""
         network = copy.deepcopy(self._network).train()
         before, after = self._before, dict(self._network.named_parameters())
         layers = [name for name, value in before.items() if value.ndim == 2][1:-1]
@@ -135,11 +128,11 @@ def _gradients(
 ) -> dict[str, Tensor]:
     """Gradients of some layers' weights, in float64: those of a network that hardly learns are tiny."""
     images, labels = probe
-    asked = {name: parameters[name].double().requires_grad_() for name in layers}
+    weights = {name: parameters[name].double().requires_grad_() for name in layers}
     rest = {name: value.double() for name, value in parameters.items()}
-    outputs = functional_call(network.double(), rest | asked, (images.double(),))
-    found = torch.autograd.grad(F.cross_entropy(outputs, labels), list(asked.values()))
-    return dict(zip(layers, found, strict=True))
+    outputs = functional_call(network.double(), rest | weights, (images.double(),))
+    gradients = torch.autograd.grad(F.cross_entropy(outputs, labels), list(weights.values()))
+    return dict(zip(layers, gradients, strict=True))
 
 
 def _less(evidence: Evidence) -> Mapping[int, float]:

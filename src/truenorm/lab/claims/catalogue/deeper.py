@@ -1,19 +1,19 @@
 """Deeper networks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from torch import nn
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.residual import SkipInit, residual
 from truenorm.lab.claims.training import scored, scored_in_batches, trained
 from truenorm.lab.claims.trial import ClaimTrial
-from truenorm.record import Measurement
+from truenorm.lab.jobs.job import OnStep
 
 IMAGES = 7_200
 """Shown in each training: 6 epochs of digits."""
@@ -28,35 +28,31 @@ COMPARED: Mapping[str, tuple[str, ...]] = {PLAIN: ("none", "bn"), SKIPS: ("none"
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
+    lrs, steps = context.rates(-9, 0), context.steps(IMAGES, BATCH)
+    depths = DEPTHS[1::2] if context.quick else DEPTHS
     return [
-        Cell(
-            arm=arm,
-            where={"network": network, "depth": depth},
-            lrs=context.rates(-9, 0),
-            steps=context.steps(IMAGES, BATCH),
-        )
+        cell
         for network, arms in COMPARED.items()
-        for depth in (DEPTHS[1::2] if context.quick else DEPTHS)
-        for arm in arms
+        for cell in grid(arms, lrs=lrs, steps=steps, network=[network], depth=depths)
     ]
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(partial(made, context, trial), trial.seed)
     feed = context.feed("train", BATCH)
     metrics = ("validation_accuracy",) if trial.tuning else ("training_accuracy", "accuracy")
     try:
         trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES))
         if trial.tuning:
-            found = (scored_in_batches(network, context.feed("validation", BATCH)),)
+            scores = (scored_in_batches(network, context.feed("validation", BATCH)),)
         else:
-            found = (scored_in_batches(network, feed), scored(network, context, "test"))
+            scores = (scored_in_batches(network, feed), scored(network, context, "test"))
     except Diverged:  # a network that fell apart can but guess
         for metric in metrics:
             yield trial.row(metric, 1 / context.num_classes)
         return
-    for metric, scores in zip(metrics, found, strict=True):
-        yield trial.row(metric, scores.accuracy, n=scores.num)
+    for metric, of_part in zip(metrics, scores, strict=True):
+        yield trial.row(metric, of_part.accuracy, n=of_part.num)
 
 
 def made(context: ClaimsContext, trial: ClaimTrial) -> nn.Module:
@@ -67,13 +63,6 @@ def made(context: ClaimsContext, trial: ClaimTrial) -> nn.Module:
     if trial.arm == "skipinit":
         return residual(context, NORMS["none"], depth=depth, width=WIDTH, end=SkipInit)
     return residual(context, NORMS[trial.arm], depth=depth, width=WIDTH)
-
-
-def _over(other: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    def effect(evidence: Evidence) -> Mapping[int, float]:
-        return evidence.difference("training_accuracy", "bn", other, network=network, depth=DEPTHS[-1])
-
-    return effect
 
 
 CLAIM = Claim(
@@ -116,7 +105,7 @@ CLAIM = Claim(
         Part(
             name=name,
             says=f"training accuracy, batch norm − {than}, {DEPTHS[-1]} layers, {network}",
-            effect=_over(other, network),
+            effect=difference("training_accuracy", "bn", other, network=network, depth=DEPTHS[-1]),
             margin=0.05,
             unit="points",
         )

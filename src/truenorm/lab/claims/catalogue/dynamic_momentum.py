@@ -1,22 +1,20 @@
 """A momentum for each layer against batch-free norms."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
-from torch import nn
-
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import scored, trained
 from truenorm.lab.claims.trial import ClaimTrial
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.norms import norm_layer
 from truenorm.lab.study.arms import sweep
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
 from truenorm.model.watch import watch
-from truenorm.record import Measurement
 from truenorm.rules import Static
 
 IMAGES, BATCH = 15_000, 64
@@ -37,21 +35,15 @@ JUDGED: Mapping[str, Mapping[str, str]] = {
 }
 """Network → arm → what its batch-free norm is there."""
 
+MEASURED = ("accuracy", "f_score", "nll")
+
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [
-        Cell(
-            arm=arm,
-            where={"network": network},
-            lrs=RATES[1:4] if context.quick else RATES,
-            steps=context.steps(IMAGES, BATCH),
-        )
-        for network in NETWORKS
-        for arm in ("bn", *FREE, "gn")
-    ]
+    lrs = RATES[1:4] if context.quick else RATES
+    return grid(("bn", *FREE, "gn"), lrs=lrs, steps=context.steps(IMAGES, BATCH), network=NETWORKS)
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     name = trial.where["network"]
     norm = norm_layer("bn-bfn", bfn=FREE[trial.arm][1][name]) if trial.arm in FREE else NORMS[trial.arm]
     network = initialised(lambda: NETWORKS[name](context, norm), trial.seed)
@@ -63,7 +55,7 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) 
         return
     if trial.arm != "bn":
         train()
-        yield from _outcome(trial, trial.arm, network, context)
+        yield from trial.scores(scored(network, context, "test"), *MEASURED)
         return
     with watch(network, (Static(sweep(())),)) as watched:
         train()
@@ -74,18 +66,7 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) 
         ("recalibrated", population),
     ):
         with using(network, stats):
-            yield from _outcome(trial, arm, network, context)
-
-
-def _outcome(trial: ClaimTrial, arm: str, network: nn.Module, context: ClaimsContext) -> Iterator[Measurement]:
-    found = scored(network, context, "test")
-    yield trial.row("accuracy", found.accuracy, arm, n=found.num)
-    yield trial.row("f_score", found.f_score, arm, n=found.num)
-    yield trial.row("nll", found.nll, arm, n=found.num)
-
-
-def _over(arm: str, network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    return lambda evidence: evidence.difference("accuracy", "dmbn", arm, network=network)
+            yield from trial.scores(scored(network, context, "test"), *MEASURED, arm=arm)
 
 
 CLAIM = Claim(
@@ -128,30 +109,19 @@ CLAIM = Claim(
         **{arm: what for arm, (what, _) in FREE.items()},
         "gn": "group norm everywhere",
     },
-    parts=(
-        *(
-            Part(
-                name=f"{words} ({network})",
-                says=f"accuracy, DMBN − {words} between batch norms, {network}",
-                effect=_over(arm, network),
-                margin=0.005,
-                unit="points",
-                resolution="one image",
-            )
-            for network, kinds in JUDGED.items()
-            for arm, words in kinds.items()
-        ),
-        *(
-            Part(
-                name=f"torch's momentum ({network})",
-                says=f"accuracy, DMBN − torch's momentum of 0.1, same weights, {network}",
-                effect=_over("bn", network),
-                margin=0.005,
-                unit="points",
-                resolution="one image",
-            )
-            for network in NETWORKS
-        ),
+    parts=tuple(
+        Part(
+            name=f"{name} ({network})",
+            says=f"accuracy, DMBN − {name} {how}, {network}",
+            effect=difference("accuracy", "dmbn", arm, network=network),
+            margin=0.005,
+            unit="points",
+            resolution="one image",
+        )
+        for network, arm, name, how in (
+            *((network, *norm, "between batch norms") for network, norms in JUDGED.items() for norm in norms.items()),
+            *((network, "bn", "torch's momentum", "of 0.1, same weights") for network in NETWORKS),
+        )
     ),
     columns=(
         Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),

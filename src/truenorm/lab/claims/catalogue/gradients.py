@@ -1,48 +1,35 @@
 """Vanishing and exploding gradients."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Effect, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
-from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
+from truenorm.lab.claims.networks import ACTIVATIONS, ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.residual import residual
 from truenorm.lab.claims.trial import ClaimTrial
-from truenorm.record import Measurement
+from truenorm.lab.jobs.job import OnStep
+from truenorm.lab.networks.hooks import hooked
 
 DEPTHS = (5, 10, 20, 40)
 WIDTH = 128
 BATCH = 256
 COMPARED = ("none", "bn", "ln")
 
-ACTIVATIONS: Mapping[str, tuple[type[nn.Module], float]] = {
-    "ReLU": (nn.ReLU, math.sqrt(2)),
-    "tanh": (nn.Tanh, 1.0),
-    "sigmoid": (nn.Sigmoid, 1.0),
-}
-"""Name → what it is, and the gain of its initial weights."""
-
 SKIPS = "ReLU with skips"
 NETWORKS = (*ACTIVATIONS, SKIPS)
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [
-        Cell(arm=arm, where={"activation": network, "depth": depth})
-        for network in NETWORKS
-        for depth in (DEPTHS[1::2] if context.quick else DEPTHS)
-        for arm in COMPARED
-    ]
+    return grid(COMPARED, activation=NETWORKS, depth=DEPTHS[1::2] if context.quick else DEPTHS)
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     depth: int = trial.where["depth"]
     network, layers = made(trial.where["activation"], context, trial.arm, depth=depth, width=WIDTH, seed=trial.seed)
     feed = context.feed("train", BATCH)
@@ -76,28 +63,16 @@ def made(
 def gradients(network: nn.Module, layers: Sequence[nn.Module], images: Tensor, labels: Tensor) -> list[float]:
     """The size of the loss's gradient at the output of each layer: Euclidean, over all images together."""
     outputs: list[Tensor] = []
-    hooks = [layer.register_forward_hook(partial(_keep, outputs)) for layer in layers]
-    try:
+    with hooked(layers, lambda layer, inputs, output: outputs.append(output)):
         loss = F.cross_entropy(network(images), labels)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [gradient.norm().item() for gradient in torch.autograd.grad(loss, outputs)]
 
 
-def _keep(outputs: list[Tensor], module: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
-    outputs.append(output)
-
-
-def _closer(network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    """Seed → how much closer to "neither grows nor shrinks" batch norm comes than no norm, per layer."""
-
-    def effect(evidence: Evidence) -> Mapping[int, float]:
-        where = {"activation": network, "depth": DEPTHS[-1]}
-        none, bn = (evidence.by_seed("growth", arm, **where) for arm in ("none", "bn"))
-        return {seed: abs(none[seed]) - abs(bn[seed]) for seed in none if seed in bn}
-
-    return effect
+def _closer(network: str) -> Effect:
+    """How much closer to "neither grows nor shrinks" batch norm comes than no norm, per layer."""
+    return lambda evidence: evidence.paired(
+        lambda none, bn: abs(none) - abs(bn), "growth", "none", "bn", activation=network, depth=DEPTHS[-1]
+    )
 
 
 CLAIM = Claim(

@@ -1,24 +1,22 @@
 """Data at inference that differ from those of training."""
 
-from collections.abc import Callable, Iterator, Mapping
-
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.corruption import BLUR, CONTRAST, CORRUPTIONS, NOISE
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import NORMS, convolutional, initialised
 from truenorm.lab.claims.training import scored, trained
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
 from truenorm.lab.images.sets import Split
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.study.training import predict
 from truenorm.metrics.classification import Scores, scores
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
-from truenorm.record import Measurement
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -60,20 +58,20 @@ ARMS = {
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    begun: set[str] = set()
-    found: list[Cell] = []
+    trained: set[str] = set()
+    cells: list[Cell] = []
     for arm in ARMS:
         if TAKEN.get(arm, 0) <= len(context.images.validation):
             for place in PLACES:
                 norm = _norm(arm)
-                # A network that was trained for one place is asked again for the others.
-                steps = 1 if norm in begun else context.steps(IMAGES, BATCH)
-                begun.add(norm)
-                found.append(Cell(arm=arm, where={"images": place}, lrs=context.rates(-6, -2), steps=steps))
-    return found
+                # A network that was trained for one place is used again for the others.
+                steps = 1 if norm in trained else context.steps(IMAGES, BATCH)
+                trained.add(norm)
+                cells.append(Cell(arm=arm, where={"images": place}, lrs=context.rates(-6, -2), steps=steps))
+    return cells
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = _NETWORKS.trained(trial, context, on_step)
     if trial.tuning:
         yield trial.row("score", -scored(network, context, "validation").nll)
@@ -82,11 +80,10 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) 
     test = shown(context.images.test, trial.where["images"], draw, most=TESTED)
     if trial.arm in TAKEN:
         pool = shown(context.images.validation, trial.where["images"], draw)
-        found = (one_class if trial.arm == "one-class" else adapted)(network, context, pool, test, TAKEN[trial.arm])
+        tested = (one_class if trial.arm == "one-class" else adapted)(network, context, pool, test, TAKEN[trial.arm])
     else:
-        found = scores(predict(network, _feed(context, test)), test.labels)
-    yield trial.row("accuracy", found.accuracy, n=found.num)
-    yield trial.row("nll", found.nll, n=found.num)
+        tested = scores(predict(network, _feed(context, test)), test.labels)
+    yield from trial.scores(tested, "accuracy", "nll")
 
 
 def shown(split: Split, place: str, draw: torch.Generator, *, most: int | None = None) -> Split:
@@ -125,12 +122,12 @@ def mixed_statistics(network: nn.Module, images: Tensor) -> Statistics:
 
     Source: Schneider et al. 2020.
     """
-    source = found = statistics(network)
+    source = mixture = statistics(network)
     for _ in source:
-        with using(network, found):
-            arriving = measure(network, [images], flow="eval")
-        found = Statistics({name: mixed(source[name], arriving[name], len(images)) for name in source})
-    return found
+        with using(network, mixture):
+            target = measure(network, [images], flow="eval")
+        mixture = Statistics({name: mixed(source[name], target[name], len(images)) for name in source})
+    return mixture
 
 
 def mixed(source: Moments, target: Moments, size: int) -> Moments:
@@ -160,17 +157,17 @@ class Networks:
     """
 
     def __init__(self) -> None:
-        self._bench: ClaimsContext | None = None
+        self._context: ClaimsContext | None = None
         self._kept: dict[tuple[str, int, float | None], nn.Module] = {}
 
-    def trained(self, trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> nn.Module:
+    def trained(self, trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> nn.Module:
         """That of a trial's norm, seed and rate.
 
         Raises:
             Diverged: the loss is not finite.
         """
-        if context is not self._bench:
-            self._bench, self._kept = context, {}
+        if context is not self._context:
+            self._context, self._kept = context, {}
         norm = _norm(trial.arm)
         key = norm, trial.seed, trial.lr
         if key not in self._kept:
@@ -181,11 +178,6 @@ class Networks:
 
 
 _NETWORKS = Networks()
-
-
-def gained(place: str) -> Callable[[Evidence], Mapping[int, float]]:
-    """Accuracy with statistics of the images at hand over that with those of training, by seed."""
-    return lambda evidence: evidence.difference("accuracy", JUDGED, "stored", images=place)
 
 
 def _feed(context: ClaimsContext, split: Split) -> Feed:
@@ -238,7 +230,7 @@ CLAIM = Claim(
         Part(
             name=f"{place} images",
             says=f"accuracy with statistics of {SIZES[-1]} {place} images − with those of training",
-            effect=gained(place),
+            effect=difference("accuracy", JUDGED, "stored", images=place),
             margin=0.01,
             unit="points",
             resolution="one image",

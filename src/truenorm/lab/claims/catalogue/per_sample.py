@@ -1,16 +1,14 @@
 """Normalizing across the features of each sample, which batch norm does not."""
 
-from collections.abc import Callable, Iterator, Mapping
-
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import value
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.trial import ClaimTrial
-from truenorm.record import Measurement
+from truenorm.lab.jobs.job import OnStep
 
 SIZES = (16, 64, 256)
 JUDGED = 64
@@ -30,7 +28,7 @@ def cells(context: ClaimsContext) -> list[Cell]:
     ]
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: dense(context, NORMS[trial.arm], depth=1), trial.seed)
     layer, norm = network.get_submodule("linear1"), network.get_submodule("norm1")
     size = trial.where["batch_size"]
@@ -91,10 +89,6 @@ def _rms(values: Tensor) -> Tensor:
     return values.square().mean().sqrt()
 
 
-def _of_batch_norm(metric: str) -> Callable[[Evidence], Mapping[int, float]]:
-    return lambda evidence: evidence.by_seed(metric, "bn", batch_size=JUDGED)
-
-
 CLAIM = Claim(
     number=16,
     name="per-sample",
@@ -123,7 +117,13 @@ CLAIM = Claim(
     ),
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
-        Part(name=name, says=f"{says}, batch {JUDGED}", effect=_of_batch_norm(metric), margin=0.95, unit="points")
+        Part(
+            name=name,
+            says=f"{says}, batch {JUDGED}",
+            effect=value(metric, "bn", batch_size=JUDGED),
+            margin=0.95,
+            unit="points",
+        )
         for name, says, metric in (
             ("the means of samples", "differences between samples' means that batch norm takes away", "centred"),
             ("other samples", "share of a sample's output that does not depend on the others", "alone"),

@@ -1,22 +1,21 @@
 """How many images population statistics take."""
 
-from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 
 import torch
 from torch import nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import NETWORKS, NORMS, initialised
 from truenorm.lab.claims.training import scored, trained
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH
+from truenorm.lab.jobs.job import OnStep
 from truenorm.metrics.classification import Scores
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
-from truenorm.record import Measurement
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
 
@@ -32,27 +31,26 @@ DRAWS = 4
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    steps = context.steps(IMAGES, BATCH)
-    return [Cell(arm="all", where={"network": network}, lrs=(2.0**-4,), steps=steps) for network in NETWORKS]
+    return grid(["all"], lrs=(2.0**-4,), steps=context.steps(IMAGES, BATCH), network=NETWORKS)
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: NETWORKS[trial.where["network"]](context, NORMS["bn"]), trial.seed)
     trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
     network.eval()
     images = len(context.images.train)
     population = of_images(network, context, torch.arange(images))
     draw = torch.Generator().manual_seed(trial.seed)
-    taken: dict[str, list[Statistics]] = {
+    drawn: dict[str, list[Statistics]] = {
         _arm(size): [of_images(network, context, torch.randperm(images, generator=draw)[:size]) for _ in range(DRAWS)]
         for size in SIZES
         if size < images
     }
-    for arm, found in {**taken, "all": [population], "stored": [statistics(network)]}.items():
-        tested = [_scored_with(network, stats, context) for stats in found]
-        yield trial.row("accuracy", fmean(one.accuracy for one in tested), arm, n=tested[0].num)
-        yield trial.row("nll", fmean(one.nll for one in tested), arm, n=tested[0].num)
-        yield trial.row("shift", fmean(estimation_shift(stats, population).mean for stats in found), arm)
+    for arm, draws in {**drawn, "all": [population], "stored": [statistics(network)]}.items():
+        tested = [_scored_with(network, stats, context) for stats in draws]
+        yield trial.row("accuracy", fmean(scores.accuracy for scores in tested), arm, n=tested[0].num)
+        yield trial.row("nll", fmean(scores.nll for scores in tested), arm, n=tested[0].num)
+        yield trial.row("shift", fmean(estimation_shift(stats, population).mean for stats in draws), arm)
 
 
 def of_images(network: nn.Module, context: ClaimsContext, rows: torch.Tensor) -> Statistics:
@@ -68,11 +66,6 @@ def _scored_with(network: nn.Module, stats: Statistics, context: ClaimsContext) 
 
 def _arm(size: int) -> str:
     return f"images-{size}"
-
-
-def lost(size: int, network: str) -> Callable[[Evidence], Mapping[int, float]]:
-    """Accuracy with statistics of all training images over that with those of so many, by seed."""
-    return lambda evidence: evidence.difference("accuracy", "all", _arm(size), network=network)
 
 
 CLAIM = Claim(
@@ -113,7 +106,7 @@ CLAIM = Claim(
         Part(
             name=f"{size} images ({network})",
             says=f"accuracy, statistics of all images − of {size}, {network}",
-            effect=lost(size, network),
+            effect=difference("accuracy", "all", _arm(size), network=network),
             margin=0.005,
             unit="points",
             resolution="one image",

@@ -1,16 +1,16 @@
 """Higher learning rates."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Effect, Part, Picture, Rows
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
 from truenorm.lab.claims.training import scored, trained
 from truenorm.lab.claims.trial import ClaimTrial
-from truenorm.record import Measurement
+from truenorm.lab.jobs.job import OnStep
 
 IMAGES = 12_000
 """Shown in each training."""
@@ -36,18 +36,15 @@ def cells(context: ClaimsContext) -> list[Cell]:
     ]
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: dense(context, NORMS[trial.arm]), trial.seed)
     feed = context.feed("train", trial.where["batch_size"])
     try:
         trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES), schedule="constant")
-        found = scored(network, context, "test")
+        yield from trial.scores(scored(network, context, "test"), "accuracy", "nll")
     except Diverged:  # which is what was asked: this rate is too high
         yield trial.row("accuracy", 1 / context.num_classes)
         yield trial.row("nll", math.log(context.num_classes))
-        return
-    yield trial.row("accuracy", found.accuracy, n=found.num)
-    yield trial.row("nll", found.nll, n=found.num)
 
 
 def largest(evidence: Evidence, arm: str, batch_size: int) -> dict[int, float]:
@@ -56,32 +53,30 @@ def largest(evidence: Evidence, arm: str, batch_size: int) -> dict[int, float]:
     for each in COMPARED:
         for seed, accuracies in _ladder(evidence, "accuracy", each, batch_size).items():
             best[seed] = max(best.get(seed, 0.0), *accuracies.values())
-    found = _ladder(evidence, "accuracy", arm, batch_size)
     return {
         seed: math.log(max(rates))
-        for seed, accuracies in found.items()
+        for seed, accuracies in _ladder(evidence, "accuracy", arm, batch_size).items()
         if (rates := [rate for rate, accuracy in accuracies.items() if accuracy >= ENOUGH * best[seed]])
     }
 
 
 def best(evidence: Evidence, arm: str, batch_size: int) -> dict[int, float]:
     """Seed → logarithm of the rate with the least loss on test images."""
-    found = _ladder(evidence, "nll", arm, batch_size)
-    return {seed: math.log(min(losses, key=lambda rate: losses[rate])) for seed, losses in found.items()}
+    by_rate = _ladder(evidence, "nll", arm, batch_size)
+    return {seed: math.log(min(losses, key=lambda rate: losses[rate])) for seed, losses in by_rate.items()}
 
 
 def _ladder(evidence: Evidence, metric: str, arm: str, batch_size: int) -> dict[int, dict[float, float]]:
-    found: dict[int, dict[float, float]] = {}
+    """Seed → rate → value."""
+    ladders: dict[int, dict[float, float]] = {}
     for where in evidence.places(arm):
         if where["batch_size"] == batch_size:
             for seed, value in evidence.by_seed(metric, arm, **where).items():
-                found.setdefault(seed, {})[where["rate"]] = value
-    return found
+                ladders.setdefault(seed, {})[where["rate"]] = value
+    return ladders
 
 
-def _over_none(
-    rate: Callable[[Evidence, str, int], dict[int, float]], batch_size: int
-) -> Callable[[Evidence], Mapping[int, float]]:
+def _over_none(rate: Callable[[Evidence, str, int], dict[int, float]], batch_size: int) -> Effect:
     def effect(evidence: Evidence) -> Mapping[int, float]:
         bn, none = rate(evidence, "bn", batch_size), rate(evidence, "none", batch_size)
         tried = [_ladder(evidence, "nll", arm, batch_size) for arm in ("bn", "none")]

@@ -1,23 +1,20 @@
 """Batch norm in recurrent networks."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
-from truenorm.lab.claims.evidence import Evidence
+from truenorm.lab.claims.effects import log_ratio
 from truenorm.lab.claims.networks import initialised
 from truenorm.lab.claims.recurrent import NoNorm, RowLSTM, StepBatchNorm, StepLayerNorm, StepNorm
-from truenorm.lab.claims.training import scored, trained
+from truenorm.lab.claims.training import scored, scored_in_batches, trained
 from truenorm.lab.claims.trial import ClaimTrial
-from truenorm.metrics.classification import Scores, scores
-from truenorm.record import Measurement
+from truenorm.lab.jobs.job import OnStep
 
 IMAGES = 20_000
 """Shown in each training."""
@@ -63,40 +60,21 @@ ARMS = {
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [Cell(arm=arm, lrs=context.rates(-5, 1), steps=context.steps(IMAGES, BATCH)) for arm in ARMS]
+    return grid(ARMS, lrs=context.rates(-5, 1), steps=context.steps(IMAGES, BATCH))
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: _network(context, trial.arm), trial.seed, gain=1.0)
     trained(network, context.feed("train", BATCH), trial, on_step, epochs=context.epochs(IMAGES))
     if trial.tuning:
         yield trial.row("score", -scored(network, context, "validation").nll)
         return
-    alone, together = scored(network, context, "test"), scored_by_batches(network, context, trial.seed)
-    yield trial.row("accuracy", alone.accuracy, n=alone.num)
-    yield trial.row("nll", alone.nll, n=alone.num)
-    yield trial.row("nll.batch", together.nll, n=together.num)
-    yield trial.row("gap", math.log(alone.nll / together.nll))
-
-
-def scored_by_batches(network: nn.Module, context: ClaimsContext, seed: int) -> Scores:
-    """What the network gives on test images in training mode, in batches of the training's size; it stays as it is."""
-    copy = deepcopy(network).train()
-    feed = replace(context.feed("test", BATCH), drop_single=True)
-    order = torch.randperm(len(feed.split), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        found = [(copy(images), labels) for images, labels in feed.in_order(order)]
-    return scores(torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found]))
-
-
-def worse(arm: str) -> Callable[[Evidence], Mapping[int, float]]:
-    """Logarithm of the arm's test loss over that of the LSTM without norm, by seed."""
-
-    def effect(evidence: Evidence) -> Mapping[int, float]:
-        ours, none = evidence.by_seed("nll", arm), evidence.by_seed("nll", "none")
-        return {seed: math.log(ours[seed] / none[seed]) for seed in ours if seed in none}
-
-    return effect
+    test = context.feed("test", BATCH)
+    order = torch.randperm(len(test.split), generator=torch.Generator().manual_seed(trial.seed))
+    alone, by_batches = scored(network, context, "test"), scored_in_batches(network, test, order)
+    yield from trial.scores(alone, "accuracy", "nll")
+    yield trial.row("nll.batch", by_batches.nll, n=by_batches.num)
+    yield trial.row("gap", math.log(alone.nll / by_batches.nll))
 
 
 def _network(context: ClaimsContext, arm: str) -> nn.Module:
@@ -141,7 +119,7 @@ CLAIM = Claim(
         Part(
             name=f"{'each step' if way.per_step else 'shared'} with γ {way.gain:g}",
             says=f"test loss, batch norm ÷ none, {way.statistics}, γ starts at {way.gain:g}",
-            effect=worse(arm),
+            effect=log_ratio("nll", arm, "none"),
             margin=math.log(1.1),
             unit="factor",
         )

@@ -1,25 +1,26 @@
 """Regularisation."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
+from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.ghost import Accompanied, GhostBatchNorm
 from truenorm.lab.claims.networks import NORMS, dense, initialised
 from truenorm.lab.claims.training import first, training
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Feed
+from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
 from truenorm.lab.study.training import predict
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
-from truenorm.record import Measurement
 
 TRAINED_ON, BATCH = 1024, 256
 """Images: so few that a network can learn them by heart."""
@@ -41,10 +42,11 @@ DROPOUTS = (0.1, 0.3)
 def cells(context: ClaimsContext) -> list[Cell]:
     epochs = _epochs(context)
     left_out = ("dropout-0.3", "ghost-4", "ghost-16", "ghost-64") if context.quick else ()
-    return [Cell(arm=arm, lrs=RATES, steps=epochs * TRAINED_ON // BATCH) for arm in CLAIM.arms if arm not in left_out]
+    arms = [arm for arm in CLAIM.arms if arm not in left_out]
+    return grid(arms, lrs=RATES, steps=epochs * TRAINED_ON // BATCH)
 
 
-def run(trial: ClaimTrial, context: ClaimsContext, on_step: Callable[[], None]) -> Iterator[Measurement]:
+def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: _network(trial.arm, context), trial.seed)
     feed = first(context.feed("train", BATCH), TRAINED_ON)
     whole = feed.resized(len(feed.split))
@@ -126,10 +128,6 @@ def _between(before: tuple[float, float, float], now: tuple[float, float, float]
     ).item()
 
 
-def _over(other: str, arm: str) -> Callable[[Evidence], Mapping[int, float]]:
-    return lambda evidence: evidence.difference("nll", other, arm)
-
-
 def _dose(evidence: Evidence) -> Mapping[int, float]:
     """Seed → how much the logarithm of the loss rises with each doubling of the batch, by least squares."""
     sizes = [size for size in GHOSTS if evidence.by_seed("nll", f"ghost-{size}")]
@@ -192,7 +190,7 @@ CLAIM = Claim(
         Part(
             name="32 images against all",
             says="test loss at equal training loss: statistics of all images ÷ of 32",
-            effect=_over("bn-all", "ghost-32"),
+            effect=difference("nll", "bn-all", "ghost-32"),
             margin=math.log(1.05),
             unit="factor",
         ),
@@ -206,7 +204,7 @@ CLAIM = Claim(
         Part(
             name="32 images against no norm",
             says="test loss at equal training loss: no norm ÷ statistics of 32 images",
-            effect=_over("none", "ghost-32"),
+            effect=difference("nll", "none", "ghost-32"),
             margin=math.log(1.05),
             unit="factor",
         ),
