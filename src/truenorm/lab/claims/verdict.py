@@ -15,7 +15,8 @@ run, or added to the catalogue later, changes a verdict by no more than the orde
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from truenorm.lab.claims.claim import ClaimText, Comparison
@@ -30,10 +31,6 @@ LEVEL = 0.05
 
 FEWEST = 3
 """Seeds below which nothing is told."""
-
-
-_Key = tuple[str, str]
-"""A claim and one of its parts, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,23 +82,16 @@ def verdicts(record: Record, claims: Sequence[MeasuredClaim]) -> tuple[Verdict, 
         record: of `truenorm claims`; the size of the family and of the test set are read from it.
         claims: to look for in it.
     """
-    parts = {(claim.text.name, part.name): part for claim in claims for part in claim.text.parts}
-    effects = {
-        (claim.text.name, part.name): effect
-        for claim in claims
-        for part, effect in zip(claim.text.parts, claim.effects, strict=True)
-    }
-    step = 1 / record.configuration["images"]["test"]
-    steps = {key: step if part.resolution == "one image" else part.resolution for key, part in parts.items()}
-    family = record.configuration["family"]
-    shown = _adjusted({key: _test(effect, 0.0, steps[key]) for key, effect in effects.items()}, family)
-    small = _adjusted({key: _test(effect, parts[key].margin, steps[key]) for key, effect in effects.items()}, family)
+    family, image = record.configuration["family"], 1 / record.configuration["images"]["test"]
+    parts = [part for claim in claims for part in zip(claim.text.parts, claim.effects, strict=True)]
+    shown = _adjusted([_test(part, effect, 0.0, image) for part, effect in parts], family)
+    small = _adjusted([_test(part, effect, part.margin, image) for part, effect in parts], family)
+    findings = iter([_finding(part, *tests) for (part, _), *tests in zip(parts, shown, small, strict=True)])
+    of_claims = [(claim.text, tuple(islice(findings, len(claim.text.parts)))) for claim in claims]
     measured = {str(trial.get("claim")) for trial in record.trials.values()}
     return tuple(
-        _verdict(
-            text, [_finding(part, shown[text.name, part.name], small[text.name, part.name]) for part in text.parts]
-        )
-        for text in (claim.text for claim in claims)
+        Verdict(claim=text, ruling=rule([finding.ruling for finding in of_claim]), findings=of_claim)
+        for text, of_claim in of_claims
         if text.name in measured
     )
 
@@ -116,10 +106,6 @@ def rule(rulings: Sequence[Ruling]) -> Ruling:
     if len(set(rulings)) == 1:
         return rulings[0]
     return "depends" if "holds" in rulings else "cannot tell"
-
-
-def _verdict(claim: ClaimText, findings: Sequence[Finding]) -> Verdict:
-    return Verdict(claim=claim, ruling=rule([found.ruling for found in findings]), findings=tuple(findings))
 
 
 def _finding(part: Comparison, shown: Interval | None, small: Interval | None) -> Finding:
@@ -137,18 +123,16 @@ def _beyond(test: Interval) -> bool:
     return test.p is not None and test.p < LEVEL
 
 
-def _test(effect: Mapping[int, float], against: float, resolution: float) -> Interval | None:
-    """Of the mean over seeds, less a value; None where there is none."""
+def _test(part: Comparison, effect: Mapping[int, float], against: float, image: float) -> Interval | None:
+    """Of the mean effect over seeds, less a value; None where there is none. `image` is the share of one image."""
     values = [effect[seed] for seed in sorted(effect)]
+    resolution = image if part.resolution == "one image" else part.resolution
     return paired(values, [against] * len(values), resolution=resolution) if values else None
 
 
-def _adjusted(tests: Mapping[_Key, Interval | None], family: int) -> dict[_Key, Interval | None]:
+def _adjusted(tests: Sequence[Interval | None], family: int) -> list[Interval | None]:
     """With p-values for the family: what was not measured counts as a test that showed nothing."""
-    keys = {str(place): key for place, key in enumerate(tests)}
-    found = {place: test for place, key in keys.items() if (test := tests[key]) is not None and test.p is not None}
-    absent = {f"absent {place}": 1.0 for place in range(family - len(found))}
-    adjusted = holm({place: test.p for place, test in found.items() if test.p is not None} | absent)
-    return dict(tests) | {
-        keys[place]: Interval(test.mean, test.half_width, test.n, adjusted[place]) for place, test in found.items()
-    }
+    p_values = {str(place): test.p for place, test in enumerate(tests) if test is not None and test.p is not None}
+    absent = {f"absent {place}": 1.0 for place in range(family - len(p_values))}
+    adjusted = holm(p_values | absent)
+    return [test and replace(test, p=adjusted.get(str(place))) for place, test in enumerate(tests)]
