@@ -1,47 +1,15 @@
 """The claims, one file each, by their number; and those that are not measured yet."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 
 from truenorm.errors import UnknownName
-from truenorm.lab.claims.catalogue import (
-    affine,
-    batch_size,
-    bounded,
-    consistent,
-    convergence,
-    covariate_shift,
-    deeper,
-    dynamic_momentum,
-    gradients,
-    other_data,
-    per_sample,
-    population,
-    rates,
-    recurrent,
-    regularisation,
-)
 from truenorm.lab.claims.claim import Claim
 
-CLAIMS: tuple[Claim, ...] = tuple(
-    module.CLAIM
-    for module in (
-        convergence,
-        rates,
-        regularisation,
-        covariate_shift,
-        gradients,
-        deeper,
-        affine,
-        bounded,
-        batch_size,
-        recurrent,
-        consistent,
-        other_data,
-        per_sample,
-        dynamic_momentum,
-        population,
-    )
-)
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+
+CLAIMS: tuple[Claim, ...] = tuple(sorted((module.CLAIM for module in _MODULES), key=lambda claim: claim.number))
 
 FAMILY = sum(len(claim.parts) for claim in CLAIMS)
 """How many comparisons all claims make together."""
