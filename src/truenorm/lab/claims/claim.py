@@ -1,7 +1,8 @@
 """What a claim consists of: its text, what is trained for it, what is compared, and what is drawn."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any, Literal
 
@@ -98,6 +99,9 @@ class Picture:
     at: Mapping[str, Any] = field(default_factory=dict[str, Any])
     without: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _unwrap(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -171,6 +175,9 @@ class ClaimText:
     columns: tuple[Column, ...]
     picture: Picture
 
+    def __post_init__(self) -> None:
+        _unwrap(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(ClaimText):
@@ -186,3 +193,10 @@ class Claim(ClaimText):
     parts: tuple[Part, ...]
     cells: Callable[[ClaimsContext], Sequence[Cell]]
     run: Callable[[ClaimTrial, ClaimsContext, OnStep], Rows]
+
+
+def _unwrap(value: Picture | ClaimText) -> None:
+    """Make one line of each text: the catalogue wraps them as docstrings are."""
+    for name in (each.name for each in fields(value)):
+        if isinstance(text := getattr(value, name), str):
+            object.__setattr__(value, name, re.sub(r"\s*\n\s*", " ", text))  # the classes are frozen

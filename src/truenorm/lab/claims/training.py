@@ -11,18 +11,18 @@ from torch.nn import functional as F
 from truenorm.errors import Diverged
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.trial import ClaimTrial
-from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
+from truenorm.lab.images.feed import EVALUATION_BATCH, Feed, Part
 from truenorm.lab.images.sets import Split
 from truenorm.lab.jobs.job import OnStep
-from truenorm.lab.study.training import Recipe, Training, predict
+from truenorm.lab.study.configuration import Schedule
+from truenorm.lab.study.training import Recipe, predict, train
 from truenorm.metrics.classification import Scores, scores
 
 
-def training(network: nn.Module, feed: Feed, trial: ClaimTrial, *, epochs: int, schedule: str = "cosine") -> Training:
-    """A training of the trial's rate and seed by SGD with momentum 0.9, and nothing else that regularises."""
-    assert trial.lr is not None and schedule in ("cosine", "constant")
-    recipe = Recipe(epochs=epochs, lr=trial.lr, optimizer="sgd", schedule=schedule, weight_decay=0.0, seed=trial.seed)
-    return Training(network, feed, recipe)
+def recipe(trial: ClaimTrial, *, epochs: int, schedule: Schedule = "cosine") -> Recipe:
+    """The trial's rate and seed, SGD with momentum 0.9, and nothing else that regularises."""
+    assert trial.lr is not None
+    return Recipe(epochs=epochs, lr=trial.lr, optimizer="sgd", schedule=schedule, weight_decay=0.0, seed=trial.seed)
 
 
 def trained(
@@ -32,26 +32,25 @@ def trained(
     on_step: OnStep,
     *,
     epochs: int,
-    schedule: str = "cosine",
-) -> Training:
-    """Such a training from its first epoch to its last.
+    schedule: Schedule = "cosine",
+) -> list[float]:
+    """Train a network by the trial's recipe.
+
+    Returns:
+        the mean training loss of each epoch.
 
     Raises:
         Diverged: the loss is not finite.
     """
-    whole = training(network, feed, trial, epochs=epochs, schedule=schedule)
-    for _ in range(epochs):
-        whole.run_epoch(on_step)
-    return whole
+    return train(network, feed, recipe(trial, epochs=epochs, schedule=schedule), on_step=on_step)
 
 
-def scored(network: nn.Module, context: ClaimsContext, part: str) -> Scores:
+def scored(network: nn.Module, context: ClaimsContext, part: Part) -> Scores:
     """What the network gives in evaluation mode on a part of the images.
 
     Raises:
         Diverged: what it gives is not finite.
     """
-    assert part in ("train", "validation", "test")
     feed = context.feed(part, EVALUATION_BATCH)
     return scores(predict(network, feed), feed.split.labels)
 

@@ -13,6 +13,9 @@ from truenorm.lab.images.sets import ImageSet, Split
 EVALUATION_BATCH = 1000
 """Images per batch where nothing depends on it."""
 
+Part = Literal["train", "validation", "test"]
+"""Of a data set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -94,7 +97,7 @@ class ScaledImages:
     images: ImageSet
     scale: Scale
 
-    def feed(self, part: Literal["train", "validation", "test"], batch_size: int) -> Feed:
+    def feed(self, part: Part, batch_size: int) -> Feed:
         """The batches of a part, in its own order; of the training part as training takes them."""
         split: Split = getattr(self.images, part)
         return Feed(split, self.scale, batch_size, drop_single=part == "train")

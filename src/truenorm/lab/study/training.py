@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from truenorm.errors import Diverged
 from truenorm.lab.images.augment import augment
 from truenorm.lab.images.feed import Feed
+from truenorm.lab.study.configuration import Schedule
 
 LOOK_EVERY = 50
 """Steps between two looks at the loss: each look makes a GPU wait."""
@@ -28,7 +29,7 @@ class Recipe:
     epochs: int
     lr: float
     optimizer: Literal["sgd", "adamw"]
-    schedule: Literal["cosine", "constant"]
+    schedule: Schedule
     weight_decay: float
     seed: int
     augment: tuple[str, ...] = ()
@@ -151,7 +152,7 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def rate_factor(schedule: Literal["cosine", "constant"], num_steps: int) -> Callable[[int], float]:
+def rate_factor(schedule: Schedule, num_steps: int) -> Callable[[int], float]:
     """What the rate is multiplied with at each step: a warm-up of a tenth, at most 100 steps, then the schedule.
 
     Example:

@@ -41,7 +41,7 @@ def cells(context: ClaimsContext) -> list[Cell]:
 def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     network = initialised(lambda: dense(context, AFFINE[trial.arm], activation=nn.Sigmoid), trial.seed, gain=1.0)
     feed = context.feed("train", BATCH)
-    training = trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES))
+    losses = trained(network, feed, trial, on_step, epochs=context.epochs(IMAGES))
     if trial.tuning:
         yield trial.row("validation_nll", -scored(network, context, "validation").nll)
         return
@@ -50,7 +50,7 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     spread = inputs.std(0)
     yield trial.row("spread", spread.mean().item())
     yield trial.row("spread_between", spread.std().item())
-    yield trial.row("training_loss", training.losses[-1])
+    yield trial.row("training_loss", losses[-1])
     yield from trial.scores(scored(network, context, "test"), "nll", "accuracy")
 
 
@@ -78,34 +78,23 @@ CLAIM = Claim(
     number=9,
     name="affine",
     title="Without γ and β batch norm would hold a sigmoid in its linear region",
-    sentence=(
-        "Normalizing the inputs of a sigmoid would constrain it to its linear region; the learned scale γ and shift β "
-        "let the network undo that."
-    ),
+    sentence="""Normalizing the inputs of a sigmoid would constrain it to its linear region; the learned scale γ and
+        shift β let the network undo that.""",
     sources=("Ioffe & Szegedy 2015", "two of four tutorials"),
-    literature=(
-        "The motive that Ioffe & Szegedy 2015 give for γ and β; they did not test it. γ and β can undo a "
-        "normalization by fixed statistics only (γ = σ, β = μ gives back the input): in training each batch has its "
-        "own mean and variance, and what these vary by no γ and β can take away."
-    ),
+    literature="""The motive that Ioffe & Szegedy 2015 give for γ and β; they did not test it. γ and β can undo a
+        normalization by fixed statistics only (γ = σ, β = μ gives back the input): in training each batch has its own
+        mean and variance, and what these vary by no γ and β can take away.""",
     literature_verdict="not tested",
-    plainly=(
-        "A sigmoid squeezes any number to between 0 and 1. Near 0 it is almost a straight line, and layers of "
-        "straight lines compute no more than one. Batch norm brings its inputs near 0; γ and β are two learned "
-        "numbers for each unit that may spread and move them again."
-    ),
-    hypothesis=(
-        f"Without γ and β more of the sigmoids' inputs lie within ±{LINEAR:g} (5 points at least: 68 % do if they are "
-        "normally distributed), and the network is worse for it: its test loss is a tenth higher or more."
-    ),
-    control=(
-        "The same network with the same weights and γ, β; and without norm, only biases. Each at its own best rate."
-    ),
-    measure=(
-        f"Four hidden layers of 128 sigmoids, {IMAGES:,} images in batches of {BATCH}, SGD with momentum 0.9, cosine "
-        f"schedule. Then the share of all sigmoid inputs within ±{LINEAR:g} (the sigmoid is straight to within 0.02 "
-        "there) on training images, each batch with its own statistics; and the loss on test images."
-    ),
+    plainly="""A sigmoid squeezes any number to between 0 and 1. Near 0 it is almost a straight line, and layers of
+        straight lines compute no more than one. Batch norm brings its inputs near 0; γ and β are two learned numbers
+        for each unit that may spread and move them again.""",
+    hypothesis=f"""Without γ and β more of the sigmoids' inputs lie within ±{LINEAR:g} (5 points at least: 68 % do if
+        they are normally distributed), and the network is worse for it: its test loss is a tenth higher or more.""",
+    control="""The same network with the same weights and γ, β; and without norm, only biases. Each at its own best
+        rate.""",
+    measure=f"""Four hidden layers of 128 sigmoids, {IMAGES:,} images in batches of {BATCH}, SGD with momentum 0.9,
+        cosine schedule. Then the share of all sigmoid inputs within ±{LINEAR:g} (the sigmoid is straight to within 0.02
+        there) on training images, each batch with its own statistics; and the loss on test images.""",
     arms={
         "none": "no norm, only biases",
         "bn": "batch norm with γ and β",
@@ -139,10 +128,8 @@ CLAIM = Claim(
         metric="linear_share",
         y="sigmoid inputs in the linear region, %",
         unit="points",
-        text=(
-            "How many of the numbers that the trained network's sigmoids get lie where a sigmoid is nearly a straight "
-            "line. Without γ and β it is the share within one standard deviation, whatever the network learns."
-        ),
+        text="""How many of the numbers that the trained network's sigmoids get lie where a sigmoid is nearly a straight
+            line. Without γ and β it is the share within one standard deviation, whatever the network learns.""",
     ),
     cells=cells,
     run=run,

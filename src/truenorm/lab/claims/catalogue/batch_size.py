@@ -72,35 +72,22 @@ CLAIM = Claim(
     number=11,
     name="batch-size",
     title="Small batches harm batch norm; layer, group or instance norm are better then",
-    sentence=(
-        "With small batches the statistics are noisy and batch norm does badly: use larger batches, or layer norm, "
-        "group norm or instance norm instead."
-    ),
+    sentence="""With small batches the statistics are noisy and batch norm does badly: use larger batches, or layer
+        norm, group norm or instance norm instead.""",
     sources=("Wu & He 2018", "three of four tutorials"),
-    literature=(
-        "Supported (Ioffe 2017, Wu & He 2018, Singh & Shrivastava 2019, Yan et al. 2020, Wu & Johnson 2021). A part "
-        "of the harm is in what is stored for inference, and a pass over the data gives it back."
-    ),
+    literature="""Supported (Ioffe 2017, Wu & He 2018, Singh & Shrivastava 2019, Yan et al. 2020, Wu & Johnson 2021). A
+        part of the harm is in what is stored for inference, and a pass over the data gives it back.""",
     literature_verdict="holds",
-    plainly=(
-        "Batch norm looks at a few images at a time to know what is usual. Of two images it learns little about "
-        "that. The question is how much worse a network becomes, and whether other norms, which look at one image "
-        "alone, do better."
-    ),
-    hypothesis=(
-        f"Trained on equally many images, batch norm is at least a point more accurate with batches of {LARGE} than "
-        "with "
-        f"{SMALL}, and with batches of {SMALL} group, layer and instance norm are at "
-        "least a point better than it."
-    ),
-    control=(
-        "The same networks with group, layer or instance norm. And the same weights with other statistics: of a pass "
-        "at the training batch size, of a pass as inference sees the data, and of each test batch itself."
-    ),
-    measure=(
-        "Accuracy on test images after so many epochs for every batch size. Cosine rate; rates by factors of four, "
-        f"for each norm and batch size the best on validation images. At most {SUBSET} training images."
-    ),
+    plainly="""Batch norm looks at a few images at a time to know what is usual. Of two images it learns little about
+        that. The question is how much worse a network becomes, and whether other norms, which look at one image alone,
+        do better.""",
+    hypothesis=f"""Trained on equally many images, batch norm is at least a point more accurate with batches of {LARGE}
+        than with {SMALL}, and with batches of {SMALL} group, layer and instance norm are at least a point better than
+        it.""",
+    control="""The same networks with group, layer or instance norm. And the same weights with other statistics: of a
+        pass at the training batch size, of a pass as inference sees the data, and of each test batch itself.""",
+    measure=f"""Accuracy on test images after so many epochs for every batch size. Cosine rate; rates by factors of
+        four, for each norm and batch size the best on validation images. At most {SUBSET} training images.""",
     arms={
         "bn": "batch norm as it is used",
         "bn-joint": "the same weights, statistics of a pass in batches of that size",
@@ -143,10 +130,8 @@ CLAIM = Claim(
         log_x=True,
         panels="network",
         without=("bn-batch",),
-        text=(
-            "To the left are small batches. Where a curve of the same weights with other statistics lies above that "
-            "of batch norm, the harm is in what was stored, not in what was learned."
-        ),
+        text="""To the left are small batches. Where a curve of the same weights with other statistics lies above that
+            of batch norm, the harm is in what was stored, not in what was learned.""",
     ),
     cells=cells,
     run=run,

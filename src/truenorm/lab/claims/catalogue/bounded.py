@@ -114,29 +114,21 @@ CLAIM = Claim(
     title="Batch norm keeps features bounded",
     sentence="Batch normalization keeps the values of a network's features within bounds.",
     sources=("one of four tutorials",),
-    literature=(
-        "Arithmetic: of n values none is further than √(n−1) standard deviations from their mean (Samuelson 1968), so "
-        "that what batch norm gives in training is bounded, before γ and β. At inference mean and standard deviation "
-        "are stored, and what is divided by them can be as large as it likes."
-    ),
+    literature="""Arithmetic: of n values none is further than √(n−1) standard deviations from their mean (Samuelson
+        1968), so that what batch norm gives in training is bounded, before γ and β. At inference mean and standard
+        deviation are stored, and what is divided by them can be as large as it likes.""",
     literature_verdict="in training only",
-    plainly=(
-        "In training batch norm measures each value against its own batch. A value that is far from all others makes "
-        "the standard deviation larger, by which it is divided itself: it cannot get far. At inference the standard "
-        "deviation is a stored number, and does not grow with the value."
-    ),
-    hypothesis=(
-        f"Whatever images come, no feature is further from its mean than {LIMIT:.1f} standard deviations: twice the "
-        f"√{BATCH - 1} = {BOUND:.1f} that batches of {BATCH} allow in training. A limit that is kept with less than "
-        "10 % to spare is none to rely on."
-    ),
+    plainly="""In training batch norm measures each value against its own batch. A value that is far from all others
+        makes the standard deviation larger, by which it is divided itself: it cannot get far. At inference the standard
+        deviation is a stored number, and does not grow with the value.""",
+    hypothesis=f"""Whatever images come, no feature is further from its mean than {LIMIT:.1f} standard deviations: twice
+        the √{BATCH - 1} = {BOUND:.1f} that batches of {BATCH} allow in training. A limit that is kept with less than 10
+        % to spare is none to rely on.""",
     control="The same trained network in training mode, where the bound is a matter of arithmetic.",
-    measure=(
-        f"The largest |x̂| (what batch norm gives before γ and β) over images, features and the four batch norms of "
-        f"an MLP that was trained in batches of {BATCH}. In training: on training images, each batch by its own "
-        "statistics. At inference: on test images, by the stored averages. Brighter images have pixels beyond 255. In "
-        "a CNN, n counts the positions of an image too, so that the bound of training is wider there."
-    ),
+    measure=f"""The largest |x̂| (what batch norm gives before γ and β) over images, features and the four batch norms
+        of an MLP that was trained in batches of {BATCH}. In training: on training images, each batch by its own
+        statistics. At inference: on test images, by the stored averages. Brighter images have pixels beyond 255. In a
+        CNN, n counts the positions of an image too, so that the bound of training is wider there.""",
     arms={**TRAINING, **{arm: what for arm, (what, _) in INFERENCE.items()}},
     parts=tuple(
         Part(
@@ -162,10 +154,8 @@ CLAIM = Claim(
         metric="largest",
         y="largest value, σ",
         log_y=True,
-        text=(
-            f"How far the furthest feature is from its mean, in standard deviations. In training it cannot be beyond "
-            f"{BOUND:.1f}, however odd an image is; at inference nothing holds it."
-        ),
+        text=f"""How far the furthest feature is from its mean, in standard deviations. In training it cannot be beyond
+            {BOUND:.1f}, however odd an image is; at inference nothing holds it.""",
     ),
     cells=cells,
     run=run,

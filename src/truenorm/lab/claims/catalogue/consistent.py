@@ -96,40 +96,28 @@ CLAIM = Claim(
     number=13,
     name="consistent",
     title="Running averages make inference independent of the batch",
-    sentence=(
-        "At inference batch norm uses running averages from training, so that what it gives is consistent and does "
-        "not depend on the batch."
-    ),
+    sentence="""At inference batch norm uses running averages from training, so that what it gives is consistent and
+        does not depend on the batch.""",
     sources=("Ioffe & Szegedy 2015", "two of four tutorials"),
-    literature=(
-        "True of the batch at inference, by definition. But the averages were gathered batch by batch, and those of "
-        "small batches are not those of the data (Singh & Shrivastava 2019; Wu & Johnson 2021); through a stack of "
-        "layers the error grows (Huang et al. 2022). torch stores the variance times n/(n−1), which is right for "
-        "independent values; behind another batch norm they are not, and it is too large, by up to a third in "
-        "batches of 4."
-    ),
+    literature="""True of the batch at inference, by definition. But the averages were gathered batch by batch, and
+        those of small batches are not those of the data (Singh & Shrivastava 2019; Wu & Johnson 2021); through a stack
+        of layers the error grows (Huang et al. 2022). torch stores the variance times n/(n−1), which is right for
+        independent values; behind another batch norm they are not, and it is too large, by up to a third in batches of
+        4.""",
     literature_verdict="yes for the test batch, no for the training batch",
-    plainly=(
-        "In training what comes out for an image depends on the images that are with it in the batch. At inference "
-        "that would be odd: the answer to your picture would depend on other people's. Running averages take the "
-        "place of the batch's numbers. But they are made of the training batches, and may keep a trace of their size."
-    ),
-    hypothesis=(
-        "At inference an image's output does not change when all other images of its batch are exchanged. And it is "
-        "what statistics of all training images would give, whatever the batch size in training. Both shares are 1, "
-        "or nearly."
-    ),
-    control=(
-        "The same weights with each batch's own statistics, and with those of all training images, measured layer by "
-        "layer after training: only the statistics differ."
-    ),
-    measure=(
-        f"An MLP, trained on as many images in batches of {', '.join(map(str, BATCHES[:-1]))} or {LARGE}, at most "
-        f"{SUBSET} of them different; cosine rate, the same for all. First: for {WATCHED} test images, 1 less the "
-        "relative change of the network's output when all others in the batch are exchanged. Second: 1 less its "
-        "relative distance from the output with statistics of all training images. Less than 95 % is not what the "
-        "claim says, as for claim 16."
-    ),
+    plainly="""In training what comes out for an image depends on the images that are with it in the batch. At inference
+        that would be odd: the answer to your picture would depend on other people's. Running averages take the place of
+        the batch's numbers. But they are made of the training batches, and may keep a trace of their size.""",
+    hypothesis="""At inference an image's output does not change when all other images of its batch are exchanged. And
+        it is what statistics of all training images would give, whatever the batch size in training. Both shares are 1,
+        or nearly.""",
+    control="""The same weights with each batch's own statistics, and with those of all training images, measured layer
+        by layer after training: only the statistics differ.""",
+    measure=f"""An MLP, trained on as many images in batches of {", ".join(map(str, BATCHES[:-1]))} or {LARGE}, at most
+        {SUBSET} of them different; cosine rate, the same for all. First: for {WATCHED} test images, 1 less the relative
+        change of the network's output when all others in the batch are exchanged. Second: 1 less its relative distance
+        from the output with statistics of all training images. Less than 95 % is not what the claim says, as for claim
+        16.""",
     arms=ARMS,
     parts=(
         Part(
@@ -162,10 +150,8 @@ CLAIM = Claim(
         x="batch_size",
         x_title="images per batch in training",
         log_x=True,
-        text=(
-            "At 100 % the network answers as if it knew the statistics of all training images. Below, a part of the "
-            "answer comes from how the statistics were gathered: the smaller the training batches, the more."
-        ),
+        text="""At 100 % the network answers as if it knew the statistics of all training images. Below, a part of the
+            answer comes from how the statistics were gathered: the smaller the training batches, the more.""",
     ),
     cells=cells,
     run=run,

@@ -114,27 +114,18 @@ CLAIM = Claim(
     title="Batch norm makes training converge faster",
     sentence="Batch normalization speeds up training: the network comes to the same loss in fewer steps.",
     sources=("Ioffe & Szegedy 2015", "three of four tutorials", "the dissertation's abstract"),
-    literature=(
-        "Ioffe & Szegedy 2015: 14 times fewer steps for Inception. Bjorck et al. 2018: the cause is the larger "
-        "learning rate that it bears."
-    ),
+    literature="""Ioffe & Szegedy 2015: 14 times fewer steps for Inception. Bjorck et al. 2018: the cause is the larger
+        learning rate that it bears.""",
     literature_verdict="holds, through the larger rate",
-    plainly=(
-        "Training is a walk downhill, and the loss says how high up one still is. The question is how many steps it "
-        "takes to come down to a fixed height, and how much time, if every network may walk at the pace that suits "
-        "it best."
-    ),
+    plainly="""Training is a walk downhill, and the loss says how high up one still is. The question is how many steps
+        it takes to come down to a fixed height, and how much time, if every network may walk at the pace that suits it
+        best.""",
     hypothesis="With batch norm it takes at least a fifth fewer steps, and a fifth less time, than without norm.",
-    control=(
-        "The same network without norm, from He's initial weights, and with layer norm; each at its own best rate. And "
-        "truenorm's batch norm (bn-pooled): trained alike, other stored averages."
-    ),
-    measure=(
-        f"Steps and processor time until the loss on test images, in evaluation mode, is {TARGET:.0%} of what "
-        f"guessing gives ({TARGETS['digits']:.0%} on digits, which are easy); batches of {BATCH}, constant rate "
-        "after a warm-up over the first tenth, SGD "
-        "with momentum 0.9. Rates by factors of two, the best on validation images."
-    ),
+    control="""The same network without norm, from He's initial weights, and with layer norm; each at its own best rate.
+        And truenorm's batch norm (bn-pooled): trained alike, other stored averages.""",
+    measure=f"""Steps and processor time until the loss on test images, in evaluation mode, is {TARGET:.0%} of what
+        guessing gives ({TARGETS["digits"]:.0%} on digits, which are easy); batches of {BATCH}, constant rate after a
+        warm-up over the first tenth, SGD with momentum 0.9. Rates by factors of two, the best on validation images.""",
     arms={
         **{arm: ARMS[arm] for arm in ("none", "bn")},
         "bn-pooled": "batch norm with truenorm's running statistics",

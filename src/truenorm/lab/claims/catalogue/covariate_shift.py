@@ -76,7 +76,7 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     step = on_step if trial.tuning else likeness.step
     losses = trained(
         network, context.feed("train", BATCH), trial, step, epochs=context.epochs(IMAGES), schedule="constant"
-    ).losses
+    )
     if trial.tuning:
         yield trial.row("score", -losses[-1])
         return
@@ -155,38 +155,25 @@ CLAIM = Claim(
     number=5,
     name="covariate-shift",
     title="Batch norm works because it reduces internal covariate shift",
-    sentence=(
-        "What a layer sees keeps changing as the layers before it learn (internal covariate shift); batch norm "
-        "reduces that, and this is why training is faster."
-    ),
+    sentence="""What a layer sees keeps changing as the layers before it learn (internal covariate shift); batch norm
+        reduces that, and this is why training is faster.""",
     sources=("Ioffe & Szegedy 2015", "all four tutorials"),
-    literature=(
-        "Contradicted by Santurkar et al. 2018: with noise behind every batch norm, which makes the shift worse than "
-        "without norm, networks train as well; and the gradients' shift was not smaller with batch norm in theirs."
-    ),
+    literature="""Contradicted by Santurkar et al. 2018: with noise behind every batch norm, which makes the shift worse
+        than without norm, networks train as well; and the gradients' shift was not smaller with batch norm in
+        theirs.""",
     literature_verdict="does not hold",
-    plainly=(
-        "Each layer learns from what the layers before it pass on, and these change, too: it aims at a moving "
-        "target. Two questions: does the target move less with batch norm? And is the gain gone if one makes it move "
-        "again?"
-    ),
-    hypothesis=(
-        "With batch norm, a step of the layers before turns a layer's gradient at least a fifth less; and noise "
-        "behind batch norm, which brings the shift back, takes away half or more of what batch norm "
-        "gains."
-    ),
-    control=(
-        "The same network without norm, and with batch norm followed by noise of another mean and spread for each "
-        "channel at each step."
-    ),
-    measure=(
-        "MLP with four hidden layers of 128. Likeness: cosine between the gradient of a layer's weights before and "
-        f"after the layers below have taken their step, mean over layers and {LOOKS} moments of training; judged with "
-        "ReLUs at the same rate for all (without norm sigmoids do not learn, and what does not move cannot shift). "
-        "Gain: "
-        "training loss after the last epoch, each network at its best rate, with sigmoids, which without norm stay at "
-        "guessing. Constant rate after a warm-up."
-    ),
+    plainly="""Each layer learns from what the layers before it pass on, and these change, too: it aims at a moving
+        target. Two questions: does the target move less with batch norm? And is the gain gone if one makes it move
+        again?""",
+    hypothesis="""With batch norm, a step of the layers before turns a layer's gradient at least a fifth less; and noise
+        behind batch norm, which brings the shift back, takes away half or more of what batch norm gains.""",
+    control="""The same network without norm, and with batch norm followed by noise of another mean and spread for each
+        channel at each step.""",
+    measure=f"""MLP with four hidden layers of 128. Likeness: cosine between the gradient of a layer's weights before
+        and after the layers below have taken their step, mean over layers and {LOOKS} moments of training; judged with
+        ReLUs at the same rate for all (without norm sigmoids do not learn, and what does not move cannot shift). Gain:
+        training loss after the last epoch, each network at its best rate, with sigmoids, which without norm stay at
+        guessing. Constant rate after a warm-up.""",
     arms={
         "none": "no norm, only biases",
         "bn": "batch norm",
@@ -219,9 +206,8 @@ CLAIM = Claim(
         log_y=True,
         panels="activation",
         at={"rate": "best"},
-        text=(
-            "Further to the left is better trained. If the shift mattered, noise behind batch norm would undo its gain."
-        ),
+        text="""Further to the left is better trained. If the shift mattered, noise behind batch norm would undo its
+            gain.""",
     ),
     cells=cells,
     run=run,

@@ -71,31 +71,22 @@ CLAIM = Claim(
     title="Batch norm makes deeper networks trainable",
     sentence="With batch normalization much deeper networks can be trained.",
     sources=("two of four tutorials",),
-    literature=(
-        "De & Smith 2020: with skip connections yes, because batch norm makes each branch small against its skip, by "
-        "about √depth; one number per branch that begins at 0 (SkipInit) does as well. Without skips deep networks do "
-        "not train well even with it: their gradients explode (Yang et al. 2019) and shatter (Balduzzi et al. 2017)."
-    ),
+    literature="""De & Smith 2020: with skip connections yes, because batch norm makes each branch small against its
+        skip, by about √depth; one number per branch that begins at 0 (SkipInit) does as well. Without skips deep
+        networks do not train well even with it: their gradients explode (Yang et al. 2019) and shatter (Balduzzi et al.
+        2017).""",
     literature_verdict="depends: skips",
-    plainly=(
-        "More layers let a network compute more, but also give its signal more chances to fade or to blow up on the "
-        "way. Skip connections let the signal pass each layer by; each layer then only adds to it."
-    ),
-    hypothesis=(
-        f"With {DEPTHS[-1]} hidden layers a network learns its training images better with batch norm, by 5 points at "
-        "least: without skips, with skips, and with skips against networks that are told at the start to lean on them "
-        "(SkipInit)."
-    ),
-    control=(
-        "The same network with the same weights without norm (He's initial weights, which are right for plain "
-        "networks; with skips they double the signal's variance in each layer, and that is what goes wrong there); "
-        "with skips also SkipInit, which has no norm. Each at its own best rate at each depth."
-    ),
-    measure=(
-        f"Accuracy on the training images after {IMAGES:,} images in batches of {BATCH}, {WIDTH} units a layer, SGD "
-        "with momentum 0.9, cosine schedule. Batch norm uses each batch's own statistics, as in training: whether its "
-        "running averages are good after so few steps is another claim's question. What diverges counts as guessing."
-    ),
+    plainly="""More layers let a network compute more, but also give its signal more chances to fade or to blow up on
+        the way. Skip connections let the signal pass each layer by; each layer then only adds to it.""",
+    hypothesis=f"""With {DEPTHS[-1]} hidden layers a network learns its training images better with batch norm, by 5
+        points at least: without skips, with skips, and with skips against networks that are told at the start to lean
+        on them (SkipInit).""",
+    control="""The same network with the same weights without norm (He's initial weights, which are right for plain
+        networks; with skips they double the signal's variance in each layer, and that is what goes wrong there); with
+        skips also SkipInit, which has no norm. Each at its own best rate at each depth.""",
+    measure=f"""Accuracy on the training images after {IMAGES:,} images in batches of {BATCH}, {WIDTH} units a layer,
+        SGD with momentum 0.9, cosine schedule. Batch norm uses each batch's own statistics, as in training: whether its
+        running averages are good after so few steps is another claim's question. What diverges counts as guessing.""",
     arms={
         "none": ARMS["none"],
         "bn": ARMS["bn"],

@@ -73,35 +73,22 @@ CLAIM = Claim(
     number=19,
     name="dynamic-momentum",
     title="A momentum for each layer (DMBN) beats batch-free norms (BN-BFN)",
-    sentence=(
-        "Giving each layer the momentum that minimises its estimation shift is more accurate at inference than "
-        "putting batch-free norms between batch norms: 0.889 against 0.853 on Fashion-MNIST."
-    ),
+    sentence="""Giving each layer the momentum that minimises its estimation shift is more accurate at inference than
+        putting batch-free norms between batch norms: 0.889 against 0.853 on Fashion-MNIST.""",
     sources=('the dissertation "Understanding Batch-Normalization in Deep Neural Networks" (2025)',),
-    literature=(
-        "Nothing but the dissertation's abstract, which gives neither network nor batch size, seeds or groups. Huang "
-        "et al. 2022, who proposed batch-free norms between batch norms, report gains over plain batch norm."
-    ),
+    literature="""Nothing but the dissertation's abstract, which gives neither network nor batch size, seeds or groups.
+        Huang et al. 2022, who proposed batch-free norms between batch norms, report gains over plain batch norm.""",
     literature_verdict="no other source",
-    plainly=(
-        "At inference batch norm uses averages gathered while it trained. Two remedies for wrong averages are "
-        "compared: choose for each layer how fast its averages forget; or replace some layers by norms that need no "
-        "averages."
-    ),
-    hypothesis=(
-        "At least half a point of accuracy more for DMBN than for either batch-free norm; and, if that is the "
-        "momentum's "
-        "doing, than for torch's momentum on the same weights."
-    ),
-    control=(
-        "Two choices of the batch-free norm; plain batch norm with torch's momentum of 0.1, and with statistics of a "
-        "pass, on the very weights of DMBN; group norm everywhere."
-    ),
-    measure=(
-        f"Accuracy on test images; batches of {BATCH}, cosine rate, for each network and norm the best of rates by "
-        "factors of four on validation images. DMBN: of 16 momenta followed in the same training, for each layer the "
-        "nearest to the statistics of the training images."
-    ),
+    plainly="""At inference batch norm uses averages gathered while it trained. Two remedies for wrong averages are
+        compared: choose for each layer how fast its averages forget; or replace some layers by norms that need no
+        averages.""",
+    hypothesis="""At least half a point of accuracy more for DMBN than for either batch-free norm; and, if that is the
+        momentum's doing, than for torch's momentum on the same weights.""",
+    control="""Two choices of the batch-free norm; plain batch norm with torch's momentum of 0.1, and with statistics of
+        a pass, on the very weights of DMBN; group norm everywhere.""",
+    measure=f"""Accuracy on test images; batches of {BATCH}, cosine rate, for each network and norm the best of rates by
+        factors of four on validation images. DMBN: of 16 momenta followed in the same training, for each layer the
+        nearest to the statistics of the training images.""",
     arms={
         "bn": "batch norm, torch's momentum 0.1",
         "dmbn": "the same weights, for each layer the best of 16 momenta",

@@ -81,30 +81,20 @@ CLAIM = Claim(
     title="Batch norm prevents vanishing and exploding gradients",
     sentence="Batch normalization keeps gradients from vanishing or exploding as they pass through many layers.",
     sources=("Ioffe & Szegedy 2015", "three of four tutorials"),
-    literature=(
-        "Yang et al. 2019: without skip connections batch norm itself makes gradients explode at the start of "
-        "training; with ReLU they grow by √(π/(π−1)) = 1.21 a layer, whatever the size of the weights. Ioffe & "
-        "Szegedy 2015 meant units that saturate (sigmoid, tanh), where a signal without norm fades or gets stuck."
-    ),
+    literature="""Yang et al. 2019: without skip connections batch norm itself makes gradients explode at the start of
+        training; with ReLU they grow by √(π/(π−1)) = 1.21 a layer, whatever the size of the weights. Ioffe & Szegedy
+        2015 meant units that saturate (sigmoid, tanh), where a signal without norm fades or gets stuck.""",
     literature_verdict="depends: the activation",
-    plainly=(
-        "A network learns from the gradient, which tells each layer how to change. It is computed backwards, from "
-        "the last layer to the first. If every layer shrinks it a little, the first layers hear nothing (it "
-        "vanishes); if every layer enlarges it, they are torn about (it explodes)."
-    ),
-    hypothesis=(
-        "With batch norm the gradient's size changes less from layer to layer than without, for whatever activation, "
-        "by 2 % a layer at least: over 40 layers that is a factor of 2.2."
-    ),
-    control=(
-        "The same network with the same weights without norm and with layer norm. The weights have the size that "
-        "suits the activation without norm (He's for ReLU, variance 1/inputs for tanh and sigmoid)."
-    ),
-    measure=(
-        f"The size of the loss's gradient at the output of the first hidden layer, over that at the last, for {BATCH} "
-        f"training images and {WIDTH} units a layer; per layer: its n-th root, for n steps from layer to layer. "
-        "Nothing is trained."
-    ),
+    plainly="""A network learns from the gradient, which tells each layer how to change. It is computed backwards, from
+        the last layer to the first. If every layer shrinks it a little, the first layers hear nothing (it vanishes); if
+        every layer enlarges it, they are torn about (it explodes).""",
+    hypothesis="""With batch norm the gradient's size changes less from layer to layer than without, for whatever
+        activation, by 2 % a layer at least: over 40 layers that is a factor of 2.2.""",
+    control="""The same network with the same weights without norm and with layer norm. The weights have the size that
+        suits the activation without norm (He's for ReLU, variance 1/inputs for tanh and sigmoid).""",
+    measure=f"""The size of the loss's gradient at the output of the first hidden layer, over that at the last, for
+        {BATCH} training images and {WIDTH} units a layer; per layer: its n-th root, for n steps from layer to layer.
+        Nothing is trained.""",
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
         Part(
@@ -129,10 +119,8 @@ CLAIM = Claim(
         panels="activation",
         log_x=True,
         log_y=True,
-        text=(
-            "At 1 the gradient stays as large as it was. Below, it shrinks with every layer on its way to the first; "
-            "above, it grows. Over 40 layers 0.9 leaves a sixtieth, and 1.21 makes it 1,700 times as large."
-        ),
+        text="""At 1 the gradient stays as large as it was. Below, it shrinks with every layer on its way to the first;
+            above, it grows. Over 40 layers 0.9 leaves a sixtieth, and 1.21 makes it 1,700 times as large.""",
     ),
     cells=cells,
     run=run,

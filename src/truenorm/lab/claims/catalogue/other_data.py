@@ -192,39 +192,27 @@ CLAIM = Claim(
     number=14,
     name="other-data",
     title="Batch norm suffers when the data at inference differ",
-    sentence=(
-        "Batch norm uses other statistics at inference than in training; where the data differ from those it was "
-        "trained on, the stored statistics no longer fit, and the network gets worse."
-    ),
+    sentence="""Batch norm uses other statistics at inference than in training; where the data differ from those it was
+        trained on, the stored statistics no longer fit, and the network gets worse.""",
     sources=("one of four tutorials",),
-    literature=(
-        "Supported: statistics of the new data repair much of the harm (Li 2016, AdaBN; Schneider 2020; Wang 2021, "
-        "TENT). Nado 2020: mixed where the shift is natural. Niu 2023: taking them fails where batches are tiny, "
-        "mixed, or of few classes."
-    ),
+    literature="""Supported: statistics of the new data repair much of the harm (Li 2016, AdaBN; Schneider 2020; Wang
+        2021, TENT). Nado 2020: mixed where the shift is natural. Niu 2023: taking them fails where batches are tiny,
+        mixed, or of few classes.""",
     literature_verdict="holds",
-    plainly=(
-        "Batch norm subtracts a mean and divides by a standard deviation that were stored in training. On darker, "
-        "noisier or blurred images the right ones would be others. Whoever has some such images, without knowing what "
-        "they show, can measure them anew and leave the weights as they are: what that gains is what the wrong ones "
-        "cost."
-    ),
-    hypothesis=(
-        "On each kind of corrupted images the same network is more accurate by a point at least with statistics of "
-        "such images than with those of training."
-    ),
-    control=(
-        "The same network, the same weights, the same test images: only the statistics differ. Beside it, not judged: "
-        "unchanged images, layer norm and group norm, which have no statistics to be wrong, and a stream of one class "
-        "at a time, where new statistics take away what tells the class."
-    ),
-    measure=(
-        "A CNN trained on the images as they are, rate tuned for each norm. Then accuracy on test images with "
-        f"contrast times {CONTRAST:g}, with noise of {NOISE:.0%} of the range of a pixel, and blurred by {BLUR:.0%} of "
-        "their height. New statistics are those of n images that are neither trained on nor tested on, mixed layer by "
-        f"layer with the stored ones, which weigh as much as {PRIOR} images (Schneider 2020); n = {SIZES[-1]} is "
-        "judged."
-    ),
+    plainly="""Batch norm subtracts a mean and divides by a standard deviation that were stored in training. On darker,
+        noisier or blurred images the right ones would be others. Whoever has some such images, without knowing what
+        they show, can measure them anew and leave the weights as they are: what that gains is what the wrong ones
+        cost.""",
+    hypothesis="""On each kind of corrupted images the same network is more accurate by a point at least with statistics
+        of such images than with those of training.""",
+    control="""The same network, the same weights, the same test images: only the statistics differ. Beside it, not
+        judged: unchanged images, layer norm and group norm, which have no statistics to be wrong, and a stream of one
+        class at a time, where new statistics take away what tells the class.""",
+    measure=f"""A CNN trained on the images as they are, rate tuned for each norm. Then accuracy on test images with
+        contrast times {CONTRAST:g}, with noise of {NOISE:.0%} of the range of a pixel, and blurred by {BLUR:.0%} of
+        their height. New statistics are those of n images that are neither trained on nor tested on, mixed layer by
+        layer with the stored ones, which weigh as much as {PRIOR} images (Schneider 2020); n = {SIZES[-1]} is
+        judged.""",
     arms=ARMS,
     parts=tuple(
         Part(
@@ -246,10 +234,8 @@ CLAIM = Claim(
         y="accuracy on test images, %",
         unit="points",
         panels="images",
-        text=(
-            "Each panel is one kind of images. Where the stored statistics are left of the adapted ones, they no "
-            "longer fit; where images come one class at a time, adapting does harm."
-        ),
+        text="""Each panel is one kind of images. Where the stored statistics are left of the adapted ones, they no
+            longer fit; where images come one class at a time, adapting does harm.""",
     ),
     cells=cells,
     run=run,

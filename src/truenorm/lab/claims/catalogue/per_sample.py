@@ -95,26 +95,18 @@ CLAIM = Claim(
     title="Batch norm normalizes across the features of each sample",
     sentence="Batch normalization also normalizes across the features for each sample.",
     sources=("one of four tutorials, against its own next sentence",),
-    literature=(
-        "Wrong by definition: batch norm takes each feature across the samples of a batch (Ioffe & Szegedy 2015); each "
-        "sample across its features is layer norm (Ba et al. 2016)."
-    ),
+    literature="""Wrong by definition: batch norm takes each feature across the samples of a batch (Ioffe & Szegedy
+        2015); each sample across its features is layer norm (Ba et al. 2016).""",
     literature_verdict="wrong",
-    plainly=(
-        "A batch is a table: a row for each image, a column for each feature. Batch norm brings every column to mean "
-        "0 and standard deviation 1; the claim says that it does so with every row."
-    ),
-    hypothesis=(
-        "If rows are normalised, all of them have the same mean afterwards, and what comes out for an image does not "
-        "depend on which other images are in the batch. Both shares are 1, or nearly."
-    ),
+    plainly="""A batch is a table: a row for each image, a column for each feature. Batch norm brings every column to
+        mean 0 and standard deviation 1; the claim says that it does so with every row.""",
+    hypothesis="""If rows are normalised, all of them have the same mean afterwards, and what comes out for an image
+        does not depend on which other images are in the batch. Both shares are 1, or nearly.""",
     control="Layer norm, which does normalise rows: both shares are exactly 1.",
-    measure=(
-        "The first hidden layer of an untrained MLP, features of real images, norms as in training. First: how much "
-        "smaller the differences between images' means over features become, in units of what features differ by. "
-        f"Second: for {WATCHED} images, 1 less the relative change of what comes out when all others in the batch are "
-        f"exchanged. Both are judged at batch {JUDGED}; less than 95 % is not what the claim says."
-    ),
+    measure=f"""The first hidden layer of an untrained MLP, features of real images, norms as in training. First: how
+        much smaller the differences between images' means over features become, in units of what features differ by.
+        Second: for {WATCHED} images, 1 less the relative change of what comes out when all others in the batch are
+        exchanged. Both are judged at batch {JUDGED}; less than 95 % is not what the claim says.""",
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
         Part(
@@ -140,10 +132,8 @@ CLAIM = Claim(
         x="batch_size",
         x_title="images in a batch",
         log_x=True,
-        text=(
-            "What comes out of layer norm for an image is its own at any batch size. With batch norm the other images "
-            "have a part in it, the larger the fewer they are."
-        ),
+        text="""What comes out of layer norm for an image is its own at any batch size. With batch norm the other images
+            have a part in it, the larger the fewer they are.""",
     ),
     cells=cells,
     run=run,

@@ -72,31 +72,22 @@ CLAIM = Claim(
     number=20,
     name="population",
     title="Population statistics need the whole training set",
-    sentence=(
-        "The mean and variance that inference uses have to be computed over the whole training set, which takes a "
-        "pass over all of it, or running estimates in its place."
-    ),
+    sentence="""The mean and variance that inference uses have to be computed over the whole training set, which takes a
+        pass over all of it, or running estimates in its place.""",
     sources=("one of four tutorials",),
-    literature=(
-        "Right that they must be those of the training images, but a sample does: Wu & Johnson 2021 find 10³ to 10⁴ "
-        "images enough for networks trained on ImageNet's 1.3 million. The error of a mean of n values falls as 1/√n."
-    ),
+    literature="""Right that they must be those of the training images, but a sample does: Wu & Johnson 2021 find 10³ to
+        10⁴ images enough for networks trained on ImageNet's 1.3 million. The error of a mean of n values falls as
+        1/√n.""",
     literature_verdict="no: a sample does",
-    plainly=(
-        "To know the average height of a country's people nobody measures all of them: some hundreds, drawn at random, "
-        "tell it well. So it may be with the averages that batch norm needs at inference. The question is how many "
-        "images it takes until more of them change nothing."
-    ),
-    hypothesis=(
-        "With statistics of a few random training images the network is less accurate than with those of all, by half "
-        f"a point at least: with {JUDGED[0]} images, and with {JUDGED[1]}."
-    ),
+    plainly="""To know the average height of a country's people nobody measures all of them: some hundreds, drawn at
+        random, tell it well. So it may be with the averages that batch norm needs at inference. The question is how
+        many images it takes until more of them change nothing.""",
+    hypothesis=f"""With statistics of a few random training images the network is less accurate than with those of all,
+        by half a point at least: with {JUDGED[0]} images, and with {JUDGED[1]}.""",
     control="The same network, the same weights, the same test images, statistics of all training images.",
-    measure=(
-        f"Networks trained in batches of {BATCH}. Then statistics of n random training images, measured layer by layer "
-        f"as inference sees them, mean of {DRAWS} draws. Their error is the estimation shift from those of all images, "
-        "in standard deviations of a feature, mean over layers."
-    ),
+    measure=f"""Networks trained in batches of {BATCH}. Then statistics of n random training images, measured layer by
+        layer as inference sees them, mean of {DRAWS} draws. Their error is the estimation shift from those of all
+        images, in standard deviations of a feature, mean over layers.""",
     arms={
         **{_arm(size): f"statistics of {size} random training images" for size in SIZES},
         "all": "statistics of all training images",
@@ -124,10 +115,8 @@ CLAIM = Claim(
         y="accuracy on test images, %",
         unit="points",
         panels="network",
-        text=(
-            "From top to bottom the statistics come from more and more images. Where the marks no longer move, more "
-            "images are of no use. Four times as many at least halve the error of the statistics."
-        ),
+        text="""From top to bottom the statistics come from more and more images. Where the marks no longer move, more
+            images are of no use. Four times as many at least halve the error of the statistics.""",
     ),
     cells=cells,
     run=run,

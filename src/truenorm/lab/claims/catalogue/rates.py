@@ -92,26 +92,17 @@ CLAIM = Claim(
     title="Batch norm allows higher learning rates",
     sentence="With batch normalization one can use much higher learning rates without the risk of divergence.",
     sources=("Ioffe & Szegedy 2015", "all four tutorials", "the dissertation's abstract"),
-    literature=(
-        "Supported (Bjorck et al. 2018); De & Smith 2020: it helps at large batches only, at small ones the best "
-        "rates are the same with and without."
-    ),
+    literature="""Supported (Bjorck et al. 2018); De & Smith 2020: it helps at large batches only, at small ones the
+        best rates are the same with and without.""",
     literature_verdict="depends: large batches",
-    plainly=(
-        "The learning rate is how far the network moves its weights at each step. A larger one learns in fewer "
-        "steps, until it is so large that training falls apart."
-    ),
-    hypothesis=(
-        "The largest rate at which the network still trains, and the best rate, are at least twice as high with "
-        "batch norm."
-    ),
+    plainly="""The learning rate is how far the network moves its weights at each step. A larger one learns in fewer
+        steps, until it is so large that training falls apart.""",
+    hypothesis="""The largest rate at which the network still trains, and the best rate, are at least twice as high with
+        batch norm.""",
     control="The same network without norm (He's initial weights, which are right for it), and with layer norm.",
-    measure=(
-        "Every rate of a grid by factors of two, constant after a warm-up over the first tenth, SGD with momentum "
-        "0.9. A network trains at a rate if it "
-        f"comes to {ENOUGH:.0%} of the best accuracy of any network at any rate; the best rate has the least test "
-        "loss."
-    ),
+    measure=f"""Every rate of a grid by factors of two, constant after a warm-up over the first tenth, SGD with momentum
+        0.9. A network trains at a rate if it comes to {ENOUGH:.0%} of the best accuracy of any network at any rate; the
+        best rate has the least test loss.""",
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
         Part(

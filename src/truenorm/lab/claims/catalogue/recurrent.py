@@ -89,31 +89,20 @@ CLAIM = Claim(
     title="Batch norm is hard to use in recurrent networks",
     sentence="Batch normalization is hard to apply in recurrent networks, where statistics differ from step to step.",
     sources=("one of four tutorials",),
-    literature=(
-        "Laurent 2016: on what comes from the hidden state it does not help; on what comes from the input it speeds up "
-        "training. Cooijmans 2017: it works at both with statistics for each step and γ that starts at 0.1."
-    ),
+    literature="""Laurent 2016: on what comes from the hidden state it does not help; on what comes from the input it
+        speeds up training. Cooijmans 2017: it works at both with statistics for each step and γ that starts at 0.1.""",
     literature_verdict="depends: statistics for each step",
-    plainly=(
-        "A recurrent network reads its input piece by piece, here an image row by row, and uses the same layers at "
-        "each step. Batch norm stores a mean and a standard deviation for inference, but those of the first step are "
-        "not those of the last."
-    ),
-    hypothesis=(
-        "An LSTM has a test loss that is at least a tenth higher with batch norm than without, whichever way it is "
-        "used."
-    ),
-    control=(
-        "The same LSTM with the same initial weights without norm; beside it, not judged, layer norm. Each at its own "
-        "best rate."
-    ),
-    measure=(
-        "An LSTM over the rows of an image, batch norm on what comes from the input, from the hidden state and on the "
-        "cell (Cooijmans 2017). All four ways of using it are judged: statistics shared by all steps or kept for "
-        "each, γ that starts at 1 or at 0.1. Test loss in evaluation mode; beside it that by the statistics of the "
-        "test batches themselves: where it is much smaller, the network learned well and the stored statistics are "
-        "wrong."
-    ),
+    plainly="""A recurrent network reads its input piece by piece, here an image row by row, and uses the same layers at
+        each step. Batch norm stores a mean and a standard deviation for inference, but those of the first step are not
+        those of the last.""",
+    hypothesis="""An LSTM has a test loss that is at least a tenth higher with batch norm than without, whichever way it
+        is used.""",
+    control="""The same LSTM with the same initial weights without norm; beside it, not judged, layer norm. Each at its
+        own best rate.""",
+    measure="""An LSTM over the rows of an image, batch norm on what comes from the input, from the hidden state and on
+        the cell (Cooijmans 2017). All four ways of using it are judged: statistics shared by all steps or kept for
+        each, γ that starts at 1 or at 0.1. Test loss in evaluation mode; beside it that by the statistics of the test
+        batches themselves: where it is much smaller, the network learned well and the stored statistics are wrong.""",
     arms=ARMS,
     parts=tuple(
         Part(
@@ -135,10 +124,8 @@ CLAIM = Claim(
         metric="nll",
         y="NLL on test images",
         log_y=True,
-        text=(
-            "Further left is better. The four ways of using batch norm differ in whose statistics are stored, which "
-            "matters at inference only, and in γ at the start, which matters in training."
-        ),
+        text="""Further left is better. The four ways of using batch norm differ in whose statistics are stored, which
+            matters at inference only, and in γ at the start, which matters in training.""",
     ),
     cells=cells,
     run=run,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
@@ -13,12 +13,12 @@ from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.ghost import Accompanied, GhostBatchNorm
 from truenorm.lab.claims.networks import NORMS, dense, initialised
-from truenorm.lab.claims.training import first, training
+from truenorm.lab.claims.training import first, recipe
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import Feed
 from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
-from truenorm.lab.study.training import predict
+from truenorm.lab.study.training import Training, predict
 from truenorm.model.measure import measure
 from truenorm.model.statistics import using
 
@@ -52,16 +52,11 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     whole = feed.resized(len(feed.split))
     ((images, _),) = whole
     scored = first(context.feed("validation" if trial.tuning else "test", SCORED), SCORED)
-    going = training(
-        Accompanied(network, images) if trial.arm == "bn-all" else network,
-        feed,
-        trial,
-        epochs=_epochs(context),
-        schedule="constant",
-    )
+    accompanied = Accompanied(network, images) if trial.arm == "bn-all" else network
+    training = Training(accompanied, feed, recipe(trial, epochs=_epochs(context), schedule="constant"))
     before: tuple[float, float, float] | None = None
     for _ in range(_epochs(context)):
-        going.run_epoch(on_step)
+        training.run_epoch(on_step)
         now = _losses(trial.arm, network, context, whole, scored)
         if now[0] <= MATCHED:
             nll, accuracy = _between(before or now, now)
@@ -70,7 +65,7 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
             else:
                 yield trial.row("nll", math.log(nll))
                 yield trial.row("accuracy", accuracy, n=len(scored.split))
-                yield trial.row("epochs", going.epoch)
+                yield trial.row("epochs", training.epoch)
             return
         before = now
 
@@ -109,13 +104,10 @@ def _losses(
 
 
 def _scores(network: nn.Module, whole: Feed, scored: Feed) -> tuple[float, float, float]:
-    def loss(outputs: Tensor, labels: Tensor) -> float:
-        return F.cross_entropy(outputs, labels).item()
-
-    outputs = predict(network, scored)
-    labels = scored.split.labels
+    outputs, labels = predict(network, scored), scored.split.labels
+    training_loss = F.cross_entropy(predict(network, whole), whole.split.labels).item()
     accuracy = (outputs.argmax(1) == labels).double().mean().item()
-    return loss(predict(network, whole), whole.split.labels), loss(outputs, labels), accuracy
+    return training_loss, F.cross_entropy(outputs, labels).item(), accuracy
 
 
 def _between(before: tuple[float, float, float], now: tuple[float, float, float]) -> tuple[float, float]:
@@ -130,56 +122,39 @@ def _between(before: tuple[float, float, float], now: tuple[float, float, float]
 
 def _dose(evidence: Evidence) -> Mapping[int, float]:
     """Seed → how much the logarithm of the loss rises with each doubling of the batch, by least squares."""
-    sizes = [size for size in GHOSTS if evidence.by_seed("nll", f"ghost-{size}")]
-    found = {size: evidence.by_seed("nll", f"ghost-{size}") for size in sizes}
-    seeds = set[int].intersection(*(set(values) for values in found.values())) if len(sizes) > 2 else set[int]()
-    x = [math.log2(size) for size in sizes]
-    centre = sum(x) / len(x) if x else 0.0
-    spread = sum((each - centre) ** 2 for each in x)
-    return {
-        seed: sum((each - centre) * found[size][seed] for each, size in zip(x, sizes, strict=True)) / spread
-        for seed in sorted(seeds)
-    }
+    by_size = {size: losses for size in GHOSTS if (losses := evidence.by_seed("nll", f"ghost-{size}"))}
+    if len(by_size) < 3:
+        return {}
+    centre = sum(math.log2(size) for size in by_size) / len(by_size)
+    x = {size: math.log2(size) - centre for size in by_size}
+    spread = sum(value**2 for value in x.values())
+    seeds = set[int].intersection(*(set(losses) for losses in by_size.values()))
+    return {seed: sum(x[size] * by_size[size][seed] for size in x) / spread for seed in sorted(seeds)}
 
 
 CLAIM = Claim(
     number=3,
     name="regularises",
     title="Batch norm regularises",
-    sentence=(
-        "Each batch has slightly other statistics; this noise regularises, so that a network with batch norm does "
-        "better on data it has not seen."
-    ),
+    sentence="""Each batch has slightly other statistics; this noise regularises, so that a network with batch norm does
+        better on data it has not seen.""",
     sources=("Ioffe & Szegedy 2015", "all four tutorials", "the dissertation's abstract"),
-    literature=(
-        "Supported: batch norm acts as normalization by the population and a decay of γ (Luo et al. 2019); ghost "
-        "batches regularise (Hoffer et al. 2017, Summers & Dinneen 2020); the batch size alone sets the noise (Yong "
-        "et al. 2020)."
-    ),
+    literature="""Supported: batch norm acts as normalization by the population and a decay of γ (Luo et al. 2019);
+        ghost batches regularise (Hoffer et al. 2017, Summers & Dinneen 2020); the batch size alone sets the noise (Yong
+        et al. 2020).""",
     literature_verdict="holds; the more, the smaller the batch",
-    plainly=(
-        "A network can learn its training images by heart and be poor at others. Noise while it trains can keep it "
-        "from that. The question is whether networks that know the training images equally well do better on other "
-        "images where batch norm's noise was larger."
-    ),
-    hypothesis=(
-        "At the same training loss, the loss on test images is at least 5 % lower with statistics of 32 images than "
-        "with "
-        "those of all images, and than without norm; and with every halving of the batch it falls by 2 % or more."
-    ),
-    control=(
-        "Batch norm with hardly any noise: statistics of all training images at every step (those of the batch count "
-        "twice, which leaves a fifth of the noise of a batch of 256). The same network without norm, and that with "
-        "dropout "
-        "as a yardstick. The optimizer's batch is 256 for all; only the batch of the statistics differs."
-    ),
-    measure=(
-        f"{TRAINED_ON} training images, constant rate after a warm-up; loss on test images where the training loss "
-        "passes "
-        f"{MATCHED} nats, both in evaluation mode with the statistics of all training images. Rates by factors of "
-        "four, "
-        "the best on validation images."
-    ),
+    plainly="""A network can learn its training images by heart and be poor at others. Noise while it trains can keep it
+        from that. The question is whether networks that know the training images equally well do better on other images
+        where batch norm's noise was larger.""",
+    hypothesis="""At the same training loss, the loss on test images is at least 5 % lower with statistics of 32 images
+        than with those of all images, and than without norm; and with every halving of the batch it falls by 2 % or
+        more.""",
+    control="""Batch norm with hardly any noise: statistics of all training images at every step (those of the batch
+        count twice, which leaves a fifth of the noise of a batch of 256). The same network without norm, and that with
+        dropout as a yardstick. The optimizer's batch is 256 for all; only the batch of the statistics differs.""",
+    measure=f"""{TRAINED_ON} training images, constant rate after a warm-up; loss on test images where the training loss
+        passes {MATCHED} nats, both in evaluation mode with the statistics of all training images. Rates by factors of
+        four, the best on validation images.""",
     arms={
         "none": "no norm, only biases",
         **{f"dropout-{share:g}": f"no norm, {share:.0%} dropout" for share in DROPOUTS},
@@ -219,10 +194,8 @@ CLAIM = Claim(
         y="test loss at equal training loss",
         unit="factor",
         log_y=True,
-        text=(
-            "All networks know their training images equally well; the further to the left, the better they do on "
-            "other images."
-        ),
+        text="""All networks know their training images equally well; the further to the left, the better they do on
+            other images.""",
     ),
     cells=cells,
     run=run,
