@@ -1,7 +1,8 @@
 """The arms of a study: ways of having inference statistics for the same weights, and networks of their own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -38,21 +39,16 @@ class Trained:
     network: nn.Module
     watched: Watch
     feed: Feed
-    _populations: dict[str, Statistics] = field(default_factory=dict[str, Statistics])
 
-    @property
+    @cached_property
     def joint(self) -> Statistics:
         """Joint population statistics at the training batch size."""
-        if "joint" not in self._populations:
-            self._populations["joint"] = measure(self.network, self.feed)
-        return self._populations["joint"]
+        return measure(self.network, self.feed)
 
-    @property
+    @cached_property
     def sequential(self) -> Statistics:
         """Sequential population statistics."""
-        if "sequential" not in self._populations:
-            self._populations["sequential"] = sequential(self.network, self.feed)
-        return self._populations["sequential"]
+        return sequential(self.network, self.feed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,8 @@ def test_a_population_is_measured_once(trained):
 @pytest.mark.parametrize(("arm", "kind"), [("dmbn", "static"), ("dmbn-pooled", "pooled")])
 def test_the_momentum_is_chosen_by_the_joint_population(trained, arm, kind):
     """Populations that two momenta hit exactly: the joint one decides."""
-    populations = {"joint": trained.watched[f"{kind}-0.5"], "sequential": trained.watched[f"{kind}-0.01"]}
-    found = statistics_of(arm, Trained(trained.network, trained.watched, trained.feed, populations))
-    assert found.momenta == {"2": 0.5, "5": 0.5}
-    assert found == populations["joint"]
+    planted = Trained(trained.network, trained.watched, trained.feed)
+    planted.joint, planted.sequential = trained.watched[f"{kind}-0.5"], trained.watched[f"{kind}-0.01"]
+    stats = statistics_of(arm, planted)
+    assert stats.momenta == {"2": 0.5, "5": 0.5}
+    assert stats == planted.joint
