@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from truenorm.errors import DataUnavailable, MissingExtra, extra
+from truenorm.errors import DataUnavailable, extra
 
 ANSWER_SECONDS = 3.0
 """How long the hub may take to say that it is there."""
@@ -24,12 +24,7 @@ def open_folder(folder: Path, name: str) -> dict[str, Any]:
         DataUnavailable: there is nothing in it that can be read.
         MissingExtra: datasets is not installed.
     """
-    try:
-        return _load(str(folder.resolve()), offline=True)
-    except MissingExtra:
-        raise
-    except Exception as error:  # each file format has errors of its own
-        raise DataUnavailable(f"{name} in {folder} cannot be read: {_told(error)}") from error
+    return _load(str(folder.resolve()), offline=True, failure=f"{name} in {folder} cannot be read")
 
 
 def open_cached(hub_id: str) -> dict[str, Any] | None:
@@ -40,13 +35,11 @@ def open_cached(hub_id: str) -> dict[str, Any] | None:
         MissingExtra: datasets is not installed.
     """
     try:
-        return _load(hub_id, offline=True)
-    except MissingExtra:
+        return _load(hub_id, offline=True, failure=f"the cached copy of {hub_id} cannot be read", remedy="; delete it")
+    except DataUnavailable as error:
+        if isinstance(error.__cause__, ConnectionError | FileNotFoundError):
+            return None
         raise
-    except (ConnectionError, FileNotFoundError):
-        return None
-    except Exception as error:  # each file format has errors of its own
-        raise DataUnavailable(f"the cached copy of {hub_id} cannot be read: {_told(error)}; delete it") from error
 
 
 def open_remote(hub_id: str) -> dict[str, Any]:
@@ -55,10 +48,7 @@ def open_remote(hub_id: str) -> dict[str, Any]:
     Raises:
         DataUnavailable: the download failed, or what came cannot be read.
     """
-    try:
-        return _load(hub_id, offline=False)
-    except Exception as error:  # the download and each file format have their own
-        raise DataUnavailable(f"{hub_id} could not be had from the hub: {_told(error)}") from error
+    return _load(hub_id, offline=False, failure=f"{hub_id} could not be had from the hub")
 
 
 def why_not_remote(hub_id: str) -> str | None:
@@ -119,10 +109,15 @@ def column_values(split: Any, column: str) -> list[int | None]:
     return split.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
 
 
-def _load(place: str, *, offline: bool) -> dict[str, Any]:
+def _load(place: str, *, offline: bool, failure: str, remedy: str = "") -> dict[str, Any]:
     datasets = _datasets()
-    with _quiet(datasets, offline=offline):
-        return dict(datasets.load_dataset(place))
+    try:
+        with _quiet(datasets, offline=offline):
+            return dict(datasets.load_dataset(place))
+    except Exception as error:  # the download and each file format have errors of their own
+        root = error.__cause__ or error
+        reason = f"{type(root).__name__}: {' '.join(str(root).split())[:300]}"
+        raise DataUnavailable(f"{failure}: {reason}{remedy}") from error
 
 
 @contextmanager
@@ -158,8 +153,3 @@ def _asked(hub_id: str) -> str | None:
 def _datasets() -> Any:
     with extra("lab"):
         return import_module("datasets")
-
-
-def _told(error: BaseException) -> str:
-    root = error.__cause__ or error
-    return f"{type(root).__name__}: {' '.join(str(root).split())[:300]}"

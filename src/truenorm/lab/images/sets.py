@@ -5,7 +5,7 @@ N = images, C = channels, H, W = height, width
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def load(
     validation: int | None = None,
     imbalance: float = 1.0,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImageSet:
     """Read a data set, split it, and decode the images that were chosen, each once.
 
@@ -140,25 +140,16 @@ def load(
     source = open_source(name, root, size=size)
     notes = [*source.notes, *([f"images brought to {extent((size, size))}"] if size is not None else [])]
     parts = _divide(source, validation, seed, notes)
-    parts = _thin(source, parts, imbalance, seed, notes)
-    parts["train"] = _limited(source, parts["train"], limit, ("limit", "training"), seeded(seed, _LIMIT), notes)
-    parts["test"] = _limited(
-        source, parts["test"], test_limit, ("test limit", "test"), seeded(seed, _TEST_LIMIT), notes
-    )
-    train, held_out, test = _decoded(name, source, parts, progress)
+    parts = _thin(parts, len(source.classes), imbalance, seed, notes)
+    parts["train"] = _limited(parts["train"], limit, seeded(seed, _LIMIT), source.classes, notes)
+    parts["test"] = _limited(parts["test"], test_limit, seeded(seed, _TEST_LIMIT), source.classes, notes, "test")
+    splits = _decoded(name, source, parts, progress)
+    train = splits["train"]
     if _comes_in_runs(train.labels):
         order = torch.randperm(len(train), generator=seeded(seed, _ORDER))
-        train = Split(train.images[order], train.labels[order])
+        splits["train"] = Split(train.images[order], train.labels[order])
         notes.append("the training images came sorted by class and were shuffled once")
-    return ImageSet(
-        name=name,
-        classes=source.classes,
-        train=train,
-        validation=held_out,
-        test=test,
-        notes=tuple(notes),
-        imbalance=imbalance,
-    )
+    return ImageSet(name=name, classes=source.classes, **splits, notes=tuple(notes), imbalance=imbalance)
 
 
 def _comes_in_runs(labels: Tensor) -> bool:
@@ -171,30 +162,33 @@ def _comes_in_runs(labels: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Rows of a split of the source."""
+    """Rows of a split of the source, and their labels."""
 
     split: str
     rows: Tensor
+    labels: Tensor
 
-    def labels(self, source: Source) -> Tensor:
-        return source.labels[self.split][self.rows]
+    @staticmethod
+    def whole(source: Source, split: str) -> "_Part":
+        labels = source.labels[split]
+        return _Part(split, torch.arange(len(labels)), labels)
 
     def keep(self, indices: Tensor) -> "_Part":
-        return _Part(self.split, self.rows[indices])
+        return _Part(self.split, self.rows[indices], self.labels[indices])
 
     def without(self, indices: Tensor) -> "_Part":
         kept = torch.ones(len(self.rows), dtype=torch.bool)
         kept[indices] = False
-        return _Part(self.split, self.rows[kept])
+        return self.keep(kept)
 
 
 def _divide(source: Source, validation: int | None, seed: int, notes: list[str]) -> dict[str, _Part]:
-    train = _Part("train", torch.arange(len(source.labels["train"])))
+    train = _Part.whole(source, "train")
     if source.test is not None:
-        test = _Part(source.test, torch.arange(len(source.labels[source.test])))
+        test = _Part.whole(source, source.test)
     else:
         whole = len(train.rows)
-        drawn = stratified(train.labels(source), whole // 5, seeded(seed, _TEST))
+        drawn = stratified(train.labels, whole // 5, seeded(seed, _TEST))
         train, test = train.without(drawn), train.keep(drawn)
         notes.append(f"test split drawn from the training images, {len(drawn)} of {whole}")
     available = len(train.rows)
@@ -203,14 +197,13 @@ def _divide(source: Source, validation: int | None, seed: int, notes: list[str])
         raise InvalidInput(
             f"validation is {num}; there are {available} training images to take it from, and some must stay"
         )
-    drawn = stratified(train.labels(source), num, seeded(seed, _VALIDATION))
+    drawn = stratified(train.labels, num, seeded(seed, _VALIDATION))
     return {"train": train.without(drawn), "validation": train.keep(drawn), "test": test}
 
 
-def _thin(source: Source, parts: dict[str, _Part], imbalance: float, seed: int, notes: list[str]) -> dict[str, _Part]:
-    num_classes = len(source.classes)
+def _thin(parts: dict[str, _Part], num_classes: int, imbalance: float, seed: int, notes: list[str]) -> dict[str, _Part]:
     thinned = {
-        name: part.keep(long_tailed(part.labels(source), num_classes, imbalance, seeded(seed, _TAIL + number)))
+        name: part.keep(long_tailed(part.labels, num_classes, imbalance, seeded(seed, _TAIL + number)))
         for number, (name, part) in enumerate(parts.items())
     }
     if imbalance > 1:
@@ -220,34 +213,33 @@ def _thin(source: Source, parts: dict[str, _Part], imbalance: float, seed: int, 
 
 
 def _limited(
-    source: Source,
     part: _Part,
     limit: int | None,
-    words: tuple[str, str],
     generator: torch.Generator,
+    classes: tuple[str, ...],
     notes: list[str],
+    of: Literal["training", "test"] = "training",
 ) -> _Part:
-    what, of = words
+    what = "test limit" if of == "test" else "limit"
     available = len(part.rows)
     if limit is None:
         return part
     if limit > available:
         notes.append(f"{what} {limit} is above the {available} {of} images there are; all are used")
         return part
-    labels = part.labels(source)
-    present = set(cast(list[int], labels.tolist()))
+    present = set(cast(list[int], part.labels.tolist()))
     if limit < len(present):
         raise InvalidInput(f"{what} is {limit}; expected one image or more for each of the {len(present)} classes")
-    limited = part.keep(stratified(labels, limit, generator))
-    kept = set(cast(list[int], limited.labels(source).tolist()))
+    limited = part.keep(stratified(part.labels, limit, generator))
+    kept = set(cast(list[int], limited.labels.tolist()))
     if lost := sorted(present - kept):
-        notes.append(f"{what} {limit} leaves no {of} image of {', '.join(source.classes[k] for k in lost)}")
+        notes.append(f"{what} {limit} leaves no {of} image of {', '.join(classes[k] for k in lost)}")
     return limited
 
 
 def _decoded(
-    name: str, source: Source, parts: dict[str, _Part], progress: Callable[[int, int], None] | None
-) -> tuple[Split, Split, Split]:
+    name: str, source: Source, parts: dict[str, _Part], progress: Callable[[int, int], None]
+) -> dict[str, Split]:
     total, done = sum(len(part.rows) for part in parts.values()), 0
     images: dict[str, list[Tensor]] = {key: [] for key in parts}
     for key, part in parts.items():
@@ -257,14 +249,7 @@ def _decoded(
             rows = part.rows[start : start + _CHUNK]
             images[key].append(source.read(part.split, rows))
             done += len(rows)
-            if progress is not None:
-                progress(done, total)
-    joined = _joined(name, images)
-    train, held_out, test = (Split(joined[key], parts[key].labels(source)) for key in ("train", "validation", "test"))
-    return train, held_out, test
-
-
-def _joined(name: str, images: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+            progress(done, total)
     chunks = [chunk for part in images.values() for chunk in part]
     first = chunks[0].shape[2:]
     other = next((chunk.shape[2:] for chunk in chunks if chunk.shape[2:] != first), None)
@@ -275,5 +260,6 @@ def _joined(name: str, images: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     channels = max(chunk.shape[1] for chunk in chunks)
     empty = torch.empty(0, channels, *first, dtype=torch.uint8)
     return {
-        key: torch.cat([empty, *(chunk.expand(-1, channels, -1, -1) for chunk in part)]) for key, part in images.items()
+        key: Split(torch.cat([empty, *(chunk.expand(-1, channels, -1, -1) for chunk in images[key])]), part.labels)
+        for key, part in parts.items()
     }
