@@ -3,11 +3,20 @@
 from collections.abc import Mapping
 
 from truenorm.errors import InvalidInput
-from truenorm.lab.report.charts.forest import difference_by_record, forest_rows
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.lab.report.study_record import read_study
-from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, cell, compared, only_summary
+from truenorm.lab.report.summary import (
+    BASELINE,
+    StudySummary,
+    beyond_noise,
+    cell,
+    compared,
+    first_four,
+    num_tested,
+    only_summary,
+    signed,
+)
 from truenorm.metrics.intervals import Interval, paired
 from truenorm.record import Record
 from truenorm.show import Table
@@ -23,6 +32,9 @@ class Comparison:
 
     Attributes:
         summaries: name → what the record says.
+        same_test: whether all answer the same test images; else their difference would mean nothing.
+        differences: (arm, name) → that record minus the first, in points, paired by seed; empty where tests differ.
+        beyond: those of the differences that are beyond noise.
 
     Raises:
         InvalidInput: one of them holds several settings.
@@ -37,107 +49,94 @@ class Comparison:
             if (many := len(study.settings)) > 1:
                 raise InvalidInput(f"{name} holds {many} settings; records side by side hold one each")
             self.summaries[name] = only_summary(study)
+        tests = {(each.data, each.images.test, each.images.imbalance) for each in self.summaries.values()}
+        self.same_test = len(tests) == 1
+        self.differences = self._differences() if self.same_test else {}
+        self.beyond = beyond_noise(self.differences)
 
     @property
     def first(self) -> str:
-        """The name of the record that the others are held against."""
+        """The name of the record that the others are compared with."""
         return next(iter(self.records))
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Arms of any of the records, but for the sweep: it is a picture of one parameter, not fifteen hypotheses."""
-        found = self.summaries.values()
-        return tuple(dict.fromkeys(arm for one in found for arm in (BASELINE, *compared(one), *one.networks)))
+        summaries = self.summaries.values()
+        return tuple(dict.fromkeys(arm for each in summaries for arm in (BASELINE, *compared(each), *each.networks)))
 
-    @property
-    def same_test(self) -> bool:
-        """Whether all answer the same test images; else there is nothing that their difference would mean."""
-        tests = [(one.data, one.images.test, one.images.imbalance) for one in self.summaries.values()]
-        return len(set(tests)) == 1
-
-    def differences(self) -> dict[tuple[str, str], Interval]:
-        """(arm, name) → that record minus the first, in points, paired by seed; empty where tests differ."""
-        if not self.same_test:
-            return {}
-        summaries = dict(self.summaries)
-        base = summaries.pop(self.first)
-        step = 100 / base.images.test
-        found: dict[tuple[str, str], Interval] = {}
+    def _differences(self) -> dict[tuple[str, str], Interval]:
+        (_, base), *others = self.summaries.items()
+        differences: dict[tuple[str, str], Interval] = {}
         for arm in self.arms:
             before = base.seeds_of(arm, "accuracy")
-            for name, summary in summaries.items():
+            for name, summary in others:
                 after = summary.seeds_of(arm, "accuracy")
-                common = [seed for seed in after if seed in before]
-                if common:
+                if common := [seed for seed in after if seed in before]:
                     new, old = ([100 * values[seed] for seed in common] for values in (after, before))
-                    found[arm, name] = paired(new, old, resolution=step)
-        return found
+                    differences[arm, name] = paired(new, old, resolution=100 / base.images.test)
+        return differences
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """One row an arm: its accuracy in each record, and the difference to the first."""
-    differences = comparison.differences()
-    beyond = beyond_noise(differences)
-    summaries = comparison.summaries
-    letter = dict(zip(summaries, _letters(len(summaries)), strict=True))
+    summaries, differences = comparison.summaries, comparison.differences
+    letters = dict(zip(summaries, _letters(len(summaries)), strict=True))
+
+    widths = {name: 1 if name == comparison.first or not differences else 3 for name in summaries}
+
+    def heads(name: str) -> tuple[str, ...]:
+        return (f"{letters[name]} accuracy %", f"{letters[name]} − A", "which is")[: widths[name]]
 
     def cells(arm: str, name: str) -> tuple[str, ...]:
         accuracy = cell(summaries[name].interval(arm, "accuracy", 100), 2)
-        if name == comparison.first or not differences:
-            return (accuracy,)
-        found = differences.get((arm, name))
-        return (accuracy, cell(found, 2, signed=True), _verdict(found, (arm, name) in beyond))
-
-    def heads(name: str) -> tuple[str, ...]:
-        accuracy = f"{letter[name]} accuracy %"
-        if name == comparison.first or not differences:
-            return (accuracy,)
-        return (accuracy, f"{letter[name]} − A", "which is")
+        difference = cell(differences.get((arm, name)), 2, signed=True)
+        return (accuracy, difference, _verdict(comparison, arm, name))[: widths[name]]
 
     return Table(
         title="records side by side",
         columns=("arm", *(head for name in summaries for head in heads(name))),
-        rows=tuple((arm, *(part for name in summaries for part in cells(arm, name))) for arm in comparison.arms),
-        notes=(*(f"{letter[name]}: {name}{_seeds(one)}" for name, one in summaries.items()), _told(comparison)),
+        rows=tuple((arm, *(text for name in summaries for text in cells(arm, name))) for arm in comparison.arms),
+        notes=(
+            *(f"{letters[name]}: {name}{_seeds(summary)}" for name, summary in summaries.items()),
+            "Differences are paired by seed, in points, ± 95 %; beyond noise: Holm over all of them."
+            if comparison.same_test
+            else "The records answer other test images: accuracies stand side by side, and no differences are taken.",
+        ),
     )
 
 
 def comparison_conclusion(comparison: Comparison) -> str:
     """What differs beyond noise, or why nothing is compared."""
-    differences = comparison.differences()
+    differences, beyond = comparison.differences, comparison.beyond
     if not comparison.same_test:
-        tests = dict.fromkeys(f"{one.images.test:,} of {one.data}" for one in comparison.summaries.values())
+        tests = dict.fromkeys(f"{each.images.test:,} of {each.data}" for each in comparison.summaries.values())
         return f"No differences are taken: the records answer other test images ({', '.join(tests)})."
-    tested = sum(found.p is not None for found in differences.values())
-    if not tested:
+    if not (tested := num_tested(differences)):
         return _ONE_SEED
-    beyond = beyond_noise(differences)
     if not beyond:
         return f"No difference to {comparison.first} beyond noise is shown (Holm, {tested} compared)."
-    ranked = sorted(beyond, key=lambda key: -abs(differences[key].mean))
     several = len(comparison.records) > 2
-    told = [
-        f"{arm}{f' of {name}' if several else ''} {cell(differences[arm, name], 2, signed=True)}"
-        for arm, name in ranked[:4]
-    ]
-    more = f" and {len(ranked) - 4} more" if len(ranked) > 4 else ""
+    ranked = sorted(beyond, key=lambda key: -abs(beyond[key].mean))
+    texts = [f"{arm}{f' of {name}' if several else ''} {signed(beyond[arm, name])}" for arm, name in ranked]
     return (
         f"Points of accuracy against {comparison.first}, paired by seed, ± 95 %: {len(beyond)} of {tested} "
-        f"beyond noise (Holm): {', '.join(told)}{more}."
+        f"beyond noise (Holm): {first_four(texts)}."
     )
 
 
 def comparison_figures(comparison: Comparison) -> tuple[Figure, ...]:
     """For each record but the first, its differences to that."""
-    differences = comparison.differences()
-    beyond = beyond_noise(differences)
+    from truenorm.lab.report.charts.forest import difference_by_record, forest_rows
+
     figures: list[Figure] = []
     for number, name in enumerate(comparison.records):
-        own = {arm: found for (arm, of), found in differences.items() if of == name}
-        shown = forest_rows(own, {arm: found for arm, found in own.items() if (arm, name) in beyond})
-        if shown:
-            title = f"{name} − {comparison.first}"
-            figures += difference_by_record(title, f"difference-by-record-{number}", shown)
+        differences, beyond = (
+            {arm: difference for (arm, of), difference in every.items() if of == name}
+            for every in (comparison.differences, comparison.beyond)
+        )
+        if rows := forest_rows(differences, beyond):
+            figures += difference_by_record(f"{name} − {comparison.first}", f"difference-by-record-{number}", rows)
     return tuple(figures)
 
 
@@ -147,16 +146,14 @@ def comparison_page(comparison: Comparison) -> str:
     Raises:
         MissingExtra: what draws is not installed.
     """
-    differences = comparison.differences()
-    beyond = beyond_noise(differences)
-    tested = sum(found.p is not None for found in differences.values())
+    beyond, tested = len(comparison.beyond), num_tested(comparison.differences)
     if not comparison.same_test:
         headline = "Studies side by side; their tests differ, so no differences are taken."
     elif not tested:
         headline = _ONE_SEED
     else:
-        headline = f"{len(beyond) or 'None'} of {tested} differences between these studies "
-        headline += "is beyond noise." if len(beyond) < 2 else "are beyond noise."
+        headline = f"{beyond or 'None'} of {tested} differences between these studies "
+        headline += "is beyond noise." if beyond < 2 else "are beyond noise."
     made = tuple((name, record.command) for name, record in comparison.records.items())
     return page(
         f"truenorm report · {len(comparison.records)} records",
@@ -180,15 +177,10 @@ def _seeds(summary: StudySummary) -> str:
     return f" ({many} seed{'s' if many > 1 else ''}, {summary.images.test:,} images of {summary.data} to test)"
 
 
-def _told(comparison: Comparison) -> str:
-    if not comparison.same_test:
-        return "The records answer other test images: accuracies stand side by side, and no differences are taken."
-    return "Differences are paired by seed, in points, ± 95 %; beyond noise: Holm over all of them."
-
-
-def _verdict(found: Interval | None, beyond: bool) -> str:
-    if found is None:
+def _verdict(comparison: Comparison, arm: str, name: str) -> str:
+    difference = comparison.differences.get((arm, name))
+    if difference is None:
         return ""
-    if found.p is None:
+    if difference.p is None:
         return "one seed"
-    return "beyond noise" if beyond else "within noise"
+    return "beyond noise" if (arm, name) in comparison.beyond else "within noise"

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 from truenorm.doctor.tables import tables_of
 from truenorm.errors import InvalidRecord
-from truenorm.lab.report.charts.diagnosis import error_by_layer
+from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.record import Record, typed
 
 _TRIAL = "diagnosis"
-_MOST_CAUSES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,23 +64,18 @@ class DiagnosisRecord:
     @property
     def lines(self) -> tuple[tuple[str, str], ...]:
         """(what, sentence), as `truenorm diagnose` prints them."""
-        said = self.diagnosis
-        causes = [finding.sentence for finding in said.findings if finding.level != "note"][:_MOST_CAUSES]
-        first = (
-            "harmless" if said.healthy and any(row.metric.startswith("gain.") for row in self.record.rows) else "cause"
-        )
-        ruled_out = [part if isinstance(part, str) else part.sentence for part in said.ruled_out]
-        joined = (("not", ruled_out), ("looked", said.notes))
-        excluded, looked = ([(what, "; ".join(parts))] if parts else [] for what, parts in joined)
-        steps = [(step.when, step.sentence) for step in said.steps] or [("do", said.recommendation)]
-        return (
-            ("verdict", said.verdict),
-            *(("also" if place else first, sentence) for place, sentence in enumerate(causes)),
-            *excluded,
-            *(("note", finding.sentence) for finding in said.findings if finding.level == "note"),
-            *looked,
-            *(step for step in steps if step[1]),
-        )
+        diagnosis = self.diagnosis
+        causes = [finding.sentence for finding in diagnosis.findings if finding.level != "note"]
+        harmless = diagnosis.healthy and any(row.metric.startswith("gain.") for row in self.record.rows)
+        ruled_out = [cause if isinstance(cause, str) else cause.sentence for cause in diagnosis.ruled_out]
+        lines = [
+            *zip(("harmless" if harmless else "cause", "also", "also"), causes, strict=False),  # the likeliest three
+            ("not", "; ".join(ruled_out)),
+            *(("note", finding.sentence) for finding in diagnosis.findings if finding.level == "note"),
+            ("looked", "; ".join(diagnosis.notes)),
+            *([(step.when, step.sentence) for step in diagnosis.steps] or [("do", diagnosis.recommendation)]),
+        ]
+        return (("verdict", diagnosis.verdict), *((what, sentence) for what, sentence in lines if sentence))
 
 
 def is_of_a_diagnosis(record: Record) -> bool:
@@ -116,6 +110,13 @@ def diagnosis_conclusion(diagnosis: DiagnosisRecord) -> str:
     return "\n".join(f"{what:{margin}}{sentence}" for what, sentence in diagnosis.lines)
 
 
+def diagnosis_figures(diagnosis: DiagnosisRecord) -> tuple[Figure, ...]:
+    """The chart of the page, where a layer was measured."""
+    from truenorm.lab.report.charts.diagnosis import error_by_layer
+
+    return error_by_layer(diagnosis.record)
+
+
 def diagnosis_page(diagnosis: DiagnosisRecord) -> str:
     """The page of a diagnosis: the verdict, the causes and what to do, and each layer's error.
 
@@ -125,7 +126,7 @@ def diagnosis_page(diagnosis: DiagnosisRecord) -> str:
     (_, verdict), *lines = diagnosis.lines
     record = diagnosis.record
     tables = tables_of(record.rows)
-    parts = (*error_by_layer(record), *((Tables(views=(tables,)),) if tables else ()))
+    parts = (*diagnosis_figures(diagnosis), *((Tables(views=(tables,)),) if tables else ()))
     return page(
         f"diagnosis of {model}" if (model := record.configuration.get("model")) else "diagnosis",
         verdict[:1].upper() + verdict[1:],

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
 from truenorm.errors import extra
 from truenorm.files import write_whole
 from truenorm.lab.report.look import CONFIG, in_light
+from truenorm.metrics.intervals import Interval
 
 Row = Mapping[str, str | float | int | None]
 
@@ -92,6 +94,17 @@ def rounded(value: float | None, digits: int = 5) -> float | None:
         (0.12346, 0.12, None)
     """
     return None if value is None else float(f"{value:.{digits}g}")
+
+
+def ends(interval: Interval, least: float = -inf, most: float = inf) -> tuple[float, float]:
+    """Where the bar of an interval begins and ends: at the mean where there is no interval, and within the limits.
+
+    Example:
+        >>> ends(Interval(1.0, 0.5, 5)), ends(Interval(1.0, 5.0, 2), least=0.0), ends(Interval(1.0, None, 1))
+        ((0.5, 1.5), (0.0, 6.0), (1.0, 1.0))
+    """
+    low, high = (interval.mean if end is None else end for end in (interval.low, interval.high))
+    return max(low, least), min(high, most)
 
 
 def write_svgs(figures: Sequence[Figure], folder: Path, labels: Sequence[str] = ("",)) -> list[Path]:

@@ -7,11 +7,10 @@ which people with any colour vision can tell apart, darkened or lightened where 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
-
-from truenorm.errors import extra
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#15181c"),
@@ -81,8 +80,6 @@ SYMBOLS: Mapping[str, str] = {
 }
 """Each shape as an SVG path about 0, two units wide, for legends outside a chart."""
 
-_DECADES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
-
 CONFIG: Mapping[str, Any] = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
@@ -112,27 +109,6 @@ CONFIG: Mapping[str, Any] = {
 }
 
 
-def marks(axis: str) -> Any:
-    """Where a logarithmic axis has marks, in the language of charts: it depends on the data that are shown.
-
-    1, 2, 5 of each decade; of data that span less than a factor of 5, of which fewer than two would be seen, round
-    numbers at equal distances.
-
-    Args:
-        axis: `x` or `y`.
-    """
-    with extra("report"):
-        from altair import ExprRef
-
-    low, high = f"domain('{axis}')[0]", f"domain('{axis}')[1]"
-    power = f"pow(10, floor(log({high} - {low}) / LN10))"
-    step = f"({power} * (({high} - {low}) / {power} < 2 ? 0.5 : ({high} - {low}) / {power} < 5 ? 1 : 2))"
-    few = f"sequence(ceil({low} / {step}) * {step}, {high} + {step} / 1000, {step})"
-    # Written out, as Vega has no powers of ten in a list; those out of sight are not drawn.
-    many = json.dumps([float(f"{mark:.0e}") for mark in _DECADES])
-    return ExprRef(f"{high} >= 5 * {low} ? {many} : {high} > {low} ? {few} : [{low}]")
-
-
 def ink(name: str) -> str:
     """A colour by its name in the page's style.
 
@@ -143,62 +119,50 @@ def ink(name: str) -> str:
     return f"var(--{name})"
 
 
-def colours(arms: Sequence[str]) -> list[str]:
-    """The colour of each arm.
-
-    Example:
-        >>> colours(["dmbn", "adaptive"])
-        ['var(--dmbn)', 'var(--adaptive)']
-    """
-    return [ink(_ARMS.get(arm, _UNKNOWN)[0]) for arm in arms]
-
-
-def shapes(arms: Sequence[str]) -> list[str]:
-    """The symbol of each arm."""
-    return [_ARMS.get(arm, _UNKNOWN)[1] for arm in arms]
-
-
-def dashes(arms: Sequence[str]) -> list[list[int]]:
-    """The dash of each arm's line."""
-    return [_DASHES.get(shape, [2, 3]) for shape in shapes(arms)]
-
-
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """How the arms of a claim look: batch norm in the page's own colour, and no two alike while there are looks left.
+class Look:
+    """How an arm is drawn.
 
     Args:
-        arms: in their order.
-
-    Example:
-        >>> looks = Looks(("none", "bn", "ghost-32"))
-        >>> looks.colours, looks.shapes
-        (['var(--torch)', 'var(--accent)', 'var(--dmbn)'], ['square', 'circle', 'triangle-down'])
+        name: of its colour.
+        shape: of its symbol.
     """
 
-    arms: Sequence[str]
+    name: str
+    shape: str
 
     @property
-    def colours(self) -> list[str]:
-        """Of each arm."""
-        return [ink(colour) for colour, _ in self._found]
+    def colour(self) -> str:
+        """As the page's style names it."""
+        return ink(self.name)
 
     @property
-    def shapes(self) -> list[str]:
-        """Of each arm."""
-        return [shape for _, shape in self._found]
+    def dash(self) -> list[int]:
+        """Of its line."""
+        return _DASHES.get(self.shape, [2, 3])
 
-    @property
-    def dashes(self) -> list[list[int]]:
-        """Of each arm's line."""
-        return [_DASHES.get(shape, [2, 3]) for shape in self.shapes]
 
-    @property
-    def _found(self) -> list[tuple[str, str]]:
-        known = {arm: _ARMS[arm] for arm in self.arms if arm in _ARMS} | {"bn": ("accent", "circle")}
-        free = [look for look in _FREE if look not in known.values()]
-        others = [arm for arm in self.arms if arm not in known]
-        return [known[arm] if arm in known else free[others.index(arm) % len(free)] for arm in self.arms]
+def study_looks(arms: Iterable[str]) -> dict[str, Look]:
+    """The look of each arm of a study, the same in all charts.
+
+    Example:
+        >>> study_looks(["dmbn"])["dmbn"].colour
+        'var(--dmbn)'
+    """
+    return {arm: Look(*_ARMS.get(arm, _UNKNOWN)) for arm in arms}
+
+
+def claim_looks(arms: Sequence[str]) -> dict[str, Look]:
+    """The look of each arm of a claim: batch norm in the page's own colour, no two equal while there are looks left.
+
+    Example:
+        >>> looks = claim_looks(("none", "bn", "ghost-32"))
+        >>> [(look.name, look.shape) for look in looks.values()]
+        [('torch', 'square'), ('accent', 'circle'), ('dmbn', 'triangle-down')]
+    """
+    known = {arm: _ARMS[arm] for arm in arms if arm in _ARMS} | {"bn": ("accent", "circle")}
+    free = cycle([look for look in _FREE if look not in known.values()])
+    return {arm: Look(*(known.get(arm) or next(free))) for arm in arms}
 
 
 def in_light(spec: Mapping[str, Any]) -> dict[str, Any]:

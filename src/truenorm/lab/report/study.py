@@ -2,11 +2,7 @@
 
 from collections.abc import Sequence
 
-from truenorm.lab.report.charts.forest import contrast_by_setting, difference_by_arm
-from truenorm.lab.report.charts.score_by_momentum import score_by_momentum
-from truenorm.lab.report.charts.shift_by_layer import shift_by_layer
-from truenorm.lab.report.charts.shift_by_momentum import shift_by_momentum
-from truenorm.lab.report.charts.training import during_training
+from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.grid import overviews
 from truenorm.lab.report.headline import grid_headline, headline, shift_sentence
 from truenorm.lab.report.page import Section, Tables, page
@@ -46,49 +42,61 @@ def study_page(summaries: Sequence[StudySummary]) -> str:
     )
 
 
-def study_sections(found: Sequence[StudySummary]) -> tuple[Section, ...]:
+def study_figures(summaries: Sequence[StudySummary]) -> list[Figure]:
+    """Every chart of the page."""
+    return [figure for section in study_sections(summaries) for figure in section.figures]
+
+
+def study_sections(summaries: Sequence[StudySummary]) -> tuple[Section, ...]:
     """What the page of these settings holds: of several an overview first."""
-    return (*(_overview(found) if len(found) > 1 else ()), *_sections(found))
+    from truenorm.lab.report.charts.forest import contrast_by_setting, difference_by_arm
+    from truenorm.lab.report.charts.score_by_momentum import score_by_momentum
+    from truenorm.lab.report.charts.shift_by_layer import shift_by_layer
+    from truenorm.lab.report.charts.shift_by_momentum import shift_by_momentum
+    from truenorm.lab.report.charts.training import during_training
+
+    several = len(summaries) > 1
+    sections = (
+        Section(
+            heading="All settings",
+            parts=(Tables(views=(overviews(summaries),)), *contrast_by_setting(summaries)) if several else (),
+        ),
+        Section(
+            heading="What each way of having statistics gives",
+            parts=(
+                *_tables([[arms_table(summary, alone=not several)] for summary in summaries]),
+                *difference_by_arm(summaries),
+                *_tables([network_tables(summary) for summary in summaries]),
+            ),
+        ),
+        Section(
+            heading="Which momentum",
+            parts=(
+                *score_by_momentum(summaries),
+                *shift_by_momentum(summaries),
+                *_tables([momentum_tables(summary) for summary in summaries], "The momentum that each layer took"),
+                *_tables([sweep_tables(summary) for summary in summaries], "Every momentum in figures"),
+            ),
+        ),
+        Section(
+            heading="How far from the population",
+            parts=(*shift_by_layer(summaries), *_tables([shift_tables(summary) for summary in summaries])),
+        ),
+        Section(heading="While it trained", parts=during_training(summaries)),
+    )
+    return tuple(section for section in sections if section.parts)
 
 
-def _title(found: Sequence[StudySummary]) -> str:
+def _title(summaries: Sequence[StudySummary]) -> str:
     """What the settings have in common."""
-    first = found[0].setting.values
-    common = [axis for axis in first if all(summary.setting.values[axis] == first[axis] for summary in found)]
-    seeds = sorted({len(summary.seeds) for summary in found})
-    many = "1 seed" if seeds == [1] else f"{' to '.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} seeds"
-    return " · ".join(["truenorm study", *(format_place(axis, first[axis]) for axis in common if first[axis]), many])
-
-
-def _overview(found: Sequence[StudySummary]) -> tuple[Section, ...]:
-    return (Section(heading="All settings", parts=(Tables(views=(overviews(found),)), *contrast_by_setting(found))),)
-
-
-def _sections(found: Sequence[StudySummary]) -> tuple[Section, ...]:
-    """Of each setting."""
-    accuracy = Section(
-        heading="What each way of having statistics gives",
-        parts=(
-            Tables(views=tuple((arms_table(summary, alone=len(found) == 1),) for summary in found)),
-            *difference_by_arm(found),
-            *_tables([network_tables(summary) for summary in found]),
-        ),
+    first, *others = [summary.setting.values for summary in summaries]
+    common = {axis: place for axis, place in first.items() if all(other[axis] == place for other in others)}
+    num_seeds = sorted({len(summary.seeds) for summary in summaries})
+    counted = " to ".join(str(num) for num in dict.fromkeys((num_seeds[0], num_seeds[-1])))
+    seeds = f"{counted} seed{'' if num_seeds == [1] else 's'}"
+    return " · ".join(
+        ["truenorm study", *(format_place(axis, place) for axis, place in common.items() if place), seeds]
     )
-    momentum = Section(
-        heading="Which momentum",
-        parts=(
-            *score_by_momentum(found),
-            *shift_by_momentum(found),
-            *_tables([momentum_tables(summary) for summary in found], "The momentum that each layer took"),
-            *_tables([sweep_tables(summary) for summary in found], "Every momentum in figures"),
-        ),
-    )
-    shift = Section(
-        heading="How far from the population",
-        parts=(*shift_by_layer(found), *_tables([shift_tables(summary) for summary in found])),
-    )
-    training = Section(heading="While it trained", parts=during_training(found))
-    return tuple(section for section in (accuracy, momentum, shift, training) if section.parts)
 
 
 def _tables(views: Sequence[Sequence[Table]], folded: str = "") -> tuple[Tables, ...]:

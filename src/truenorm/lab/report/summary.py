@@ -1,6 +1,6 @@
 """What a setting of a study says about each arm: means, intervals, differences paired by seed."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TypeVar
 
@@ -29,16 +29,14 @@ class StudySummary:
         images: how many of which kind.
 
     Raises:
-        InvalidRecord: it has no result, or the header does not describe its images.
+        InvalidRecord: the header does not describe its images.
     """
 
     def __init__(self, study: StudyRecord, setting: SettingResults) -> None:
         self.study, self.setting = study, setting
-        self._found: dict[tuple[str, str], list[Measurement]] = {}
+        self._rows: dict[tuple[str, str], list[Measurement]] = {}
         for row in setting.rows:
-            self._found.setdefault((row.arm, row.metric), []).append(row)
-        if not self.rows_of(BASELINE, "accuracy"):
-            raise _nothing_in(setting)
+            self._rows.setdefault((row.arm, row.metric), []).append(row)
         self.data = str(setting.values["data"])
         self.images: StudyImages = read_images(study.record.configuration, self.data)
 
@@ -66,13 +64,12 @@ class StudySummary:
     @property
     def swept(self) -> dict[float, str]:
         """The momenta of the sweep, ascending, and the arm of each; also of those that no table shows."""
-        arms = {arm for arm, _ in self._found if arm.startswith("static-")}
-        found = {momentum: arm for arm in sorted(arms) if (momentum := _momentum(arm)) is not None}
-        return dict(sorted(found.items()))
+        arms = sorted({arm for arm, _ in self._rows if arm.startswith("static-")})
+        return dict(sorted((momentum, arm) for arm in arms if (momentum := _momentum(arm)) is not None))
 
     def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
         """What was measured, trial by trial and layer by layer."""
-        return tuple(self._found.get((arm, metric), ()))
+        return tuple(self._rows.get((arm, metric), ()))
 
     def seeds_of(self, arm: str, metric: str, layer: str | None = None) -> dict[int, float]:
         """Seed → the value for the whole network; of a metric of layers, of that layer or the mean over all."""
@@ -80,7 +77,7 @@ class StudySummary:
         for row in self.rows_of(arm, metric):
             if layer is None or row.layer == layer:
                 values.setdefault(self.seed_of(row), []).append(row.value)
-        return {seed: fmean(found) for seed, found in sorted(values.items())}
+        return {seed: fmean(of_layers) for seed, of_layers in sorted(values.items())}
 
     def seed_of(self, row: Measurement) -> int:
         """The seed of the trial that a row belongs to."""
@@ -107,13 +104,12 @@ class StudySummary:
 
     def by_epoch(self, metric: str) -> dict[str, dict[int, Interval]]:
         """Arm → epoch → the value after it, where training was followed (`training_loss@3`: after the third)."""
-        found: dict[str, dict[int, Interval]] = {}
-        for arm, measured in self._found:
+        intervals: dict[str, dict[int, Interval]] = {}
+        for arm, measured in self._rows:
             name, _, epoch = measured.partition("@")
-            interval = self.interval(arm, measured) if name == metric and epoch.isdecimal() else None
-            if interval is not None:
-                found.setdefault(arm, {})[int(epoch)] = interval
-        return found
+            if name == metric and epoch.isdecimal() and (interval := self.interval(arm, measured)) is not None:
+                intervals.setdefault(arm, {})[int(epoch)] = interval
+        return intervals
 
     def noise_floor(self, reference: str, layer: str | None = None) -> float | None:
         """The floor below which a shift says nothing: mean over seeds, and over layers if none is named."""
@@ -121,10 +117,9 @@ class StudySummary:
         floors = [row.error for row in rows if row.error is not None and layer in (None, row.layer)]
         return fmean(floors) if floors else None
 
-    def beyond_noise(self, arms: tuple[str, ...], metric: str, scale: float) -> dict[str, Interval]:
-        """Those arms whose difference to the baseline is none of chance: 95 %, Holm over the family."""
-        found = {arm: difference for arm in arms if (difference := self.difference(arm, metric, scale)) is not None}
-        return beyond_noise(found)
+    def differences(self, arms: Iterable[str]) -> dict[str, Interval]:
+        """Arm → its difference to the baseline in points of accuracy; arms that have none are left out."""
+        return {arm: found for arm in arms if (found := self.difference(arm, "accuracy", 100)) is not None}
 
     def _arms(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.arm for row in self.setting.rows if row.metric == "accuracy"))
@@ -138,9 +133,13 @@ def beyond_noise(differences: Mapping[K, Interval]) -> dict[K, Interval]:
         >>> list(beyond_noise({"batch 2": clear, "batch 64": vague}))
         ['batch 2']
     """
-    tested = {str(place): found.p for place, found in enumerate(differences.values()) if found.p is not None}
-    adjusted = holm(tested) if tested else {}
+    adjusted = holm({str(i): found.p for i, found in enumerate(differences.values()) if found.p is not None})
     return {key: found for i, (key, found) in enumerate(differences.items()) if adjusted.get(str(i), 1.0) < 0.05}
+
+
+def num_tested(differences: Mapping[K, Interval]) -> int:
+    """How many there are with a p-value: those of several seeds."""
+    return sum(difference.p is not None for difference in differences.values())
 
 
 def summaries(study: StudyRecord) -> tuple[StudySummary, ...]:
@@ -149,14 +148,16 @@ def summaries(study: StudyRecord) -> tuple[StudySummary, ...]:
     Raises:
         InvalidRecord: none has.
     """
-    found = [
+    measured = [
         setting
         for setting in study.settings
         if any(row.arm == BASELINE and row.metric == "accuracy" for row in setting.rows)
     ]
-    if not found:
-        raise _nothing_in(*study.settings)
-    return tuple(StudySummary(study, setting) for setting in found)
+    if measured:
+        return tuple(StudySummary(study, setting) for setting in measured)
+    if diverged := [sentence for setting in study.settings for sentence in setting.diverged]:
+        raise InvalidRecord(f"the study has no result to show; {diverged[0]}")
+    raise InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
 
 
 def only_summary(study: StudyRecord) -> StudySummary:
@@ -169,16 +170,7 @@ def only_summary(study: StudyRecord) -> StudySummary:
     if len(study.settings) > 1:
         labels = ", ".join(repr(setting.label) for setting in study.settings[:4])
         raise InvalidInput(f"the record holds {len(study.settings)} settings ({labels}, …); say which")
-    if not study.settings:
-        raise _nothing_in()
-    return StudySummary(study, study.settings[0])
-
-
-def _nothing_in(*settings: SettingResults) -> InvalidRecord:
-    diverged = [sentence for setting in settings for sentence in setting.diverged]
-    if diverged:
-        return InvalidRecord(f"the study has no result to show; {diverged[0]}")
-    return InvalidRecord(f"the record holds no result of arm {BASELINE!r}; is it one of truenorm study?")
+    return summaries(study)[0]
 
 
 def _momentum(arm: str) -> float | None:
@@ -202,38 +194,42 @@ def conclusion(summary: StudySummary) -> str:
     if num_seeds < 2:
         return "One seed says nothing about noise: run more (--seeds 5) before comparing arms."
     family = compared(summary)
-    beyond = summary.beyond_noise(family, "accuracy", 100)
-    parts: list[str] = []
+    differences = summary.differences(family)
+    beyond = beyond_noise(differences)
+    ranked = sorted(beyond, key=lambda arm: -beyond[arm].mean)
+    better = [arm for arm in ranked if beyond[arm].mean > 0]
+    worse = [arm for arm in reversed(ranked) if beyond[arm].mean < 0]
+    unclear = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in differences and arm not in beyond]
+    lists = {
+        "within noise": [arm for arm in unclear if not differences[arm].excludes_zero],
+        "beyond noise only if compared alone": [arm for arm in unclear if differences[arm].excludes_zero],
+        "networks of their own, paired by seed": summary.networks,
+    }
+    differences |= summary.differences(summary.networks)
+
+    def values(arms: Iterable[str]) -> list[str]:
+        return [f"{arm} {signed(differences.get(arm))}" for arm in arms]
+
     if beyond:
-        ranked = sorted(beyond.items(), key=lambda item: -item[1].mean)
-        better = [item for item in ranked if item[1].mean > 0]
-        worse = [item for item in ranked if item[1].mean < 0][::-1]
-        told = [f"{word} {_listed(items)}" for word, items in (("better", better), ("worse", worse)) if items]
-        parts.append(f"beyond noise (Holm, {len(family)} compared): {', '.join(told)}")
+        sides = {"better": better, "worse": worse}
+        listed = ", ".join(f"{word} {first_four(values(arms))}" for word, arms in sides.items() if arms)
+        parts = [f"beyond noise (Holm, {len(family)} compared): {listed}"]
     elif family:
-        parts.append(f"no difference beyond noise is shown (Holm, {len(family)} compared)")
+        parts = [f"no difference beyond noise is shown (Holm, {len(family)} compared)"]
     else:
-        parts.append("no way of having statistics but the sweep was asked for")
-    named = [arm for arm in ("dmbn", "adaptive", "recalibrated") if arm in family and arm not in beyond]
-    differences = {arm: found for arm in named if (found := summary.difference(arm, "accuracy", 100)) is not None}
-    within = [arm for arm, found in differences.items() if not found.excludes_zero]
-    doubtful = [arm for arm, found in differences.items() if found.excludes_zero]
-    for told, arms in (("within noise", within), ("beyond noise only if compared alone", doubtful)):
-        if arms:
-            parts.append(f"{told}: {', '.join(f'{arm} {signed(differences[arm])}' for arm in arms)}")
-    networks = [f"{arm} {signed(summary.difference(arm, 'accuracy', 100))}" for arm in summary.networks]
-    if networks:
-        parts.append(f"networks of their own, paired by seed: {', '.join(networks)}")
-    return (
-        f"Points of accuracy against {BASELINE}, {num_seeds} seeds, same weights, ± 95 %: "
-        f"{'; '.join(part for part in parts if part)}."
-    )
+        parts = ["no way of having statistics but the sweep was asked for"]
+    parts += [f"{label}: {', '.join(values(arms))}" for label, arms in lists.items() if arms]
+    return f"Points of accuracy against {BASELINE}, {num_seeds} seeds, same weights, ± 95 %: {'; '.join(parts)}."
 
 
-def _listed(items: list[tuple[str, Interval]]) -> str:
-    shown = [f"{arm} {signed(interval)}" for arm, interval in items[:4]]
-    rest = len(items) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+def first_four(texts: Sequence[str]) -> str:
+    """The first four of a list, and how many more there are.
+
+    Example:
+        >>> first_four(["a", "b"]), first_four(["a", "b", "c", "d", "e"])
+        ('a, b', 'a, b, c, d and 1 more')
+    """
+    return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 
 def signed(interval: Interval | None) -> str:
@@ -243,10 +239,7 @@ def signed(interval: Interval | None) -> str:
         >>> signed(Interval(0.5, 0.25, 5)), signed(None)
         ('+0.50 ± 0.25', 'not compared')
     """
-    if interval is None:
-        return "not compared"
-    width = "" if interval.half_width is None else f" ± {interval.half_width:.2f}"
-    return f"{interval.mean:+.2f}{width}"
+    return cell(interval, 2, signed=True) or "not compared"
 
 
 def cell(interval: Interval | None, digits: int, *, signed: bool = False) -> str:

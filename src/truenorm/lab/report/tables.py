@@ -3,10 +3,22 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from truenorm.lab.report.grid import diverged, grid_conclusion, overviews
+from truenorm.lab.report.grid import diverged, grid_conclusion, overviews, unfinished
 from truenorm.lab.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion
 from truenorm.show import Table, number
 
+_LESS_BASELINE = f"− {BASELINE}"
+_OUTCOMES = (
+    ("accuracy %", "accuracy", 100, 2),
+    (_LESS_BASELINE, "accuracy", 100, 2),
+    ("F-score %", "f_score", 100, 2),
+    ("sensitivity %", "sensitivity", 100, 2),
+    ("specificity %", "specificity", 100, 2),
+    ("NLL", "nll", 1, 3),
+    (_LESS_BASELINE, "nll", 1, 3),
+)
+"""Heading, metric, scale and decimals of each column."""
+_MOMENTUM = "torch's momentum, the weight of the new batch (Keras's is 1 − ours)"
 _CHOOSERS = ("dmbn", "dmbn-pooled", "adaptive", "dmbn-switch", "dmbn-online")
 
 
@@ -22,29 +34,33 @@ def study_conclusion(summaries: Sequence[StudySummary]) -> str:
 
 def setting_tables(summary: StudySummary) -> tuple[Table, ...]:
     """The tables of the only setting of a record that has results."""
-    same = _outcomes(summary, summary.same_weights, "same weights, other statistics", _notes(summary, alone=True))
-    arms = (*summary.same_weights, *summary.networks)
-    return (same, *network_tables(summary), _shifts(summary, arms), *momentum_tables(summary))
+    same = arms_table(summary, alone=True, arms=summary.same_weights)
+    shifts = _shifts(summary, (*summary.same_weights, *summary.networks))
+    return (same, *network_tables(summary), shifts, *momentum_tables(summary))
 
 
-def arms_table(summary: StudySummary, *, alone: bool) -> Table:
-    """The first table without the sweep, of which a chart says more.
+def arms_table(summary: StudySummary, *, alone: bool, arms: Sequence[str] = ()) -> Table:
+    """The first table, on a page without the sweep, of which a chart says more.
 
     Args:
         summary: of a setting.
         alone: whether no other setting of the record has results, so that there is no overview.
+        arms: its rows; all but the sweep, if none are given.
     """
-    arms = (BASELINE, *compared(summary))
-    return _outcomes(summary, arms, "same weights, other statistics", _notes(summary, alone=alone))
+    rows = arms or (BASELINE, *compared(summary))
+    return _outcomes(summary, rows, "same weights, other statistics", _notes(summary, alone=alone))
 
 
 def sweep_tables(summary: StudySummary) -> tuple[Table, ...]:
     """The rest of it: torch's running statistics with each momentum."""
     arms = tuple(arm for arm in summary.same_weights if arm.startswith("static-"))
-    note = "torch's momentum, the weight of the new batch (Keras's is 1 − ours); the weights are the same."
     if len(arms) < 2:
         return ()
-    return (_outcomes(summary, arms, "torch's running statistics by momentum", (note,)),)
+    return (
+        _outcomes(
+            summary, arms, "torch's running statistics by momentum", (f"{_MOMENTUM}; the weights are the same.",)
+        ),
+    )
 
 
 def network_tables(summary: StudySummary) -> tuple[Table, ...]:
@@ -56,52 +72,37 @@ def network_tables(summary: StudySummary) -> tuple[Table, ...]:
     return (_outcomes(summary, arms, "other networks, statistics as torch keeps them", (note,)),)
 
 
-def _outcomes(summary: StudySummary, arms: tuple[str, ...], title: str, notes: tuple[str, ...]) -> Table:
-    rows = tuple(
-        (
+def _outcomes(summary: StudySummary, arms: Sequence[str], title: str, notes: tuple[str, ...]) -> Table:
+    def row(arm: str) -> tuple[str, ...]:
+        return (
             arm,
-            cell(summary.interval(arm, "accuracy", 100), 2),
-            cell(summary.difference(arm, "accuracy", 100), 2, signed=True),
-            cell(summary.interval(arm, "f_score", 100), 2),
-            cell(summary.interval(arm, "sensitivity", 100), 2),
-            cell(summary.interval(arm, "specificity", 100), 2),
-            cell(summary.interval(arm, "nll"), 3),
-            cell(summary.difference(arm, "nll"), 3, signed=True),
+            *(
+                cell(summary.difference(arm, metric, scale), digits, signed=True)
+                if heading == _LESS_BASELINE
+                else cell(summary.interval(arm, metric, scale), digits)
+                for heading, metric, scale, digits in _OUTCOMES
+            ),
         )
-        for arm in arms
-    )
-    columns = (
-        "arm",
-        "accuracy %",
-        "− static-0.1",
-        "F-score %",
-        "sensitivity %",
-        "specificity %",
-        "NLL",
-        "− static-0.1",
-    )
-    return Table(title=title, columns=columns, rows=rows, notes=notes)
+
+    columns = ("arm", *(heading for heading, *_ in _OUTCOMES))
+    return Table(title=title, columns=columns, rows=tuple(map(row, arms)), notes=notes)
 
 
 def _notes(summary: StudySummary, *, alone: bool) -> tuple[str, ...]:
-    data = summary.images
-    seeds = len(summary.seeds)
+    images, record, num_seeds = summary.images, summary.study.record, len(summary.seeds)
     notes = [
-        f"{summary.data}: {data.train:,} images to train on, {data.validation:,} to choose by, "
-        f"{data.test:,} to test; {seeds} seed{'s' if seeds > 1 else ''}; mean ± 95 % interval over seeds.",
-        "− static-0.1: paired by seed, on the same weights.",
+        f"{summary.data}: {images.train:,} images to train on, {images.validation:,} to choose by, "
+        f"{images.test:,} to test; {num_seeds} seed{'s' if num_seeds > 1 else ''}; mean ± 95 % interval over seeds.",
+        f"{_LESS_BASELINE}: paired by seed, on the same weights.",
     ]
-    if data.balanced:
+    if images.balanced:
         notes.append("The test set is balanced: sensitivity is accuracy, and specificity follows from it.")
-    notes += _rates(summary)
-    if not summary.study.record.complete:
-        notes.append("The study was not finished: fewer trials than asked for.")
+    notes += [*_rates(summary), *unfinished(record)]
     if alone and (many := summary.study.num_asked) > 1:
         label = summary.setting.label
         notes.append(f"1 of {many} settings has results{f': {label}' if label else ''}.")
     # What became of the others is said in the overview, if there is one.
-    told = diverged(summary.study.settings if alone else (summary.setting,))
-    return (*notes, *told, *summary.study.record.notes)
+    return (*notes, *diverged(summary.study.settings if alone else [summary.setting]), *record.notes)
 
 
 def _rates(summary: StudySummary) -> tuple[str, ...]:
@@ -109,13 +110,12 @@ def _rates(summary: StudySummary) -> tuple[str, ...]:
     tried = summary.study.record.configuration.get("lr")
     if not isinstance(tried, list | tuple) or len(tried) < 2:
         return ()
-    chosen: dict[str, list[float]] = {}
+    chosen: dict[str, set[float]] = {}
     for trial in summary.setting.trials.values():
-        rates = chosen.setdefault(str(trial.get("norm")), [])
-        if trial.get("lr") is not None and trial["lr"] not in rates:
-            rates.append(trial["lr"])
-    told = ", ".join(f"{norm} {' and '.join(map(number, sorted(rates)))}" for norm, rates in chosen.items() if rates)
-    return (f"Learning rates chosen on validation images: {told}.",) if told else ()
+        if trial.get("lr") is not None:
+            chosen.setdefault(str(trial.get("norm")), set()).add(trial["lr"])
+    listed = ", ".join(f"{norm} {' and '.join(map(number, sorted(rates)))}" for norm, rates in chosen.items())
+    return (f"Learning rates chosen on validation images: {listed}.",) if listed else ()
 
 
 def shift_tables(summary: StudySummary) -> tuple[Table, ...]:
@@ -130,21 +130,20 @@ def _shifts(summary: StudySummary, arms: tuple[str, ...]) -> Table:
         (
             arm,
             *(cell(summary.interval(arm, f"shift.{reference}"), 4) for reference in REFERENCES),
-            *(_mean(summary, arm, f"{plain}.joint") for plain in ("esm_mean", "esm_var")),
+            *(_mean(summary, arm, metric) for metric in ("esm_mean.joint", "esm_var.joint")),
         )
         for arm in arms
         if arm not in summary.networks or summary.seeds_of(arm, "shift.joint")
     )
-    floors = [summary.noise_floor(reference) for reference in REFERENCES]
-    told = ", ".join(f"{ref} {number(floor, 2)}" for ref, floor in zip(REFERENCES, floors, strict=True) if floor)
+    floors = {reference: summary.noise_floor(reference) for reference in REFERENCES}
+    listed = ", ".join(f"{reference} {number(floor, 2)}" for reference, floor in floors.items() if floor)
+    source = "Scored against training images."
     if summary.study.record.configuration["reference"] == "test":
         source = "LEAKAGE: scored against test images, as asked; these figures cannot be used to choose anything."
-    else:
-        source = "Scored against training images."
     notes = (
         "joint, sequential: off the population statistics in units of σ; arriving: off what reaches the layer at "
         "inference, inherited error included. Mean over layers.",
-        f"{source} Noise floor: {told}." if told else source,
+        f"{source} Noise floor: {listed}." if listed else source,
         "ESM: plain L2 norms over channels against joint, means and variances.",
     )
     columns = ("arm", "joint σ", "sequential σ", "arriving σ", "ESM mean", "ESM variance")
@@ -152,8 +151,8 @@ def _shifts(summary: StudySummary, arms: tuple[str, ...]) -> Table:
 
 
 def _mean(summary: StudySummary, arm: str, metric: str) -> str:
-    found = summary.interval(arm, metric)
-    return "" if found is None else number(found.mean)
+    interval = summary.interval(arm, metric)
+    return "" if interval is None else number(interval.mean)
 
 
 def momentum_tables(summary: StudySummary) -> tuple[Table, ...]:
@@ -162,7 +161,7 @@ def momentum_tables(summary: StudySummary) -> tuple[Table, ...]:
     if not arms:
         return ()
     rows = tuple((layer, *(_counted(summary.momenta_of(arm, layer)) for arm in arms)) for layer in summary.layers)
-    note = "torch's momentum, the weight of the new batch (Keras's is 1 − ours); ×: in so many seeds."
+    note = f"{_MOMENTUM}; ×: in so many seeds."
     return (Table(title="momentum each layer took", columns=("layer", *arms), rows=rows, notes=(note,)),)
 
 

@@ -17,7 +17,7 @@ from truenorm.lab.report.charts.shift_by_layer import shift_by_layer
 from truenorm.lab.report.charts.shift_by_momentum import shift_by_momentum
 from truenorm.lab.report.charts.training import during_training
 from truenorm.lab.report.figure import write_svgs
-from truenorm.lab.report.look import COLOURS, colours, in_light, shapes
+from truenorm.lab.report.look import COLOURS, in_light, study_looks
 from truenorm.lab.report.study import study_sections
 from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
@@ -203,7 +203,7 @@ def test_an_arm_has_one_colour_in_every_chart():
 
 def test_no_two_arms_look_the_same():
     arms = ["static-0.1", "cumulative", "dmbn-switch", "dmbn-online", *ARMS, "bn-bfn", "gn", "noise floor"]
-    assert len(set(zip(colours(arms), shapes(arms), strict=True))) == len(arms)
+    assert len(set(study_looks(arms).values())) == len(arms)
 
 
 def luminance(colour):

@@ -19,7 +19,7 @@ from truenorm.lab.report.claims import words
 from truenorm.lab.report.claims.page import claims_figures
 from truenorm.lab.report.claims.record import read_claims
 from truenorm.lab.report.claims.table import ClaimsTable, claims_conclusion, listing
-from truenorm.lab.report.look import Looks
+from truenorm.lab.report.look import Look, claim_looks
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record
 from truenorm.show import plain
@@ -372,9 +372,9 @@ def test_a_claim_without_numbers_for_its_chart_has_none(catalogue):
 
 def test_arms_of_any_name_look_different():
     arms = ("none", "bn", "ln", "gn", "in", "bn-shared", "ghost-32", "adapted", "skipinit", "x", "y", "z")
-    looks = Looks(arms)
-    assert looks.colours[1] == "var(--accent)" and looks.colours.count("var(--accent)") == 1
-    assert len(set(zip(looks.colours, looks.shapes, strict=True))) == len(arms)
+    looks = claim_looks(arms)
+    assert [arm for arm, look in looks.items() if look.colour == "var(--accent)"] == ["bn"]
+    assert looks["bn"] == Look("accent", "circle") and len(set(looks.values())) == len(arms)
 
 
 def test_the_table_of_numbers_has_the_rate_that_was_chosen():

@@ -57,7 +57,7 @@ over all of them.\
 
 def test_a_record_against_itself():
     comparison = compared(gains={"adaptive": 0.01})
-    assert {found.mean for found in comparison.differences().values()} == {0.0}
+    assert {found.mean for found in comparison.differences.values()} == {0.0}
     assert comparison_conclusion(comparison) == snapshot(
         "No difference to before beyond noise is shown (Holm, 4 compared)."
     )
@@ -67,14 +67,14 @@ def test_differences_are_paired_by_the_seeds_that_both_have():
     comparison = compared(seeds=3, gains={"adaptive": 0.05})
     first, second = comparison.summaries.values()
     a, b = (one.seeds_of("adaptive", "accuracy") for one in (second, first))
-    found = comparison.differences()["adaptive", "after"]
+    found = comparison.differences["adaptive", "after"]
     assert found.n == 3
     assert found.mean == pytest.approx(sum(100 * (a[seed] - b[seed]) for seed in range(3)) / 3)
 
 
 def test_other_test_images_are_not_subtracted():
     comparison = compared(data=("mnist",))
-    assert not comparison.differences() and not comparison_figures(comparison)
+    assert not comparison.differences and not comparison_figures(comparison)
     assert comparison_conclusion(comparison) == snapshot(
         "No differences are taken: the records answer other test images (359 of digits, 359 of mnist)."
     )
@@ -88,7 +88,7 @@ def test_an_arm_that_one_record_lacks():
     comparison = compared(arms=("static-0.1", "dmbn"))
     rows = {row[0]: row for row in comparison_table(comparison).rows}
     assert rows["gn"][2:] == ("", "", "") and rows["dmbn"][4] == "within noise"
-    assert {arm for arm, _ in comparison.differences()} == {"static-0.1", "dmbn"}
+    assert {arm for arm, _ in comparison.differences} == {"static-0.1", "dmbn"}
 
 
 def test_the_sweep_is_no_family():
@@ -104,7 +104,7 @@ def test_one_seed():
     assert comparison_table(comparison).rows[0][4] == "one seed"
     assert f"<h1>{comparison_conclusion(comparison)}</h1>" in comparison_page(comparison)
     assert "95 %" not in comparison_figures(comparison)[0].text
-    assert beyond_noise(comparison.differences()) == {}
+    assert beyond_noise(comparison.differences) == {}
 
 
 def test_three_records():

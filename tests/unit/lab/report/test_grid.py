@@ -140,7 +140,7 @@ def test_few_settings_may_give_half_of_a_mean():
     """Taken from the largest difference in the direction of the mean; those against it count in the sum."""
 
     def named(*means):
-        return concentration({str(place): Interval(mean, None, 1) for place, mean in enumerate(means)}).settings
+        return concentration({str(place): Interval(mean, None, 1) for place, mean in enumerate(means)})
 
     assert named(5.0, 0.1, 5.3, -0.4) == ("2",)
     assert named(1.0, 1.0, 1.0, 1.0) == ("0", "1")

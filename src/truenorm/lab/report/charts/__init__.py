@@ -1,1 +1,8 @@
-"""One file for each chart: a function from summaries to a figure, or to none if they hold nothing to draw."""
+"""A chart a file, from summaries to a figure. Importing one needs the `report` extra."""
+
+from importlib import import_module
+
+from truenorm.errors import extra
+
+with extra("report"):
+    import_module("altair")

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from truenorm.errors import extra
-from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.lab.report.grid import CONTRASTS
-from truenorm.lab.report.look import colours, ink, shapes
-from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, cell, compared
+import altair as alt
+
+from truenorm.lab.report.charts.encodings import encodings
+from truenorm.lab.report.figure import Figure, Row, View, ends, figure, rounded, rows
+from truenorm.lab.report.grid import differences_by_contrast
+from truenorm.lab.report.look import ink, study_looks
+from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, cell, compared, num_tested
 from truenorm.metrics.intervals import Interval
 
 _AXIS = "difference, points of accuracy"
@@ -32,9 +34,8 @@ def difference_by_arm(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
 
 def contrast_by_setting(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     """One figure for each contrast, a line for each setting."""
-    found: list[Figure] = []
-    for contrast in CONTRASTS:
-        differences = contrast.differences(summaries)
+    figures: list[Figure] = []
+    for contrast, differences in differences_by_contrast(summaries).items():
         beyond = beyond_noise(differences)
         view = View(
             title=f"{contrast.name}{_counted(beyond, differences)}",
@@ -42,8 +43,8 @@ def contrast_by_setting(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]
             lines=len(differences),
         )
         name = f"contrast-{contrast.arm}-{contrast.to}"
-        found += figure(name, _chart(()), f"{contrast.question} {_read([view])}", [view])
-    return tuple(found)
+        figures += figure(name, _chart(()), f"{contrast.question} {_read([view])}", [view])
+    return tuple(figures)
 
 
 def difference_by_record(title: str, name: str, view: Sequence[Row]) -> tuple[Figure, ...]:
@@ -61,17 +62,14 @@ def forest_rows(differences: Mapping[str, Interval], beyond: Mapping[str, Interv
         >>> forest_rows(clear, clear)[0]["noise"]
         'beyond noise'
     """
-    return tuple(
-        {
-            "name": name,
-            "mean": rounded(found.mean),
-            "low": rounded(found.mean if found.low is None else max(found.low, -_MOST)),
-            "high": rounded(found.mean if found.high is None else min(found.high, _MOST)),
-            "told": cell(found, 2, signed=True),
-            "noise": "beyond noise" if name in beyond else "within noise",
-        }
-        for name, found in differences.items()
-    )
+    drawn: list[Row] = []
+    for name, difference in differences.items():
+        low, high = map(rounded, ends(difference, -_MOST, _MOST))
+        text, noise = cell(difference, 2, signed=True), "beyond noise" if name in beyond else "within noise"
+        drawn.append(
+            {"name": name, "mean": rounded(difference.mean), "low": low, "high": high, "told": text, "noise": noise}
+        )
+    return tuple(drawn)
 
 
 def _read(views: Sequence[View]) -> str:
@@ -81,27 +79,22 @@ def _read(views: Sequence[View]) -> str:
 
 def _chart(arms: Sequence[str]) -> object:
     """Coloured by arm where the lines are arms."""
-    with extra("report"):
-        import altair as alt
-
-    if arms:
-        colour = alt.Color("name:N", scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=None)
-        shape = alt.Shape("name:N", scale=alt.Scale(domain=list(arms), range=shapes(arms)), legend=None)
-    else:
-        colour, shape = alt.value(ink("accent")), alt.value("circle")
+    looks = encodings(study_looks(arms), "color", "shape", field="name:N")
+    if not arms:
+        looks = {"color": alt.value(ink("accent")), "shape": alt.value("circle")}
     ticks = alt.Axis(tickCount=6)
     # The name of a setting is long: whole where there is room, cut on a telephone.
     names = alt.Axis(labelLimit=alt.ExprRef("containerSize()[0] < 600 ? 130 : 340"))
     base = alt.Chart(rows()).encode(
         y=alt.Y("name:N", sort=None, title=None, axis=names),
-        color=colour,
+        color=looks["color"],
         tooltip=[
             alt.Tooltip("name:N", title="of"),
             alt.Tooltip("told:N", title="difference (± 95 %)"),
             alt.Tooltip("noise:N", title="which is"),
         ],
     )
-    point = base.encode(x=alt.X("mean:Q", axis=ticks, title=_AXIS), shape=shape)
+    point = base.encode(x=alt.X("mean:Q", axis=ticks, title=_AXIS), shape=looks["shape"])
     beyond = alt.when("datum.noise == 'beyond noise'").then(alt.value(1)).otherwise(alt.value(0))
     return alt.layer(
         alt.Chart(rows()).mark_rule(color=ink("quiet")).encode(x=alt.datum(0)),
@@ -112,17 +105,14 @@ def _chart(arms: Sequence[str]) -> object:
 
 
 def _arms_view(summary: StudySummary) -> View:
-    family = compared(summary)
-    arms = (*family, *summary.networks)
-    found = {arm: each for arm in arms if (each := summary.difference(arm, "accuracy", 100)) is not None}
-    beyond = summary.beyond_noise(family, "accuracy", 100)
-    alone = {arm: each for arm, each in found.items() if arm in summary.networks and each.excludes_zero}
-    judged = {arm: each for arm, each in found.items() if arm in family}
-    title = f"Difference to {BASELINE}{_counted(beyond, judged)}"
-    return View(title=title, rows=forest_rows(found, beyond | alone), lines=len(found))
+    same, networks = summary.differences(compared(summary)), summary.differences(summary.networks)
+    beyond = beyond_noise(same)
+    alone = {arm: difference for arm, difference in networks.items() if difference.excludes_zero}
+    title = f"Difference to {BASELINE}{_counted(beyond, same)}"
+    return View(title=title, rows=forest_rows(same | networks, beyond | alone), lines=len(same | networks))
 
 
-def _counted(beyond: Mapping[str, Interval], judged: Mapping[str, Interval]) -> str:
+def _counted(beyond: Mapping[str, Interval], differences: Mapping[str, Interval]) -> str:
     """What a title says of them, where several seeds can tell."""
-    tested = sum(found.p is not None for found in judged.values())
+    tested = num_tested(differences)
     return f": {len(beyond) or 'none'} of {tested} beyond noise" if tested else ""

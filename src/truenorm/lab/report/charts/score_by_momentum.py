@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from truenorm.errors import extra
-from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.lab.report.look import colours, dashes, ink, marks
-from truenorm.lab.report.summary import BASELINE, StudySummary, cell
+import altair as alt
+
+from truenorm.lab.report.charts.encodings import encodings, marks
+from truenorm.lab.report.figure import Figure, Row, View, ends, figure, rounded, rows
+from truenorm.lab.report.look import ink, study_looks
+from truenorm.lab.report.summary import StudySummary, cell
 from truenorm.show import number
 
 _LEVELS = ("dmbn", "pooled-0.1", "last-epoch", "adaptive", "recalibrated", "sequential")
@@ -17,56 +18,35 @@ _LINE = 15
 """Height of the chart, and of a name beside it, in pixels."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Score:
-    name: str
-    metric: str
-    scale: float
-    most: float
-    digits: int
-    title: str
-    axis: str
-    text: str
-
-
-_ACCURACY = _Score(
-    "accuracy-by-momentum",
-    "accuracy",
-    100,
-    100,
-    2,
-    "Accuracy by momentum",
-    "accuracy, %",
+_SCORES = {"accuracy": (100, 100.0, 2), "nll": (1, math.inf, 4)}
+"""Metric → its scale, its largest value, its decimals."""
+_ACCURACY = (
     "In grey the same trained network with torch's running statistics of each momentum; higher is better. The coloured "
-    "levels are what the other ways reach on the same weights.",
+    "levels are what the other ways reach on the same weights."
 )
-_NLL = _Score(
-    "nll-by-momentum",
-    "nll",
-    1,
-    math.inf,
-    4,
-    "NLL by momentum",
-    "NLL, nats per image",
+_NLL = (
     "The same in negative log likelihood: lower is better. It sees probabilities that have become worse before a "
-    "single answer changes.",
+    "single answer changes."
 )
 
 
 def score_by_momentum(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     """Two figures, or none without a sweep."""
-    return tuple(one for score in (_ACCURACY, _NLL) for one in _figure(score, summaries))
+    accuracy = [_view(summary, "accuracy", _title(summary)) for summary in summaries]
+    nll = [_view(summary, "nll", "NLL by momentum") for summary in summaries]
+    return (
+        *_figure("accuracy-by-momentum", accuracy, "accuracy, %", _ACCURACY),
+        *_figure("nll-by-momentum", nll, "NLL, nats per image", _NLL),
+    )
 
 
-def _figure(score: _Score, summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
-    with extra("report"):
-        import altair as alt
-
-    views = [_view(score, summary) for summary in summaries]
-    arms = [arm for arm in _LEVELS if any(row.get("arm") == arm for view in views for row in view.rows)]
+def _figure(name: str, views: Sequence[View], title: str, text: str) -> tuple[Figure, ...]:
+    drawn = [row for view in views for row in view.rows]
+    arms = [arm for arm in _LEVELS if any(row.get("arm") == arm for row in drawn)]
+    looks = encodings(study_looks(arms), "color", "strokeDash")
     scale, axis = alt.Scale(zero=False, nice=False), alt.Axis(tickCount=5)
-    y = alt.Y("value:Q", scale=scale, axis=axis, title=score.axis)
-    told = alt.Tooltip("told:N", title=f"{score.axis} (± 95 %)")
+    y = alt.Y("value:Q", scale=scale, axis=axis, title=title)
+    score = alt.Tooltip("told:N", title=f"{title} (± 95 %)")
     base = alt.Chart(rows())
     sweep = base.transform_filter("isValid(datum.momentum)").encode(
         x=alt.X(
@@ -75,54 +55,44 @@ def _figure(score: _Score, summaries: Sequence[StudySummary]) -> tuple[Figure, .
             axis=alt.Axis(values=marks("x"), grid=False, format="~g"),
             title="momentum (weight of the new batch)",
         ),
-        tooltip=["momentum:Q", told],
+        tooltip=["momentum:Q", score],
     )
-    levels = base.transform_filter("!isValid(datum.momentum)").encode(
-        color=alt.Color("arm:N", scale=alt.Scale(domain=arms, range=colours(arms)), legend=None),
-        tooltip=["arm:N", told],
-    )
-    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=dashes(arms)), legend=None)
+    levels = base.transform_filter("!isValid(datum.momentum)").encode(color=looks["color"], tooltip=["arm:N", score])
     band = sweep.mark_area(opacity=0.18, color=ink("torch"))
-    name = levels.mark_text(align="left", dx=8, fontSize=12)
+    label = levels.mark_text(align="left", dx=8, fontSize=12)
     chart = alt.layer(
-        band.encode(y=alt.Y("low:Q", scale=scale, axis=axis, title=score.axis), y2="high:Q"),
-        *([levels.mark_rule(strokeWidth=1.5).encode(y=y, strokeDash=dash)] if arms else []),
+        band.encode(y=alt.Y("low:Q", scale=scale, axis=axis, title=title), y2="high:Q"),
+        *([levels.mark_rule(strokeWidth=1.5).encode(y=y, strokeDash=looks["strokeDash"])] if arms else []),
         sweep.mark_line(color=ink("torch"), strokeWidth=2).encode(y=y),
         sweep.mark_point(color=ink("torch"), filled=True, size=50, opacity=1).encode(y=y),
-        *([name.encode(x=alt.value("width"), y=alt.Y("at:Q", scale=scale), text="arm:N")] if arms else []),
+        *([label.encode(x=alt.value("width"), y=alt.Y("at:Q", scale=scale), text="arm:N")] if arms else []),
     )
-    text = score.text + (_BAND if any(row.get("low") != row.get("high") for v in views for row in v.rows) else "")
-    return figure(score.name, chart.properties(height=_HEIGHT), text, views)
+    text += _BAND if any(row.get("low") != row.get("high") for row in drawn) else ""
+    return figure(name, chart.properties(height=_HEIGHT), text, views)
 
 
-def _view(score: _Score, summary: StudySummary) -> View:
+def _view(summary: StudySummary, metric: str, title: str) -> View:
+    scale, most, digits = _SCORES[metric]
     sweep: list[Row] = []
     for momentum, arm in summary.swept.items():
-        found = summary.interval(arm, score.metric, score.scale)
-        if found is not None:
+        score = summary.interval(arm, metric, scale)
+        if score is not None:
             # Of two seeds an interval may reach to where no score can be.
-            low = found.mean if found.low is None else max(found.low, 0)
-            high = found.mean if found.high is None else min(found.high, score.most)
-            told = cell(found, score.digits)
-            sweep.append(
-                {
-                    "momentum": momentum,
-                    "value": rounded(found.mean),
-                    "low": rounded(low),
-                    "high": rounded(high),
-                    "told": told,
-                }
-            )
+            low, high = map(rounded, ends(score, 0.0, most))
+            value = rounded(score.mean)
+            sweep.append({"momentum": momentum, "value": value, "low": low, "high": high, "told": cell(score, digits)})
     if len(sweep) < 2:
         return View(title="", rows=())
-    levels = {arm: found for arm in _LEVELS if (found := summary.interval(arm, score.metric, score.scale)) is not None}
-    ends = [float(row[end] or 0) for row in sweep for end in ("low", "high")] + [each.mean for each in levels.values()]
-    at = _apart({arm: each.mean for arm, each in levels.items()}, min(ends), max(ends))
+    levels = {arm: score for arm in _LEVELS if (score := summary.interval(arm, metric, scale)) is not None}
+    values = [float(row[end] or 0) for row in sweep for end in ("low", "high")] + [
+        each.mean for each in levels.values()
+    ]
+    at = _apart({arm: each.mean for arm, each in levels.items()}, min(values), max(values))
     named: list[Row] = [
-        {"arm": arm, "value": rounded(each.mean), "at": rounded(at[arm]), "told": cell(each, score.digits)}
+        {"arm": arm, "value": rounded(each.mean), "at": rounded(at[arm]), "told": cell(each, digits)}
         for arm, each in levels.items()
     ]
-    return View(title=_title(score, summary), rows=(*sweep, *named))
+    return View(title=title, rows=(*sweep, *named))
 
 
 def _apart(levels: dict[str, float], low: float, high: float) -> dict[str, float]:
@@ -144,21 +114,18 @@ def _apart(levels: dict[str, float], low: float, high: float) -> dict[str, float
     return dict(zip(ranked, places, strict=True))
 
 
-def _title(score: _Score, summary: StudySummary) -> str:
+def _title(summary: StudySummary) -> str:
     """Says how far around 0.1 nothing differs, where several seeds can tell."""
-    momenta = list(summary.swept)
-    if score.metric != "accuracy" or 0.1 not in momenta:
-        return score.title
-    alike = {0.1}
+    title, momenta = "Accuracy by momentum", list(summary.swept)
+    if 0.1 not in momenta:
+        return title
+    equal = {0.1}
     for side in (reversed(momenta[: momenta.index(0.1)]), momenta[momenta.index(0.1) + 1 :]):
         for momentum in side:
-            difference = summary.difference(summary.swept[momentum], score.metric)
+            difference = summary.difference(summary.swept[momentum], "accuracy")
             if difference is None or difference.half_width is None or difference.excludes_zero:
                 break
-            alike.add(momentum)
-    if len(alike) < 2:
-        return score.title
-    return (
-        f"{score.title}: from {number(min(alike))} to {number(max(alike))} no difference to "
-        f"{BASELINE.removeprefix('static-')} is shown"
-    )
+            equal.add(momentum)
+    if len(equal) < 2:
+        return title
+    return f"{title}: from {number(min(equal))} to {number(max(equal))} no difference to 0.1 is shown"

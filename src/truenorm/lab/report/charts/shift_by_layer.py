@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from truenorm.errors import extra
-from truenorm.lab.report.charts.arms import lines, symbols
+import altair as alt
+
+from truenorm.lab.report.charts.encodings import arm_lines, log_y
 from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.lab.report.look import NOISE_FLOOR, marks
+from truenorm.lab.report.look import NOISE_FLOOR
 from truenorm.lab.report.summary import BASELINE, REFERENCES, StudySummary, compared
 
 _TEXT = (
@@ -23,51 +24,28 @@ _DEEPER = 1.5
 
 def shift_by_layer(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     """One figure, or none where no shift was measured."""
-    with extra("report"):
-        import altair as alt
-
     views = [_view(summary) for summary in summaries]
-    drawn = {row["arm"] for view in views for row in view.rows}
+    drawn = [row for view in views for row in view.rows]
     named = [arm for summary in summaries for arm in _arms(summary)]
-    arms = [arm for arm in dict.fromkeys([*named, NOISE_FLOOR]) if arm in drawn]
-    references = [known for known in REFERENCES if any(row["reference"] == known for v in views for row in v.rows)]
+    arms = [arm for arm in dict.fromkeys([*named, NOISE_FLOOR]) if any(row["arm"] == arm for row in drawn)]
+    references = [reference for reference in REFERENCES if any(row["reference"] == reference for row in drawn)]
     if not references:
         return ()
     against = alt.param(
         name="against", value=references[-1], bind=alt.binding_radio(options=references, name="shift against: ")
     )
-    picked = alt.selection_point(name="picked", fields=["arm"], bind="legend")
+    angle = alt.Axis(labelAngle=-40, labelOverlap="greedy")
+    shift, width = alt.Tooltip("shift:Q", title="shift, σ"), alt.Tooltip("width:Q", title="± 95 %")
     base = (
         alt.Chart(rows())
         .transform_filter("datum.reference == against")
         .encode(
-            x=alt.X(
-                "layer:N",
-                sort=None,
-                title="layer, in forward order",
-                axis=alt.Axis(labelAngle=-40, labelOverlap="greedy"),
-            ),
-            y=alt.Y(
-                "shift:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=marks("y")), title="shift, σ"
-            ),
-            opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
-            tooltip=[
-                "arm:N",
-                "layer:N",
-                alt.Tooltip("shift:Q", title="shift, σ"),
-                alt.Tooltip("width:Q", title="± 95 %"),
-            ],
+            x=alt.X("layer:N", sort=None, title="layer, in forward order", axis=angle),
+            tooltip=["arm:N", "layer:N", shift, width],
         )
     )
-    chart = (
-        alt.layer(
-            base.mark_line(strokeWidth=1.5).encode(**lines(arms)),
-            base.mark_point(filled=True, size=64, opacity=1, strokeWidth=0).encode(**symbols(arms)),
-        )
-        .add_params(against, picked)
-        .properties(height=300)
-    )
-    return figure("shift-by-layer", chart, _TEXT, views)
+    chart = arm_lines(base, arms, against, y=log_y("shift:Q", "shift, σ"), size=64)
+    return figure("shift-by-layer", chart.properties(height=300), _TEXT, views)
 
 
 def _arms(summary: StudySummary) -> tuple[str, ...]:
@@ -76,7 +54,7 @@ def _arms(summary: StudySummary) -> tuple[str, ...]:
 
 
 def _view(summary: StudySummary) -> View:
-    found: list[Row] = []
+    drawn: list[Row] = []
     for reference in REFERENCES:
         floors = {layer: summary.noise_floor(reference, layer) for layer in summary.layers}
         for arm in _arms(summary):
@@ -84,12 +62,12 @@ def _view(summary: StudySummary) -> View:
             for layer in own:
                 shift = summary.interval(arm, f"shift.{reference}", layer=layer)
                 if shift is not None and shift.mean > (floors.get(layer) or _NOTHING) / 10:
-                    found.append(_row(arm, layer, reference, shift.mean, shift.half_width))
-        found += [_row(NOISE_FLOOR, layer, reference, floor, None) for layer, floor in floors.items() if floor]
+                    drawn.append(_row(arm, layer, reference, shift.mean, shift.half_width))
+        drawn += [_row(NOISE_FLOOR, layer, reference, floor, None) for layer, floor in floors.items() if floor]
     # A chart's layers stand in the order in which they first come.
     place = {layer: index for index, layer in enumerate(summary.layers)}
-    found.sort(key=lambda row: place.get(str(row["layer"]), len(place)))
-    return View(title=_title(summary), rows=tuple(found))
+    drawn.sort(key=lambda row: place.get(str(row["layer"]), len(place)))
+    return View(title=_title(summary), rows=tuple(drawn))
 
 
 def _row(arm: str, layer: str, reference: str, shift: float, width: float | None) -> Row:

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from truenorm.errors import extra
+import altair as alt
+
 from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
 from truenorm.lab.report.summary import StudySummary
 from truenorm.show import number
@@ -17,38 +18,24 @@ _SMALLEST = 1e-6  # the scale is logarithmic
 
 def shift_by_momentum(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     """One figure, or none without a sweep."""
-    with extra("report"):
-        import altair as alt
-
+    above = alt.Axis(titleAngle=0, titleAlign="right", titleAnchor="start", titleX=-8, titleY=-10)
     base = alt.Chart(rows()).encode(
         x=alt.X("momentum:O", sort=None, title="momentum (weight of the new batch)", axis=alt.Axis(labelAngle=-45)),
-        y=alt.Y(
-            "layer:N",
-            sort=None,
-            title="layer",
-            axis=alt.Axis(titleAngle=0, titleAlign="right", titleAnchor="start", titleX=-8, titleY=-10),
-        ),
+        y=alt.Y("layer:N", sort=None, title="layer", axis=above),
         tooltip=[
-            alt.Tooltip("layer:N"),
-            alt.Tooltip("momentum:O"),
+            "layer:N",
+            "momentum:O",
             alt.Tooltip("shift:Q", title="shift, σ"),
             alt.Tooltip("floor:N", title="noise floor, σ"),
             alt.Tooltip("taken:N", title="taken by dmbn"),
         ],
     )
+    ends = alt.ExprRef("[domain('color')[0], domain('color')[1]]")
+    legend = alt.Legend(
+        title="shift, σ", orient="top", gradientLength=180, gradientThickness=10, values=ends, format=".2~g"
+    )
     cells = base.mark_rect(cornerRadius=2).encode(
-        color=alt.Color(
-            "shift:Q",
-            scale=alt.Scale(type="log", scheme="viridis"),
-            legend=alt.Legend(
-                title="shift, σ",
-                orient="top",
-                gradientLength=180,
-                gradientThickness=10,
-                values=alt.ExprRef("[domain('color')[0], domain('color')[1]]"),
-                format=".2~g",
-            ),
-        ),
+        color=alt.Color("shift:Q", scale=alt.Scale(type="log", scheme="viridis"), legend=legend)
     )
     chosen = base.transform_filter("datum.chosen > 0")
     ring = chosen.mark_point(size=260, stroke="white", strokeWidth=1.5, fill="#000", fillOpacity=0.35)
@@ -61,14 +48,14 @@ def _view(summary: StudySummary) -> View:
     if len(summary.swept) < 2:
         return View(title="", rows=())
     taken = {layer: _taken(summary, layer) for layer in summary.layers}
-    found: list[Row] = []
+    drawn: list[Row] = []
     for layer in summary.layers:
         floor = summary.noise_floor("joint", layer)
         for momentum, arm in summary.swept.items():
             shift = summary.interval(arm, "shift.joint", layer=layer)
             if shift is not None:
                 seeds = taken[layer][momentum]
-                found.append(
+                drawn.append(
                     {
                         "layer": layer,
                         "momentum": number(momentum),
@@ -78,7 +65,7 @@ def _view(summary: StudySummary) -> View:
                         "taken": f"{seeds} of {taken[layer].total()} seeds" if seeds else "no",
                     }
                 )
-    return View(title=_title(taken), rows=tuple(found), lines=len(taken))
+    return View(title=_title(taken), rows=tuple(drawn), lines=len(taken))
 
 
 def _taken(summary: StudySummary, layer: str) -> Counter[float]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from math import ceil
 
-from truenorm.errors import extra
-from truenorm.lab.report.charts.arms import lines, symbols
+import altair as alt
+
+from truenorm.lab.report.charts.encodings import arm_lines, log_y
 from truenorm.lab.report.figure import Figure, Row, View, figure, rounded, rows
-from truenorm.lab.report.look import marks
 from truenorm.lab.report.summary import BASELINE, StudySummary
 
 _SHIFT = (
@@ -18,45 +18,29 @@ _LOSS = "The loss on the training images, epoch by epoch: a check that each netw
 
 def during_training(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     """Two figures, or those that were recorded."""
+    shift = [View(title="Shift over training", rows=_rows(summary, "shift.joint")) for summary in summaries]
+    loss = [View(title="Training loss", rows=_rows(summary, "training_loss")) for summary in summaries]
     return (
-        *_figure(
-            "shift-by-epoch", "shift.joint", "Shift over training", "shift, σ, mean over layers", _SHIFT, summaries
-        ),
-        *_figure("loss-by-epoch", "training_loss", "Training loss", "loss, nats per image", _LOSS, summaries),
+        *_figure("shift-by-epoch", shift, "shift, σ, mean over layers", _SHIFT),
+        *_figure("loss-by-epoch", loss, "loss, nats per image", _LOSS),
     )
 
 
-def _figure(
-    name: str, metric: str, title: str, axis: str, text: str, summaries: Sequence[StudySummary]
-) -> tuple[Figure, ...]:
-    with extra("report"):
-        import altair as alt
-
-    views = [View(title=title, rows=_rows(summary, metric)) for summary in summaries]
+def _figure(name: str, views: Sequence[View], axis: str, text: str) -> tuple[Figure, ...]:
     arms = list(dict.fromkeys(str(row["arm"]) for view in views for row in view.rows))
-    picked = alt.selection_point(name="picked", fields=["arm"], bind="legend")
+    marked = alt.Axis(values=_epochs(views), format="d")
     base = alt.Chart(rows()).encode(
-        x=alt.X(
-            "epoch:Q",
-            title="epochs trained",
-            axis=alt.Axis(values=_epochs(views), format="d"),
-            scale=alt.Scale(zero=False),
-        ),
-        y=alt.Y("value:Q", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=marks("y")), title=axis),
-        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
+        x=alt.X("epoch:Q", title="epochs trained", axis=marked, scale=alt.Scale(zero=False)),
         tooltip=["arm:N", "epoch:Q", alt.Tooltip("value:Q", title=axis), alt.Tooltip("width:Q", title="± 95 %")],
     )
-    chart = alt.layer(
-        base.mark_line(strokeWidth=1.5).encode(**lines(arms)),
-        base.mark_point(filled=True, size=40, opacity=1, strokeWidth=0).encode(**symbols(arms)),
-    )
-    return figure(name, chart.add_params(picked).properties(height=260), text, views)
+    chart = arm_lines(base, arms, y=log_y("value:Q", axis), size=40)
+    return figure(name, chart.properties(height=260), text, views)
 
 
 def _epochs(views: Sequence[View]) -> list[int]:
     """Where the axis has marks: at every epoch, or at about ten of them that end with the last."""
-    found = sorted({int(row["epoch"] or 0) for view in views for row in view.rows})
-    return found[:: -max(1, ceil(len(found) / 10))][::-1]
+    epochs = sorted({int(row["epoch"] or 0) for view in views for row in view.rows})
+    return epochs[:: -max(1, ceil(len(epochs) / 10))][::-1]
 
 
 def _rows(summary: StudySummary, metric: str) -> tuple[Row, ...]:
@@ -64,8 +48,8 @@ def _rows(summary: StudySummary, metric: str) -> tuple[Row, ...]:
     if max(map(len, followed.values()), default=0) < 2:
         return ()  # one epoch is no course
     return tuple(
-        {"arm": arm, "epoch": epoch, "value": rounded(found.mean, 4), "width": rounded(found.half_width, 2)}
+        {"arm": arm, "epoch": epoch, "value": rounded(value.mean, 4), "width": rounded(value.half_width, 2)}
         for arm, epochs in followed.items()
-        for epoch, found in sorted(epochs.items())
-        if found.mean > 0 and (arm == BASELINE or not arm.startswith("static-"))
+        for epoch, value in sorted(epochs.items())
+        if value.mean > 0 and (arm == BASELINE or not arm.startswith("static-"))
     )

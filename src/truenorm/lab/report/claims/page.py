@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from truenorm.lab.report.charts.claims import claim_figures, claim_panels
 from truenorm.lab.report.claims.record import ClaimsRecord, Place, format_value, place_name
 from truenorm.lab.report.claims.words import amount, effect, headline, margin
 from truenorm.lab.report.figure import Figure
@@ -50,7 +49,10 @@ def claims_page(claims: ClaimsRecord) -> str:
 
 def claims_figures(claims: ClaimsRecord) -> list[Figure]:
     """Every chart of the page, each with its own legend."""
-    return [one for verdict in claims.verdicts for one in claim_figures(verdict.claim, claims.places_of(verdict.claim))]
+    from truenorm.lab.report.charts.claims import claim_figures
+
+    drawn = [claim_figures(verdict.claim, claims.places_of(verdict.claim)) for verdict in claims.verdicts]
+    return [figure for figures in drawn for figure in figures]
 
 
 def _title(claims: ClaimsRecord) -> str:
@@ -131,6 +133,8 @@ def _how_to_read(claims: ClaimsRecord) -> Section:
 
 
 def _card(claims: ClaimsRecord, verdict: "Verdict") -> Section:
+    from truenorm.lab.report.charts.claims import claim_panels
+
     claim = verdict.claim
     places = claims.places_of(claim)
     asked = Lines(
