@@ -180,7 +180,7 @@ def unbiased_moments(x):
         ("BatchNorm1d", torch.nn.BatchNorm1d),
         ("_evaluated", lambda layer, kept, sample: layer.eval()(sample)),
         ("_initial", lambda layer, x, batches: layer.momentum**batches),
-        ("_say", lambda value: f"{float(value):.1f}"),
+        ("_format", lambda value: f"{float(value):.1f}"),
     ],
     ids=lambda planted: planted[0],
 )
@@ -203,8 +203,8 @@ def sides(line):
     return [eval(part.translate(SIGNS), {"s": math.sqrt}) for part in parts]
 
 
-def check_formulas(walk):
-    for step in walk.steps[:5]:
+def check_formulas(steps):
+    for step in steps[:5]:
         assert step.formulas
         for line in step.formulas:
             found = sides(line)
@@ -215,17 +215,17 @@ def check_formulas(walk):
 
 @every_walk
 def test_the_sides_of_each_line_are_equal(values, named):
-    check_formulas(explain(values, **named))
+    check_formulas(explain(values, **named).steps)
 
 
 def test_this_comparison_sees_a_wrong_side():
     """Planted: 41 ÷ 8 for 40 ÷ 8."""
-    walk = explain()
-    line = walk.steps[0].formulas[0]
-    wrong = replace(walk.steps[0], formulas=(line.replace("40 ÷ 8", "41 ÷ 8"),))
-    assert wrong.formulas != walk.steps[0].formulas[:1]
+    first, *others = explain().steps
+    line = first.formulas[0]
+    wrong = replace(first, formulas=(line.replace("40 ÷ 8", "41 ÷ 8"),))
+    assert wrong.formulas != first.formulas[:1]
     with pytest.raises(AssertionError, match="41 ÷ 8"):
-        check_formulas(replace(walk, steps=(wrong, *walk.steps[1:])))
+        check_formulas([wrong, *others])
 
 
 # The code.

@@ -1,6 +1,6 @@
-"""A walk: steps that show themselves in a terminal and as Markdown."""
+"""A walk: a page of Markdown in steps, which shows itself in a terminal, too."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from truenorm.show import Table
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.constrain import Constrain
 
 _WIDE = 120
 """Columns of a paragraph where the terminal is wider: from longer lines the eye does not find back."""
@@ -15,7 +16,7 @@ _WIDE = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing that the layer does: said, calculated, as code, in numbers.
+    r"""One thing that the layer does: in words, calculated, as code, in numbers.
 
     Args:
         title: its heading.
@@ -26,7 +27,7 @@ class Step:
         remarks: what the numbers show.
 
     Example:
-        >>> Step(title="1. Add", sentences=("One and one.",), formulas=("1 + 1 = 2",)).formulas
+        >>> Step.parse("1. Add\n\nOne and one.\n\n```text\n1 + 1 = 2\n```\n").formulas
         ('1 + 1 = 2',)
     """
 
@@ -37,77 +38,79 @@ class Step:
     tables: tuple[Table, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def markdown(self) -> str:
-        """The step as a section of a Markdown page."""
-        parts = [
-            f"## {self.title}",
-            "\n".join(self.sentences),
-            _fenced("text", self.formulas),
-            _fenced("python", self.code),
-            *(_markdown_table(table) for table in self.tables),
-            "\n".join(self.remarks),
-        ]
-        return "\n\n".join(part for part in parts if part)
+    @staticmethod
+    def parse(section: str) -> "Step":
+        """A section of the page, without the marks of its heading."""
+        title, *blocks = [block.splitlines() for block in section.strip().split("\n\n")]
+        fenced = {block[0].removeprefix("```"): tuple(block[1:-1]) for block in blocks if block[0].startswith("```")}
+        tables = tuple(_table(block) for block in blocks if block[0].startswith("|"))
+        sentences, *remarks = [block for block in blocks if not block[0].startswith(("```", "|"))]
+        return Step(
+            title=title[0],
+            sentences=tuple(sentences),
+            formulas=fenced.get("text", ()),
+            code=fenced.get("python", ()),
+            tables=tables,
+            remarks=tuple(line for block in remarks for line in block),
+        )
 
     def __rich__(self) -> "Group":
         from rich.console import Group
-        from rich.constrain import Constrain
         from rich.text import Text
 
-        parts: list[Constrain | Table | Text] = [Text(self.title, style="bold")]
-        parts.append(Constrain(Text(" ".join(self.sentences)), _WIDE))
-        parts += [Text(f"    {line}") for line in self.formulas]
-        # With Python's prompts: where there are no colours, arithmetic and code look alike.
-        parts += [Text(f"    {'...' if line[0] == ' ' else '>>>'} {line}", style="cyan") for line in self.code]
-        parts += self.tables
-        if self.remarks:
-            parts.append(Constrain(Text(" ".join(self.remarks)), _WIDE))
-        return Group(*parts)
+        return Group(
+            Text(self.title, style="bold"),
+            _paragraph(self.sentences),
+            *(Text(f"    {line}") for line in self.formulas),
+            # With Python's prompts: where there are no colours, arithmetic and code look alike.
+            *(Text(f"    {'...' if line[0] == ' ' else '>>>'} {line}", style="cyan") for line in self.code),
+            *self.tables,
+            *([_paragraph(self.remarks)] if self.remarks else []),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """Steps in their order, under one title; shows itself in a terminal and as Markdown.
+    r"""Steps in their order, under one title; shows itself in a terminal and as Markdown.
 
     Args:
-        title: the heading.
-        opening: sentences before the first step.
-        steps: the steps.
+        page: Markdown: a heading and sentences, then a section for each step.
 
     Example:
-        >>> print(Walk(title="Sums", opening=("By hand.",), steps=()).markdown())
-        # Sums
-        <BLANKLINE>
-        By hand.
-        <BLANKLINE>
+        >>> Walk(page="# Sums\n\nBy hand.\n\n## 1. Add\n\nOne and one.\n").steps[0].title
+        '1. Add'
     """
 
-    title: str
-    opening: tuple[str, ...]
-    steps: tuple[Step, ...]
+    page: str
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Parsed from the page."""
+        return tuple(map(Step.parse, self.page.split("\n## ")[1:]))
 
     def markdown(self) -> str:
         """The walk as a page of Markdown, ending in a newline."""
-        parts = [f"# {self.title}", "\n".join(self.opening), *(step.markdown() for step in self.steps)]
-        return "\n\n".join(parts) + "\n"
+        return self.page
 
     def __rich__(self) -> "Group":
         from rich.console import Group
-        from rich.constrain import Constrain
         from rich.text import Text
 
-        parts = [Text(self.title, style="bold"), Constrain(Text(" ".join(self.opening)), _WIDE), Text("")]
+        title, opening = self.page.split("\n\n")[:2]
+        parts = [Text(title.removeprefix("# "), style="bold"), _paragraph(opening.splitlines()), Text("")]
         for step in self.steps:
             # A table ends in an empty line of its own.
             parts += [step] if step.tables and not step.remarks else [step, Text("")]
         return Group(*parts[:-1])
 
 
-def _fenced(language: str, lines: Iterable[str]) -> str:
-    found = "\n".join(lines)
-    return f"```{language}\n{found}\n```" if found else ""
+def _paragraph(sentences: Iterable[str]) -> "Constrain":
+    from rich.constrain import Constrain
+    from rich.text import Text
+
+    return Constrain(Text(" ".join(sentences)), _WIDE)
 
 
-def _markdown_table(table: Table) -> str:
-    aligned = ("---", *("---:" for _ in table.columns[1:]))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (table.columns, aligned, *table.rows))
+def _table(lines: Sequence[str]) -> Table:
+    columns, _, *rows = [tuple(line[2:-2].split(" | ")) for line in lines]
+    return Table(title="", columns=columns, rows=tuple(rows))
