@@ -2,21 +2,12 @@
 
 from collections.abc import Mapping
 
-from truenorm.errors import InvalidInput
+from truenorm.errors import InvalidInput, extra
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.lab.report.study_record import read_study
-from truenorm.lab.report.summary import (
-    BASELINE,
-    StudySummary,
-    beyond_noise,
-    cell,
-    compared,
-    first_four,
-    num_tested,
-    only_summary,
-    signed,
-)
+from truenorm.lab.report.summary import BASELINE, StudySummary, beyond_noise, cell, compared, num_tested, only_summary
+from truenorm.lab.report.wording import counted, first_four
 from truenorm.metrics.intervals import Interval, paired
 from truenorm.record import Record
 from truenorm.show import Table
@@ -31,7 +22,9 @@ class Comparison:
         records: name → record; two or more.
 
     Attributes:
+        first: the name of the record that the others are compared with.
         summaries: name → what the record says.
+        arms: those of any of the records.
         same_test: whether all answer the same test images; else their difference would mean nothing.
         differences: (arm, name) → that record minus the first, in points, paired by seed; empty where tests differ.
         beyond: those of the differences that are beyond noise.
@@ -42,28 +35,21 @@ class Comparison:
     """
 
     def __init__(self, records: Mapping[str, Record]) -> None:
-        self.records = records
+        self.records, self.first = records, next(iter(records))
         self.summaries: dict[str, StudySummary] = {}
         for name, record in records.items():
             study = read_study(record)
             if (many := len(study.settings)) > 1:
                 raise InvalidInput(f"{name} holds {many} settings; records side by side hold one each")
             self.summaries[name] = only_summary(study)
-        tests = {(each.data, each.images.test, each.images.imbalance) for each in self.summaries.values()}
+        summaries = self.summaries.values()
+        # The sweep is left out: it is a picture of one parameter, not fifteen hypotheses.
+        arms = (arm for each in summaries for arm in (BASELINE, *compared(each), *each.networks))
+        self.arms = tuple(dict.fromkeys(arms))
+        tests = {(each.data, each.images.test, each.images.imbalance) for each in summaries}
         self.same_test = len(tests) == 1
         self.differences = self._differences() if self.same_test else {}
         self.beyond = beyond_noise(self.differences)
-
-    @property
-    def first(self) -> str:
-        """The name of the record that the others are compared with."""
-        return next(iter(self.records))
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Arms of any of the records, but for the sweep: it is a picture of one parameter, not fifteen hypotheses."""
-        summaries = self.summaries.values()
-        return tuple(dict.fromkeys(arm for each in summaries for arm in (BASELINE, *compared(each), *each.networks)))
 
     def _differences(self) -> dict[tuple[str, str], Interval]:
         (_, base), *others = self.summaries.items()
@@ -98,7 +84,11 @@ def comparison_table(comparison: Comparison) -> Table:
         columns=("arm", *(head for name in summaries for head in heads(name))),
         rows=tuple((arm, *(text for name in summaries for text in cells(arm, name))) for arm in comparison.arms),
         notes=(
-            *(f"{letters[name]}: {name}{_seeds(summary)}" for name, summary in summaries.items()),
+            *(
+                f"{letters[name]}: {name} "
+                f"({counted(len(each.seeds), 'seed')}, {each.images.test:,} images of {each.data} to test)"
+                for name, each in summaries.items()
+            ),
             "Differences are paired by seed, in points, ± 95 %; beyond noise: Holm over all of them."
             if comparison.same_test
             else "The records answer other test images: accuracies stand side by side, and no differences are taken.",
@@ -118,7 +108,9 @@ def comparison_conclusion(comparison: Comparison) -> str:
         return f"No difference to {comparison.first} beyond noise is shown (Holm, {tested} compared)."
     several = len(comparison.records) > 2
     ranked = sorted(beyond, key=lambda key: -abs(beyond[key].mean))
-    texts = [f"{arm}{f' of {name}' if several else ''} {signed(beyond[arm, name])}" for arm, name in ranked]
+    texts = [
+        f"{arm}{f' of {name}' if several else ''} {cell(beyond[arm, name], 2, signed=True)}" for arm, name in ranked
+    ]
     return (
         f"Points of accuracy against {comparison.first}, paired by seed, ± 95 %: {len(beyond)} of {tested} "
         f"beyond noise (Holm): {first_four(texts)}."
@@ -127,7 +119,8 @@ def comparison_conclusion(comparison: Comparison) -> str:
 
 def comparison_figures(comparison: Comparison) -> tuple[Figure, ...]:
     """For each record but the first, its differences to that."""
-    from truenorm.lab.report.charts.forest import difference_by_record, forest_rows
+    with extra("report"):
+        from truenorm.lab.report.charts.forest import difference_by_record, forest_rows
 
     figures: list[Figure] = []
     for number, name in enumerate(comparison.records):
@@ -170,11 +163,6 @@ def comparison_page(comparison: Comparison) -> str:
 def _letters(many: int) -> list[str]:
     """A, B, … Z, AA, …: columns have no room for names."""
     return [(chr(ord("A") + i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26) for i in range(many)]
-
-
-def _seeds(summary: StudySummary) -> str:
-    many = len(summary.seeds)
-    return f" ({many} seed{'s' if many > 1 else ''}, {summary.images.test:,} images of {summary.data} to test)"
 
 
 def _verdict(comparison: Comparison, arm: str, name: str) -> str:

@@ -1,12 +1,13 @@
 """What a setting of a study says about each arm: means, intervals, differences paired by seed."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from statistics import fmean
 from typing import TypeVar
 
 from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.header import StudyImages, read_images
 from truenorm.lab.report.study_record import SettingResults, StudyRecord
+from truenorm.lab.report.wording import first_four
 from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
 from truenorm.record import Measurement
 
@@ -27,6 +28,11 @@ class StudySummary:
     Attributes:
         data: the name of the data set.
         images: how many of which kind.
+        same_weights: arms that change only the statistics.
+        networks: arms that change the weights.
+        seeds: those of which the baseline is there.
+        layers: of the batch-norm network, in forward order.
+        swept: the momenta of the sweep, ascending, and the arm of each; also of those that no table shows.
 
     Raises:
         InvalidRecord: the header does not describe its images.
@@ -37,35 +43,16 @@ class StudySummary:
         self._rows: dict[tuple[str, str], list[Measurement]] = {}
         for row in setting.rows:
             self._rows.setdefault((row.arm, row.metric), []).append(row)
+        arms = dict.fromkeys(row.arm for row in setting.rows if row.metric == "accuracy")
+        self.same_weights = tuple(arm for arm in arms if arm not in NETWORK_NORMS)
+        self.networks = tuple(arm for arm in arms if arm in NETWORK_NORMS)
+        self.seeds = tuple(self.seeds_of(BASELINE, "accuracy"))
+        layers = (row.layer for row in setting.rows if row.arm == BASELINE and row.layer is not None)
+        self.layers = tuple(dict.fromkeys(layers))
+        members = sorted({arm for arm, _ in self._rows if arm.startswith("static-")})
+        self.swept = dict(sorted((momentum, arm) for arm in members if (momentum := _momentum(arm)) is not None))
         self.data = str(setting.values["data"])
         self.images: StudyImages = read_images(study.record.configuration, self.data)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of which the baseline is there."""
-        return tuple(self.seeds_of(BASELINE, "accuracy"))
-
-    @property
-    def same_weights(self) -> tuple[str, ...]:
-        """Arms that change only the statistics."""
-        return tuple(arm for arm in self._arms() if arm not in NETWORK_NORMS)
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """Arms that change the weights."""
-        return tuple(arm for arm in self._arms() if arm in NETWORK_NORMS)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Layers of the batch-norm network, in forward order."""
-        rows = self.setting.rows
-        return tuple(dict.fromkeys(row.layer for row in rows if row.arm == BASELINE and row.layer is not None))
-
-    @property
-    def swept(self) -> dict[float, str]:
-        """The momenta of the sweep, ascending, and the arm of each; also of those that no table shows."""
-        arms = sorted({arm for arm, _ in self._rows if arm.startswith("static-")})
-        return dict(sorted((momentum, arm) for arm in arms if (momentum := _momentum(arm)) is not None))
 
     def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
         """What was measured, trial by trial and layer by layer."""
@@ -76,12 +63,9 @@ class StudySummary:
         values: dict[int, list[float]] = {}
         for row in self.rows_of(arm, metric):
             if layer is None or row.layer == layer:
-                values.setdefault(self.seed_of(row), []).append(row.value)
+                seed = int(self.setting.trials[row.trial]["seed"])
+                values.setdefault(seed, []).append(row.value)
         return {seed: fmean(of_layers) for seed, of_layers in sorted(values.items())}
-
-    def seed_of(self, row: Measurement) -> int:
-        """The seed of the trial that a row belongs to."""
-        return int(self.setting.trials[row.trial]["seed"])
 
     def interval(self, arm: str, metric: str, scale: float = 1.0, *, layer: str | None = None) -> Interval | None:
         """Mean over seeds with its 95 % interval; None where nothing was measured."""
@@ -117,12 +101,13 @@ class StudySummary:
         floors = [row.error for row in rows if row.error is not None and layer in (None, row.layer)]
         return fmean(floors) if floors else None
 
-    def differences(self, arms: Iterable[str]) -> dict[str, Interval]:
-        """Arm → its difference to the baseline in points of accuracy; arms that have none are left out."""
-        return {arm: found for arm in arms if (found := self.difference(arm, "accuracy", 100)) is not None}
+    def differences(self, arms: Iterable[str], metric: str = "accuracy", scale: float = 100) -> dict[str, Interval]:
+        """Arm → its difference to the baseline, unless asked otherwise in points; arms that have none are left out."""
+        return {arm: value for arm in arms if (value := self.difference(arm, metric, scale)) is not None}
 
-    def _arms(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.arm for row in self.setting.rows if row.metric == "accuracy"))
+    def beyond_noise(self, arms: Iterable[str], metric: str, scale: float) -> dict[str, Interval]:
+        """Those arms whose difference to the baseline is none of chance: 95 %, Holm over the family."""
+        return beyond_noise(self.differences(arms, metric, scale))
 
 
 def beyond_noise(differences: Mapping[K, Interval]) -> dict[K, Interval]:
@@ -220,16 +205,6 @@ def conclusion(summary: StudySummary) -> str:
         parts = ["no way of having statistics but the sweep was asked for"]
     parts += [f"{label}: {', '.join(values(arms))}" for label, arms in lists.items() if arms]
     return f"Points of accuracy against {BASELINE}, {num_seeds} seeds, same weights, ± 95 %: {'; '.join(parts)}."
-
-
-def first_four(texts: Sequence[str]) -> str:
-    """The first four of a list, and how many more there are.
-
-    Example:
-        >>> first_four(["a", "b"]), first_four(["a", "b", "c", "d", "e"])
-        ('a, b', 'a, b, c, d and 1 more')
-    """
-    return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 
 def signed(interval: Interval | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from truenorm.lab.report.grid import diverged, grid_conclusion, overviews, unfinished
 from truenorm.lab.report.summary import BASELINE, REFERENCES, StudySummary, cell, compared, conclusion
+from truenorm.lab.report.wording import counted
 from truenorm.show import Table, number
 
 _LESS_BASELINE = f"− {BASELINE}"
@@ -24,19 +25,17 @@ _CHOOSERS = ("dmbn", "dmbn-pooled", "adaptive", "dmbn-switch", "dmbn-online")
 
 def study_tables(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:
     """The tables of a study: same weights, other networks, shift, momenta taken; of several settings their overview."""
-    return overviews(summaries) if len(summaries) > 1 else setting_tables(summaries[0])
+    if len(summaries) > 1:
+        return overviews(summaries)
+    (summary,) = summaries
+    same = arms_table(summary, alone=True, arms=summary.same_weights)
+    shifts = _shifts(summary, (*summary.same_weights, *summary.networks))
+    return (same, *network_tables(summary), shifts, *momentum_tables(summary))
 
 
 def study_conclusion(summaries: Sequence[StudySummary]) -> str:
     """The sentence below the tables: what differs, and what is within noise."""
     return grid_conclusion(summaries) if len(summaries) > 1 else conclusion(summaries[0])
-
-
-def setting_tables(summary: StudySummary) -> tuple[Table, ...]:
-    """The tables of the only setting of a record that has results."""
-    same = arms_table(summary, alone=True, arms=summary.same_weights)
-    shifts = _shifts(summary, (*summary.same_weights, *summary.networks))
-    return (same, *network_tables(summary), shifts, *momentum_tables(summary))
 
 
 def arms_table(summary: StudySummary, *, alone: bool, arms: Sequence[str] = ()) -> Table:
@@ -73,26 +72,21 @@ def network_tables(summary: StudySummary) -> tuple[Table, ...]:
 
 
 def _outcomes(summary: StudySummary, arms: Sequence[str], title: str, notes: tuple[str, ...]) -> Table:
-    def row(arm: str) -> tuple[str, ...]:
-        return (
-            arm,
-            *(
-                cell(summary.difference(arm, metric, scale), digits, signed=True)
-                if heading == _LESS_BASELINE
-                else cell(summary.interval(arm, metric, scale), digits)
-                for heading, metric, scale, digits in _OUTCOMES
-            ),
-        )
+    def text(arm: str, heading: str, metric: str, scale: int, digits: int) -> str:
+        if heading == _LESS_BASELINE:
+            return cell(summary.difference(arm, metric, scale), digits, signed=True)
+        return cell(summary.interval(arm, metric, scale), digits)
 
     columns = ("arm", *(heading for heading, *_ in _OUTCOMES))
-    return Table(title=title, columns=columns, rows=tuple(map(row, arms)), notes=notes)
+    rows = tuple((arm, *(text(arm, *column) for column in _OUTCOMES)) for arm in arms)
+    return Table(title=title, columns=columns, rows=rows, notes=notes)
 
 
 def _notes(summary: StudySummary, *, alone: bool) -> tuple[str, ...]:
-    images, record, num_seeds = summary.images, summary.study.record, len(summary.seeds)
+    images, record = summary.images, summary.study.record
     notes = [
         f"{summary.data}: {images.train:,} images to train on, {images.validation:,} to choose by, "
-        f"{images.test:,} to test; {num_seeds} seed{'s' if num_seeds > 1 else ''}; mean ± 95 % interval over seeds.",
+        f"{images.test:,} to test; {counted(len(summary.seeds), 'seed')}; mean ± 95 % interval over seeds.",
         f"{_LESS_BASELINE}: paired by seed, on the same weights.",
     ]
     if images.balanced:
@@ -130,7 +124,10 @@ def _shifts(summary: StudySummary, arms: tuple[str, ...]) -> Table:
         (
             arm,
             *(cell(summary.interval(arm, f"shift.{reference}"), 4) for reference in REFERENCES),
-            *(_mean(summary, arm, metric) for metric in ("esm_mean.joint", "esm_var.joint")),
+            *(
+                number(plain.mean) if (plain := summary.interval(arm, metric)) else ""
+                for metric in ("esm_mean.joint", "esm_var.joint")
+            ),
         )
         for arm in arms
         if arm not in summary.networks or summary.seeds_of(arm, "shift.joint")
@@ -148,11 +145,6 @@ def _shifts(summary: StudySummary, arms: tuple[str, ...]) -> Table:
     )
     columns = ("arm", "joint σ", "sequential σ", "arriving σ", "ESM mean", "ESM variance")
     return Table(title="estimation shift", columns=columns, rows=rows, notes=notes)
-
-
-def _mean(summary: StudySummary, arm: str, metric: str) -> str:
-    interval = summary.interval(arm, metric)
-    return "" if interval is None else number(interval.mean)
 
 
 def momentum_tables(summary: StudySummary) -> tuple[Table, ...]:

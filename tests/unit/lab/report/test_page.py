@@ -263,5 +263,5 @@ def test_the_package_brings_its_template():
     from importlib.resources import files
 
     names = {file.name for file in files("truenorm.lab.report").joinpath("template").iterdir()}
-    assert names == {"page.html.jinja", "page.css", "page.js", "article.html.jinja", "article.css"}
+    assert names == {"page.html.jinja", "page.css", "page.js", "article.html.jinja", "article.css", "how-to-read.txt"}
     assert re.search(r"https?:", files("truenorm.lab.report").joinpath("template", "page.js").read_text()) is None

@@ -7,7 +7,7 @@ from scipy import stats
 
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report.study_record import read_study
-from truenorm.lab.report.summary import beyond_noise, cell, conclusion, only_summary
+from truenorm.lab.report.summary import cell, conclusion, only_summary
 from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record
 
@@ -120,7 +120,7 @@ def test_a_family_is_judged_by_holm(record):
     def read_claims(number_of_others):
         arms = {"static-0.1": BASE, "some": SOME} | {f"other{i}": NOISE for i in range(number_of_others)}
         summary = only_summary(read_study(record(arms)))
-        return beyond_noise(summary.differences(tuple(arms)[1:]))
+        return summary.beyond_noise(tuple(arms)[1:], "accuracy", 100)
 
     p = stats.ttest_rel(SOME, BASE).pvalue
     assert list(read_claims(0)) == ["some"]
@@ -130,7 +130,7 @@ def test_a_family_is_judged_by_holm(record):
 
 def test_an_arm_of_one_seed_is_not_judged(record):
     summary = only_summary(read_study(record({"static-0.1": BASE, "dmbn": [0.99, None, None]})))
-    assert beyond_noise(summary.differences(["dmbn"])) == {}
+    assert summary.beyond_noise(("dmbn",), "accuracy", 100) == {}
 
 
 # What is said.

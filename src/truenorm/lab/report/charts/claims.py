@@ -14,6 +14,7 @@ from truenorm.lab.report.claims.words import amount
 from truenorm.lab.report.figure import Figure, Row, View, ends, figure, rounded, rows
 from truenorm.lab.report.look import SYMBOLS, Look, claim_looks
 from truenorm.lab.report.parts import Key, Panels
+from truenorm.lab.report.wording import capitalised
 
 if TYPE_CHECKING:
     from truenorm.lab.claims.claim import ClaimText, Picture
@@ -62,7 +63,7 @@ def claim_panels(claim: "ClaimText", places: Sequence[Place]) -> tuple[Panels, .
     log = ("Equal distances are equal factors.",) if picture.log_x or picture.log_y else ()
     return (
         Panels(
-            heading=f"{picture.y[:1].upper()}{picture.y[1:]}",
+            heading=capitalised(picture.y),
             text=" ".join(
                 [picture.text, _READ[picture.x is not None], *log, *_Axis.of(panels, picture).beyond(panels)]
             ),

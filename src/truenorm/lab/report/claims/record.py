@@ -12,7 +12,6 @@ from truenorm.record import Record, typed
 
 if TYPE_CHECKING:  # importing claims imports torch
     from truenorm.lab.claims.claim import ClaimText
-    from truenorm.lab.claims.measured import MeasuredClaim
     from truenorm.lab.claims.verdict import Verdict
 
 
@@ -38,7 +37,7 @@ class Place:
     arm: str
     where: Mapping[str, Any]
     lr: float | None
-    values: Mapping[str, Mapping[int, float]]
+    values: dict[str, dict[int, float]]
 
     def interval(self, metric: str, scale: float = 1.0) -> Interval | None:
         """Mean over seeds with its 95 % interval; None where nothing was measured."""
@@ -92,51 +91,45 @@ class ClaimsRecord:
         """What is not there of what was asked for, in a sentence; "" where all is."""
         if self.record.complete:
             return ""
-        found = {verdict.claim.name for verdict in self.verdicts}
-        none = [name for name in self.record.configuration["claims"] if name not in found]
+        none = [name for name in self.record.configuration["claims"] if name not in self._names]
         of = f", and none yet of {', '.join(none)}" if none else ""
         return f"The measuring was not finished: there are fewer trials than asked for{of}."
 
     def notes_of(self, claim: "ClaimText") -> tuple[str, ...]:
         """What was said of one claim, and which of its trials gave no numbers."""
-        said = [note.partition(": ")[2] for note in self.record.notes if note.partition(": ")[0] == claim.name]
+        notes = [note.partition(": ")[2] for note in self.record.notes if note.partition(": ")[0] == claim.name]
         trials = [trial for trial in self.record.trials.values() if trial["claim"] == claim.name]
         lost = Counter(trial["arm"] for trial in trials if trial.get("diverged"))
         if lost:
             each = ", ".join(f"{arm} {number}" for arm, number in lost.items())
-            said.append(
+            notes.append(
                 f"{lost.total()} of {len(trials)} trials gave no finite numbers and are in no mean ({each}): where an "
                 "arm is lacking seeds, what is shown of it is of those that went well"
             )
         few = [
-            f"{place.arm} ({', '.join(format_value(value) for value in place.where.values())})"
-            if place.where
-            else place.arm
+            place.arm + (f" ({', '.join(map(format_value, place.where.values()))})" if place.where else "")
             for place in self.places_of(claim)
             if len(place.values.get(claim.picture.metric, ())) < len(self.seeds)
         ]
         if few and self.record.complete:
-            said.append(f"not every repetition gave a number for the chart, and those are in no mean: {'; '.join(few)}")
-        return tuple(f"{note}." for note in said)
+            notes.append(
+                f"not every repetition gave a number for the chart, and those are in no mean: {'; '.join(few)}"
+            )
+        return tuple(f"{note}." for note in notes)
 
     def places_of(self, claim: "ClaimText") -> tuple[Place, ...]:
         """What was measured for a claim: place by place as the record has them, and at each in the order of arms."""
         trials = {name: trial for name, trial in self.record.trials.items() if trial["claim"] == claim.name}
-        found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
-        of: dict[tuple[str, str], Mapping[str, Any]] = {}
+        measured: dict[tuple[str, str], Place] = {}
         for row in self.record.rows:
             if (trial := trials.get(row.trial)) is not None and row.layer is None:
-                key = json.dumps(trial["where"], sort_keys=True), row.arm
-                of.setdefault(key, trial)
-                found.setdefault(key, {}).setdefault(row.metric, {})[trial["seed"]] = row.value
-        places = list(dict.fromkeys(place for place, _ in found))
-        arms = [*claim.arms, *dict.fromkeys(arm for _, arm in found if arm not in claim.arms)]
-        return tuple(
-            Place(arm=arm, where=of[key]["where"], lr=of[key].get("lr"), values=found[key])
-            for place in places
-            for arm in arms
-            if (key := (place, arm)) in found
-        )
+                where = trial["where"]
+                place = Place(arm=row.arm, where=where, lr=trial.get("lr"), values={})
+                place = measured.setdefault((json.dumps(where, sort_keys=True), row.arm), place)
+                place.values.setdefault(row.metric, {})[trial["seed"]] = row.value
+        wheres = dict.fromkeys(where for where, _ in measured)
+        arms = dict.fromkeys([*claim.arms, *(arm for _, arm in measured)])
+        return tuple(measured[where, arm] for where in wheres for arm in arms if (where, arm) in measured)
 
     @property
     def _names(self) -> set[str]:
@@ -153,7 +146,7 @@ def read_claims(record: Record) -> ClaimsRecord:
         InvalidRecord: the record is not of claims, its header is damaged, or it holds no text of a claim that this
             version does not know.
     """
-    from truenorm.lab.claims.measured import judging, recorded_claims
+    from truenorm.lab.claims.measured import judging, measured_claims, recorded_claims
     from truenorm.lab.claims.verdict import verdicts
 
     configuration = record.configuration
@@ -164,7 +157,11 @@ def read_claims(record: Record) -> ClaimsRecord:
         typed(trial, _Trial, f"trial {name!r}")
     if images.test < 1:
         raise InvalidRecord(f"the record's header is damaged: test of images is {images.test}")
-    claims = recorded_claims(record) or _claims_of_the_catalogue(record)
+    claims = recorded_claims(record)
+    if not claims:
+        from truenorm.lab.claims.catalogue import CLAIMS  # which imports whatever a claim may train
+
+        claims = measured_claims(record, CLAIMS)
     known = {claim.text.name for claim in claims}
     used = [*names, *(trial["claim"] for trial in record.trials.values())]
     if unknown := [name for name in dict.fromkeys(used) if name not in known]:
@@ -173,17 +170,10 @@ def read_claims(record: Record) -> ClaimsRecord:
             f"show it with the version that made it ({record.versions.get('truenorm', 'unknown')})"
         )
     with judging():
-        found = verdicts(record, claims)
-    if not found:
+        judged = verdicts(record, claims)
+    if not judged:
         raise InvalidRecord("the record holds no trial of a claim; is it one of truenorm claims?")
-    return ClaimsRecord(record=record, verdicts=found, images=images, family=family)
-
-
-def _claims_of_the_catalogue(record: Record) -> "tuple[MeasuredClaim, ...]":
-    from truenorm.lab.claims.catalogue import CLAIMS
-    from truenorm.lab.claims.measured import measured_claims
-
-    return measured_claims(record, CLAIMS)
+    return ClaimsRecord(record=record, verdicts=judged, images=images, family=family)
 
 
 def is_of_claims(record: Record) -> bool:

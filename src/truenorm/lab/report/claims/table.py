@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from truenorm.lab.report.claims.record import ClaimsRecord
 from truenorm.lab.report.claims.words import counts, effect, headline, margin
+from truenorm.lab.report.wording import counted, sentence
 from truenorm.show import Table
 
 if TYPE_CHECKING:
@@ -29,22 +30,19 @@ class ClaimsTable:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences below the table."""
-        found, images = self.claims, self.claims.images
-        seeds = len(found.seeds)
-        said = [
+        claims, images = self.claims, self.claims.images
+        quick = claims.record.configuration.get("quick")
+        return (
             f"{images.name}: {images.train:,} images to train on, {images.test:,} to test; "
-            f"{seeds} seed{'' if seeds == 1 else 's'}; effects are means over seeds, with 95 % intervals.",
+            f"{counted(len(claims.seeds), 'seed')}; effects are means over seeds, with 95 % intervals.",
             "0, or ×1, is no effect; above is as the claim has it. Margin: the smallest that is worth its words.",
-            f"Verdicts: two t tests of each comparison, 5 % for all {found.family} of the catalogue together (Holm); "
+            f"Verdicts: two t tests of each comparison, 5 % for all {claims.family} of the catalogue together (Holm); "
             "an interval is of its comparison alone.",
-        ]
-        if found.record.configuration.get("quick"):
-            said.append("A quick look: less training, and fewer learning rates, than the claims say.")
-        if found.lacking:
-            said.append(found.lacking)
-        for verdict in found.verdicts:
-            said += [f"{verdict.claim.name}: {note}" for note in found.notes_of(verdict.claim)]
-        return (*said, *found.notes)
+            *(["A quick look: less training, and fewer learning rates, than the claims say."] if quick else []),
+            *filter(None, [claims.lacking]),
+            *(f"{each.claim.name}: {note}" for each in claims.verdicts for note in claims.notes_of(each.claim)),
+            *claims.notes,
+        )
 
     def __rich__(self) -> "RichTable":
         from rich import box
@@ -89,8 +87,8 @@ def claims_conclusion(claims: ClaimsRecord) -> str:
     """What is said below the table: how many claims hold, and which."""
     if len(claims.verdicts) == 1:
         (only,) = claims.verdicts
-        condition = f" It {only.condition}." if only.condition.startswith("holds") else _sentence(only.condition)
-        return headline(claims.verdicts) + condition
+        condition = f"It {only.condition}." if only.condition.startswith("holds") else sentence(only.condition)
+        return " ".join(filter(None, (headline(claims.verdicts), condition)))
     return counts([verdict.ruling for verdict in claims.verdicts])
 
 
@@ -105,7 +103,3 @@ def listing(claims: "Sequence[Claim]", not_yet: Mapping[int, str]) -> Table:
         notes=("truenorm claims NAME … measures those that are named; truenorm claims measures all.",),
         text=("name", "claim"),
     )
-
-
-def _sentence(condition: str) -> str:
-    return f" {condition[:1].upper()}{condition[1:]}." if condition else ""

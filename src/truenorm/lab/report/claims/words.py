@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from truenorm.lab.report.wording import counted
 from truenorm.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def effect(found: Interval | None, unit: "Unit") -> str:
     if unit == "factor":
         return f"×{factors(found)}"
     if unit == "points":
-        return f"{_signed(100 * found.mean, _times(found.half_width, 100), fewest=1)} points"
+        return f"{_signed(100 * found.mean, found.half_width and 100 * found.half_width, fewest=1)} points"
     return _signed(found.mean, found.half_width)
 
 
@@ -111,10 +112,10 @@ def counts(rulings: "Sequence[Ruling]") -> str:
         >>> counts(["holds", "does not hold"])
         'Of 2 things said about batch norm, 1 holds and 1 does not.'
     """
-    counted = Counter(rulings)
-    many = f"{len(rulings)} thing{'' if len(rulings) == 1 else 's'} said about batch norm"
-    if len(rulings) > 1 and len(counted) == 1:
-        (only,) = counted
+    number_of = Counter(rulings)
+    many = f"{counted(len(rulings), 'thing')} said about batch norm"
+    if len(rulings) > 1 and len(number_of) == 1:
+        (only,) = number_of
         return {
             "holds": f"All {many} hold.",
             "does not hold": f"Of {many}, none holds.",
@@ -123,15 +124,15 @@ def counts(rulings: "Sequence[Ruling]") -> str:
         }[only]
     said: list[str] = []
     for ruling in RULINGS:
-        if (number := counted[ruling]) and ruling in _SAID:
+        if (number := number_of[ruling]) and ruling in _SAID:
             one, several = _SAID[ruling]
             # "3 do not" says enough only behind "4 hold".
             verb = (one if number == 1 else several) + (" hold" if ruling == "does not hold" and not said else "")
             said.append(f"{number} {verb}")
-    if unknown := counted["cannot tell"]:
+    if unknown := number_of["cannot tell"]:
         said.append(f"of {unknown} nothing can be told")
     *first, last = said
-    comma = "," if len(first) > 1 or counted["cannot tell"] else ""
+    comma = "," if len(first) > 1 or unknown else ""
     return f"Of {many}, {', '.join(first)}{comma} and {last}." if first else f"Of {many}, {last}."
 
 
@@ -144,10 +145,6 @@ def _signed(mean: float, width: float | None, *, fewest: int = 0) -> str:
     if max(abs(mean), width or 0.0) >= 1e6:
         return f"{mean:+.2g}" + ("" if width is None else f" ± {width:.2g}")
     return f"{mean:+.{decimals}f}" + ("" if width is None else f" ± {width:.{decimals}f}")
-
-
-def _times(width: float | None, scale: float) -> float | None:
-    return None if width is None else scale * width
 
 
 def _power(logarithm: float, digits: int) -> str:
