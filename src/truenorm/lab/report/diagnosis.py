@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from truenorm.doctor.tables import tables_of
-from truenorm.errors import InvalidRecord
+from truenorm.errors import InvalidRecord, extra
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.record import Record, typed
@@ -112,7 +112,8 @@ def diagnosis_conclusion(diagnosis: DiagnosisRecord) -> str:
 
 def diagnosis_figures(diagnosis: DiagnosisRecord) -> tuple[Figure, ...]:
     """The chart of the page, where a layer was measured."""
-    from truenorm.lab.report.charts.diagnosis import error_by_layer
+    with extra("report"):
+        from truenorm.lab.report.charts.diagnosis import error_by_layer
 
     return error_by_layer(diagnosis.record)
 

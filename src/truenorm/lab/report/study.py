@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from truenorm.errors import extra
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.grid import overviews
 from truenorm.lab.report.headline import grid_headline, headline, shift_sentence
@@ -49,11 +50,12 @@ def study_figures(summaries: Sequence[StudySummary]) -> list[Figure]:
 
 def study_sections(summaries: Sequence[StudySummary]) -> tuple[Section, ...]:
     """What the page of these settings holds: of several an overview first."""
-    from truenorm.lab.report.charts.forest import contrast_by_setting, difference_by_arm
-    from truenorm.lab.report.charts.score_by_momentum import score_by_momentum
-    from truenorm.lab.report.charts.shift_by_layer import shift_by_layer
-    from truenorm.lab.report.charts.shift_by_momentum import shift_by_momentum
-    from truenorm.lab.report.charts.training import during_training
+    with extra("report"):
+        from truenorm.lab.report.charts.forest import contrast_by_setting, difference_by_arm
+        from truenorm.lab.report.charts.score_by_momentum import score_by_momentum
+        from truenorm.lab.report.charts.shift_by_layer import shift_by_layer
+        from truenorm.lab.report.charts.shift_by_momentum import shift_by_momentum
+        from truenorm.lab.report.charts.training import during_training
 
     several = len(summaries) > 1
     sections = (
