@@ -7,7 +7,7 @@ it do, too.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 
@@ -29,7 +29,8 @@ PAIRS = ((1.0, 10.0), (1.0, 30.0), (5.0, 30.0), (5.0, 10.0))
 BATCHES = (0, 1, 2, 3, 10, 100)
 """After how many batches the running statistics are shown."""
 
-_Values = Mapping[str, Tensor | float | str]
+_Value = Tensor | float | str
+_Values = Mapping[str, _Value]
 """Placeholder of the template → its number, or its text."""
 
 
@@ -62,21 +63,20 @@ def explain(values: Sequence[float] = EIGHT, *, weight: float = 3.0, bias: float
         nn.init.constant_(layer.weight, weight)
         nn.init.constant_(layer.bias, bias)
         numbers = {
-            **_batch(x_NC),
-            **_output(z_NC, layer(x_NC)),
+            **_training(x_NC, z_NC, layer(x_NC)),
             **_parameters(layer, weight, bias, momentum),
             **_running_statistics(x_NC, momentum),
             **_inference(x_NC, layer),
             **_channels(torch.tensor(PAIRS)),
             **_images(x_NC),
         }
-        texts = {name: value if isinstance(value, str) else _format(value) for name, value in numbers.items()}
+        texts = {name: _text(value) for name, value in numbers.items()}
     terms = {f"{name}_term": _term(text) for name, text in texts.items()}
     template = files("truenorm.lab.explain").joinpath("layer.md.template").read_text(encoding="utf-8")
     return Walk(page=Template(template).substitute(texts | terms))
 
 
-def _batch(x_NC: Tensor) -> _Values:
+def _training(x_NC: Tensor, z_NC: Tensor, y_NC: Tensor) -> _Values:
     batch, n = moments(x_NC), len(x_NC)
     off = x_NC - batch.mean
     square = off.square()
@@ -93,11 +93,6 @@ def _batch(x_NC: Tensor) -> _Values:
         "var": batch.var,
         "unbiased": x_NC.var(correction=1),
         "samples": _by_sample({"x": x_NC, "x − m": off, "(x − m)²": square}),
-    }
-
-
-def _output(z_NC: Tensor, y_NC: Tensor) -> _Values:
-    return {
         "z_last": z_NC[-1],
         "normalised": _by_sample({"z": z_NC, "z²": z_NC.square()}),
         "y": ", ".join(map(_format, y_NC)),
@@ -107,29 +102,25 @@ def _output(z_NC: Tensor, y_NC: Tensor) -> _Values:
 
 
 def _parameters(layer: nn.BatchNorm1d, weight: float, bias: float, momentum: float) -> _Values:
-    initial = nn.BatchNorm1d(1)
+    given, initial = {"weight": weight, "bias": bias, "momentum": momentum}, nn.BatchNorm1d(1)
     return {
-        "eps": f"{layer.eps:f}".rstrip("0"),  # without exponent, as one writes it by hand
-        "weight": weight,
-        "weight_exact": str(weight),
+        **given,
+        **{f"{name}_exact": str(value) for name, value in given.items()},
         "weight_initial": initial.weight,
-        "bias": bias,
-        "bias_exact": str(bias),
         "bias_initial": initial.bias,
-        "momentum": momentum,
-        "momentum_exact": str(momentum),
         "momentum_of_keras": 1 - momentum,
+        "eps": f"{layer.eps:f}".rstrip("0"),  # without exponent, as one writes it by hand
     }
 
 
 def _running_statistics(x_NC: Tensor, momentum: float) -> _Values:
     truth = moments(x_NC)
 
-    def row(name: str, norm: type[nn.BatchNorm1d], batches: int) -> tuple[str, ...]:
+    def row(norm: type[nn.BatchNorm1d], batches: int) -> tuple[_Value, ...]:
         running = _running(norm(1, momentum=momentum), x_NC, batches)
         initial = _initial(norm(1, momentum=momentum), x_NC, batches)
         shift = estimation_shift(Statistics({"": running}), Statistics({"": truth}))[""].shift
-        return (name, _format(running.mean), _format(running.var), f"{initial:.1%}", f"{shift:.2f}")
+        return (running.mean, running.var, f"{initial:.1%}", f"{shift:.2f}")
 
     before, after = (_running(nn.BatchNorm1d(1, momentum=momentum), x_NC, batches) for batches in (0, 1))
     return {
@@ -139,7 +130,7 @@ def _running_statistics(x_NC: Tensor, momentum: float) -> _Values:
         "var_after_1": after.var,
         "running": _table(
             ("batches", "running_mean", "running_var", "initial part", "estimation shift"),
-            [*(row(str(t), nn.BatchNorm1d, t) for t in BATCHES), row("1, truenorm.nn", BatchNorm1d, 1)],
+            {str(t): row(nn.BatchNorm1d, t) for t in BATCHES} | {"1, truenorm.nn": row(BatchNorm1d, 1)},
         ),
     }
 
@@ -147,23 +138,24 @@ def _running_statistics(x_NC: Tensor, momentum: float) -> _Values:
 def _inference(x_NC: Tensor, layer: nn.BatchNorm1d) -> _Values:
     half, sample, truth = x_NC[len(x_NC) // 2 :], x_NC[-1:], moments(x_NC)
     running = {t: _running(nn.BatchNorm1d(1, momentum=layer.momentum), x_NC, t) for t in (1, 10, 100)}
-    outputs = {
-        f"train(), in the batch of {len(x_NC)}": (truth, layer.train()(x_NC)[-1]),
-        f"train(), with the last {len(half)} only": (moments(half), layer(half)[-1]),
+
+    def row(used: Moments, y: Tensor) -> tuple[Tensor, ...]:
+        return (used.mean, used.var, y)
+
+    rows = {
+        f"train(), in the batch of {len(x_NC)}": row(truth, layer.train()(x_NC)[-1]),
+        f"train(), with the last {len(half)} only": row(moments(half), layer(half)[-1]),
     }
     for t, stored in running.items():
-        outputs[f"eval(), after {t} batch{'es' if t > 1 else ''}"] = (stored, _evaluated(layer, stored, sample))
+        rows[f"eval(), after {t} batch{'es' if t > 1 else ''}"] = row(stored, _evaluated(layer, stored, sample))
     right = _evaluated(layer, truth, sample)
-    outputs["eval(), statistics of the data"] = (truth, right)
+    rows["eval(), statistics of the data"] = row(truth, right)
     return {
         "mean_after_10": running[10].mean,
         "var_after_10": running[10].var,
         "y_after_10": _evaluated(layer, running[10], sample),
         "y_right": right,
-        "outputs": _table(
-            ("the last sample", "mean", "variance", "y"),
-            [(name, *map(_format, (used.mean, used.var, y))) for name, (used, y) in outputs.items()],
-        ),
+        "outputs": _table(("the last sample", "mean", "variance", "y"), rows),
     }
 
 
@@ -179,10 +171,7 @@ def _channels(x_NC: Tensor) -> _Values:
         "num_channels": str(channels),
         "pairs": _literal(x_NC),
         "mean_of_row": x_NC[0].mean(),
-        "channels": _table(
-            ("", *names, *(f"z of {name}" for name in names)),
-            [(name, *map(_format, cells)) for name, cells in rows.items()],
-        ),
+        "channels": _table(("", *names, *(f"z of {name}" for name in names)), rows),
     }
 
 
@@ -194,10 +183,7 @@ def _images(x_NC: Tensor) -> _Values:
     rows["mean"] = (*x_NCHW.mean(0).flatten(), moments(x_NCHW).mean)
     return {
         "num_images": str(len(x_NCHW)),
-        "pixels": _table(
-            ("", "top left", "top right", "bottom left", "bottom right", "mean"),
-            [(name, *map(_format, cells)) for name, cells in rows.items()],
-        ),
+        "pixels": _table(("", "top left", "top right", "bottom left", "bottom right", "mean"), rows),
         "z_pixel": nn.BatchNorm2d(1)(x_NCHW)[-1, 0, -1, -1],
         "mean_of_tenfold": of_two.mean[1],
         "var_of_tenfold": of_two.var[1],
@@ -235,16 +221,19 @@ def _evaluated(layer: nn.BatchNorm1d, running: Moments, sample: Tensor) -> Tenso
 def _by_sample(rows: Mapping[str, Tensor]) -> str:
     """A column for each sample, then their sum and mean."""
     values = {name: value.flatten().double() for name, value in rows.items()}
-    n = len(next(iter(values.values())))
-    return _table(
-        ("sample", *(str(i + 1) for i in range(n)), "sum", "mean"),
-        [(name, *map(_format, (*value, value.sum(), value.mean()))) for name, value in values.items()],
-    )
+    samples = [str(i + 1) for i in range(len(next(iter(values.values()))))]
+    totals = {name: (*value, value.sum(), value.mean()) for name, value in values.items()}
+    return _table(("sample", *samples, "sum", "mean"), totals)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[_Value]]) -> str:
     aligned = ("---", *("---:" for _ in columns[1:]))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, aligned, *rows))
+    texts = [(name, *map(_text, cells)) for name, cells in rows.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, aligned, *texts))
+
+
+def _text(value: _Value) -> str:
+    return value if isinstance(value, str) else _format(value)
 
 
 def _format(value: Tensor | float) -> str:

@@ -116,16 +116,11 @@ def write_svgs(figures: Sequence[Figure], folder: Path, labels: Sequence[str] = 
         labels: of the settings, as many as a figure that differs among them has views.
     """
     written: list[Path] = []
-    for one in figures:
-        several = len(one.views) > 1
-        for view, label in zip(one.views, labels if several else ("",), strict=True):
+    for figure in figures:
+        for view, label in zip(figure.views, labels if len(figure.views) > 1 else ("",), strict=True):
             if view.rows:
-                path = folder / f"{'-'.join([one.name, *_words(label)])}.svg"
-                write_whole(path, one.to_svg(view).encode())
+                words = "".join(letter if letter.isalnum() or letter in "._" else " " for letter in label).split()
+                path = folder / f"{'-'.join([figure.name, *words])}.svg"
+                write_whole(path, figure.to_svg(view).encode())
                 written.append(path)
     return written
-
-
-def _words(label: str) -> list[str]:
-    """A label as the parts of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "._" else " " for letter in label).split()

@@ -5,15 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from truenorm.lab.report.study_record import SettingResults, format_place
-from truenorm.lab.report.summary import (
-    BASELINE,
-    NETWORK_NORMS,
-    StudySummary,
-    beyond_noise,
-    cell,
-    num_tested,
-    signed,
-)
+from truenorm.lab.report.summary import BASELINE, NETWORK_NORMS, StudySummary, beyond_noise, cell, num_tested, signed
 from truenorm.metrics.intervals import Interval, first_of, mean_interval, paired
 from truenorm.record import Record
 from truenorm.show import Table
@@ -200,13 +192,12 @@ def _overview(title: str, summaries: Sequence[StudySummary], families: _Families
     for label, some in all_and_some.items():
         base = list(_by_seed(some, BASELINE).values())
         means = [contrast.mean(some) for contrast in families]
-        tested = some is summaries
         rows.append(
             (
                 label,
                 str(len(base)),
                 cell(mean_interval(base), 2) if base else "",
-                *(marked(mean, tested and mean is not None and mean.excludes_zero) for mean in means),
+                *(marked(mean, some is summaries and mean is not None and mean.excludes_zero) for mean in means),
             )
         )
     columns = ("setting", "seeds", "static-0.1 %", *(contrast.name for contrast in families))

@@ -28,28 +28,21 @@ class StudyImages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Trial:
+class StudyTrial:
+    """A trial's seed and its place on each axis; a place may be missing.
+
+    Example:
+        >>> typed({"seed": "a"}, StudyTrial, "trial 'a1'")
+        Traceback (most recent call last):
+        truenorm.errors.InvalidRecord: the record's header is damaged: seed of trial 'a1' is 'a'
+    """
+
     seed: int
     data: str | None = None
     network: str | None = None
     batch_size: int | None = None
     schedule: str | None = None
     lr: float | None = None
-
-
-def check_trial(name: str, trial: Mapping[str, Any]) -> None:
-    """Nothing, where a trial's seed and its place on each axis are what they should be; a place may be missing.
-
-    Raises:
-        InvalidRecord: one is not.
-
-    Example:
-        >>> check_trial("a1", {"seed": 0, "batch_size": 32})
-        >>> check_trial("a1", {"seed": "a"})
-        Traceback (most recent call last):
-        truenorm.errors.InvalidRecord: the record's header is damaged: seed of trial 'a1' is 'a'
-    """
-    typed(trial, _Trial, f"trial {name!r}")
 
 
 def read_images(configuration: Mapping[str, Any], data: str) -> StudyImages:
@@ -66,9 +59,9 @@ def read_images(configuration: Mapping[str, Any], data: str) -> StudyImages:
     images = typed(configuration["images"], Mapping[str, Any], "images")
     if data not in images:
         raise InvalidRecord(f"the record's configuration does not say what the images of {data!r} were")
-    found = typed(images[data], StudyImages, f"images of {data!r}")
+    counts = typed(images[data], StudyImages, f"images of {data!r}")
     # An accuracy comes in steps of one test image: there must be one.
     for name, least in (("train", 0), ("validation", 0), ("test", 1), ("imbalance", 0)):
-        if (value := getattr(found, name)) < least:
+        if (value := getattr(counts, name)) < least:
             raise InvalidRecord(f"the record's header is damaged: {name} of images of {data!r} is {value}")
-    return found
+    return counts

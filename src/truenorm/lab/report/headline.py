@@ -15,7 +15,7 @@ def headline(summary: StudySummary) -> str:
     family = compared(summary)
     if not family:
         return "The sweep of momenta, and nothing to compare it with."
-    beyond = beyond_noise(summary.differences(family))
+    beyond = summary.beyond_noise(family, "accuracy", 100)
     better = {arm: difference.mean for arm, difference in beyond.items() if difference.mean > 0}
     worse = {arm: difference.mean for arm, difference in beyond.items() if difference.mean < 0}
     if better:
@@ -73,9 +73,8 @@ def _do(differences: Mapping[str, float]) -> str:
     ranked = sorted(differences, key=lambda arm: -abs(differences[arm]))
     if len(ranked) == 1:
         return f"{ranked[0]} does"
-    if len(ranked) > 3:
-        return f"{', '.join(ranked[:2])} and {len(ranked) - 2} others do"
-    return f"{', '.join(ranked[:-1])} and {ranked[-1]} do"
+    *first, last = ranked if len(ranked) <= 3 else [*ranked[:2], f"{len(ranked) - 2} others"]
+    return f"{', '.join(first)} and {last} do"
 
 
 def _range(differences: Mapping[str, float]) -> str:

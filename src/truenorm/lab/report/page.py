@@ -58,10 +58,10 @@ class Section:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Its figures alone, as they are drawn on the page."""
-        found: list[Figure] = []
+        figures: list[Figure] = []
         for part in self.parts:
-            found += [part] if isinstance(part, Figure) else part.figures if isinstance(part, Panels) else ()
-        return tuple(found)
+            figures += [part] if isinstance(part, Figure) else part.figures if isinstance(part, Panels) else ()
+        return tuple(figures)
 
     @property
     def chosen(self) -> bool:
@@ -104,8 +104,11 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = [one for section in sections for one in section.figures]
-    views = {one.name: [{"title": view.title, "chart": view.filled_in()} for view in one.views] for one in figures}
+    figures = {figure.name: figure for section in sections for figure in section.figures}
+    views = {
+        name: [{"title": view.title, "chart": view.filled_in()} for view in figure.views]
+        for name, figure in figures.items()
+    }
     return environment.get_template("page.html.jinja").render(
         title=title,
         headline=headline,
@@ -116,7 +119,7 @@ def page(
         record=record,
         facts=_facts(record) if record else {},
         article=any(section.name for section in sections),
-        specs={one.name: one.spec for one in figures},
+        specs={name: figure.spec for name, figure in figures.items()},
         views=_packed(json.dumps(views, ensure_ascii=False, allow_nan=False)),
         library=_library() if figures else "",
     )
@@ -139,13 +142,9 @@ _NOT_FACTS = ("arm_notes", "catalogue")
 
 def _facts(record: Record) -> dict[str, Mapping[str, str]]:
     """Tables of name and value for the end of the page."""
-    return {
-        "configuration": {
-            name: _value(value) for name, value in record.configuration.items() if name not in _NOT_FACTS
-        },
-        "versions": dict(record.versions),
-        "machine": {name: _value(value) for name, value in record.machine.items()},
-    }
+    configuration = {name: value for name, value in record.configuration.items() if name not in _NOT_FACTS}
+    facts = {"configuration": configuration, "versions": record.versions, "machine": record.machine}
+    return {title: {name: _value(value) for name, value in values.items()} for title, values in facts.items()}
 
 
 def _value(value: Any) -> str:

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from truenorm.errors import InvalidRecord
-from truenorm.lab.report.header import check_trial
+from truenorm.lab.report.header import StudyTrial
 from truenorm.record import Measurement, Record, typed
 
 _AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
@@ -77,14 +77,15 @@ def read_study(record: Record) -> StudyRecord:
     trials: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for name, trial in record.trials.items():
         if "seed" in trial and not trial.get("tuning"):
-            check_trial(name, trial)
+            typed(trial, StudyTrial, f"trial {name!r}")
             cells[name] = tuple(trial.get(axis) for axis in axes)
             trials.setdefault(cells[name], {})[name] = trial
     rows: dict[tuple[Any, ...], list[Measurement]] = {cell: [] for cell in trials}
     for row in record.rows:
         if row.trial in cells:
             rows[cells[row.trial]].append(row)
-        elif row.trial not in record.trials or _lost(record.trials[row.trial]):
+        elif (trial := record.trials.get(row.trial)) is None or ("norm" in trial and not trial.get("tuning")):
+            # Trials that tune have rows, and those of other commands, which have no norm.
             raise InvalidRecord(f"the record has rows of a trial {row.trial!r} that its header does not describe")
     varied = [i for i, _ in enumerate(axes) if len({cell[i] for cell in trials}) > 1]
     settings = tuple(
@@ -100,11 +101,6 @@ def read_study(record: Record) -> StudyRecord:
     return StudyRecord(record=record, settings=settings, num_asked=max(len(settings), asked))
 
 
-def _lost(trial: Mapping[str, Any]) -> bool:
-    """Whether it is a trial of a study and yet says no seed. (Records of other commands have other trials.)"""
-    return "norm" in trial and "seed" not in trial and not trial.get("tuning")
-
-
 def format_place(axis: str, value: Any) -> str:
     """A value of an axis as people say it.
 
@@ -117,8 +113,5 @@ def format_place(axis: str, value: Any) -> str:
 
 def _place(record: Record, axes: list[str], cell: tuple[Any, ...]) -> tuple[int, ...]:
     """Where a cell stands in the grid as it was asked for; what was not asked for stands last, as it came."""
-    places: list[int] = []
-    for axis, value in zip(axes, cell, strict=True):
-        asked = record.configuration.get(_AXES[axis])
-        places.append(asked.index(value) if isinstance(asked, list) and value in asked else len(asked or ()))
-    return tuple(places)
+    grid = [list(record.configuration.get(_AXES[axis]) or ()) for axis in axes]
+    return tuple(asked.index(value) if value in asked else len(asked) for asked, value in zip(grid, cell, strict=True))

@@ -9,12 +9,12 @@ from unit.lab.report.synthetic import study
 
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report import study_page
-from truenorm.lab.report.header import StudyImages, check_trial, read_images
+from truenorm.lab.report.header import StudyImages, StudyTrial, read_images
 from truenorm.lab.report.headline import grid_headline
 from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
 from truenorm.lab.report.tables import arms_table, study_conclusion, study_tables
-from truenorm.record import Measurement
+from truenorm.record import Measurement, typed
 
 IMAGES = {"train": 9, "validation": 0, "test": 9, "imbalance": 1.0, "balanced": True}
 
@@ -32,7 +32,7 @@ def configured(**values):
 
 def test_trials():
     assert [
-        refused(check_trial, "t", {"seed": 0, **damage})
+        refused(typed, {"seed": 0, **damage}, StudyTrial, "trial 't'")
         for damage in (
             {"seed": "a"},
             {"seed": None},
@@ -57,7 +57,7 @@ def test_trials():
             "schedule of trial 't' is {}",
         ]
     )
-    check_trial("t", {"seed": 0, "lr": 1, "network": "mlp"})
+    assert typed({"seed": 0, "lr": 1, "network": "mlp"}, StudyTrial, "trial 't'").lr == 1.0
 
 
 def test_images():

@@ -84,9 +84,8 @@ def _view(summary: StudySummary, metric: str, title: str) -> View:
     if len(sweep) < 2:
         return View(title="", rows=())
     levels = {arm: score for arm in _LEVELS if (score := summary.interval(arm, metric, scale)) is not None}
-    values = [float(row[end] or 0) for row in sweep for end in ("low", "high")] + [
-        each.mean for each in levels.values()
-    ]
+    values = [float(row[end] or 0) for row in sweep for end in ("low", "high")]
+    values += [each.mean for each in levels.values()]
     at = _apart({arm: each.mean for arm, each in levels.items()}, min(values), max(values))
     named: list[Row] = [
         {"arm": arm, "value": rounded(each.mean), "at": rounded(at[arm]), "told": cell(each, digits)}
