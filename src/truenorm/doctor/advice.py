@@ -8,6 +8,9 @@ from truenorm.doctor.finding import Level, Value
 from truenorm.doctor.remedy import Remedy, RepairStatistics
 from truenorm.doctor.score import AS_IS, Scored
 
+_REACHES = 0.5
+"""Part of the best repair's gain that a remedy must reach: what undoes the fault reaches nearly all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
@@ -25,7 +28,9 @@ class Advice:
 
 
 def advised(case: Case, after: Scored | None, remedy: Remedy) -> Advice | None:
-    """What to say of a remedy with which the network scores `after`; None where statistics alone do better.
+    """What to say of a remedy with which the network scores `after`.
+
+    None where the score contradicts it: worse than the network as it is, or far behind a repair.
 
     Args:
         case: the case.
@@ -45,6 +50,7 @@ def advised(case: Case, after: Scored | None, remedy: Remedy) -> Advice | None:
     }
     if after.beats(best):
         return Advice(remedy=remedy, level="cause", evidence=evidence)
-    if any(gain.high is not None and gain.high < 0 for gain in after.gain(best).values()):
+    lost = any(gain.high is not None and gain.high < 0 for gain in after.gain(before).values())
+    if lost or after.mean(metric) - before.mean(metric) < _REACHES * (best.mean(metric) - before.mean(metric)):
         return None
     return Advice(remedy=RepairStatistics(next_time=remedy), level="cause", evidence=evidence)

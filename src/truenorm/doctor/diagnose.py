@@ -15,7 +15,7 @@ from truenorm.doctor.diagnosis import Diagnosis, LayerState
 from truenorm.doctor.examine import Case, effects, examine, harm, own_share
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.outcome import Looked, Outcome, RuledOut
-from truenorm.doctor.rank import EXPLAINS
+from truenorm.doctor.rank import EXPLAINS, NOTHING_FITS
 from truenorm.doctor.remedy import Nothing, Step
 from truenorm.doctor.score import AS_IS, Score, scored
 from truenorm.doctor.size import fitting
@@ -142,7 +142,7 @@ def _concluded(case: Case, limit: int | None, unknown: tuple[str, ...]) -> Diagn
     notes = [finding for finding in findings if finding.level == "note"]
     outcome = decide(case, off, causes, unknown)
     if not causes and outcome.kind == "repairable":
-        causes = [Finding(cause="unexplained")]
+        causes = [Finding(cause="unexplained", rank=NOTHING_FITS)]
     gains = case.gains()
     return Diagnosis(
         outcome=outcome,

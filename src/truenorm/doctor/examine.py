@@ -106,7 +106,9 @@ class Case:
 
     @property
     def best_score(self) -> Scored | None:
-        """Of the best repair, or of what is stored where none does better; None where nothing was scored."""
+        """Of the best repair, with frozen layers where that does better, or of what is stored; None without scores."""
+        if self.best_unfrozen is not None:
+            return self.unfrozen[self.best_unfrozen]
         return self.scores.get(self.best or AS_IS)
 
     def gains(self) -> dict[str, dict[str, Interval]]:

@@ -111,9 +111,8 @@ LATER_LAYERS = Rank(
     most=0.5,
     by="from_weights",
 )
-CONTRADICTED = Rank(
-    name="a measured share that other evidence contradicts",
-    why="momentum and count say otherwise: a cause that explains less than half as much goes first",
-    most=0.4,
-    by="explained",
+NOTHING_FITS = Rank(
+    name="no cause that was tried",
+    why="it stands alone",
+    most=0.0,
 )

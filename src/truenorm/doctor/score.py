@@ -56,6 +56,11 @@ class Scored:
     def mean(self, metric: str) -> float:
         return self.values[metric].mean().item()
 
+    @property
+    def first(self) -> float:
+        """The mean of the first metric."""
+        return self.mean(next(iter(self.values)))
+
     def gain(self, over: "Scored") -> dict[str, Interval]:
         """By metric: the paired difference with its 95 % interval.
 

@@ -43,11 +43,14 @@ def fitting(
     batches = batches_of(data, limit=None)
     if limit is not None:
         return limit, batches_of(data, limit=limit)
-    first = next(batch for batch in batches if batch.size)
-    with evaluating(model):
-        run(model, first, forward)
-        start = perf_counter()
-        run(model, first, forward)
-        seconds = perf_counter() - start
-    affordable = int(SECONDS / PASSES / max(seconds / first.size, 1e-9))
+    first = next(batches)
+    try:
+        with evaluating(model):
+            run(model, first, forward)
+            start = perf_counter()
+            run(model, first, forward)
+            seconds = perf_counter() - start
+    except Exception:  # what cannot be run fails in the passes, which say where
+        return LIMIT, chain([first], batches)
+    affordable = int(SECONDS / PASSES / max(seconds / max(first.size, 1), 1e-9))
     return min(LIMIT, max(LEAST, affordable)), chain([first], batches)

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+import truenorm as tn
+
 CLASSES = 3
 
 
@@ -561,3 +563,121 @@ def scripted(*, training=True):
 @patient("last batch of one")
 def last_batch_of_one():
     return sound(), [*held_out(), *blobs(1, 1)], {}
+
+
+@patient("updated in part")
+def updated_in_part(buffer="running_var"):
+    net = sound()
+    for layer in norms(net):
+        getattr(layer, buffer).fill_(float(buffer == "running_var"))
+    return net, held_out(), {}
+
+
+@patient("common factor")
+def factor(by=7.0):
+    net = sound()
+    for layer in norms(net):
+        layer.running_mean *= by
+        layer.running_var *= by
+    return net, held_out(), {}
+
+
+CONVENTIONS = {
+    "1/σ": lambda var: (var + 1e-5).rsqrt(),
+    "σ": torch.sqrt,
+    "1/σ²": torch.reciprocal,
+}
+
+
+@patient("not the variance")
+def not_the_variance(stored="1/σ"):
+    net = sound()
+    for layer in norms(net):
+        layer.running_var.copy_(CONVENTIONS[stored](layer.running_var))
+    return net, held_out(), {}
+
+
+@patient("weights of batch norm")
+def unused_weights(weight="1"):
+    """Trained with weights that stay as they are; the file has others."""
+    torch.manual_seed(0)
+    net = mlp()
+    generator = torch.Generator().manual_seed(1)
+    files = {layer: 0.05 + 0.1 * torch.rand(layer.num_features, generator=generator) for layer in norms(net)}
+    used = {"1": torch.ones_like, "1 + γ": lambda gamma: 1 + gamma, "|γ|": torch.abs}[weight]
+    for layer, gamma in files.items():
+        if weight == "|γ|":
+            gamma *= torch.where(torch.arange(len(gamma)) % 2 > 0, 1.0, -1.0)
+        layer.weight.requires_grad_(False)
+        layer.weight.data.copy_(used(gamma))
+    settled(train(net, blobs(), 100), blobs())
+    for layer, gamma in files.items():
+        layer.weight.data.copy_(gamma)
+    return net, held_out(), {}
+
+
+@patient("another momentum in training")
+def another_momentum(left=0.6):
+    net = sound()
+    for layer in norms(net):
+        layer.running_mean.mul_(1 - left)
+        layer.running_var.mul_(1 - left).add_(left)
+    return net, held_out(), {}
+
+
+class InTraining(nn.Module):
+    """A network whose forward does something to its input in train() only."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.net = change, mlp()
+
+    def forward(self, x):
+        return self.net(self.change(x) if self.training else x)
+
+
+@patient("randomness")
+def random_in_training(change=lambda x: F.dropout(x, 0.3)):
+    torch.manual_seed(0)
+    return settled(train(InTraining(change), blobs(), 100), blobs()), held_out(), {}
+
+
+@patient("training mode")
+def scaled_in_training():
+    return random_in_training(lambda x: 1.5 * x)
+
+
+@patient("frozen statistics")
+def frozen_statistics():
+    net = sound()
+    net.bn2.running_mean += 2
+    net.bn2.running_var *= 4
+    tn.freeze(net)
+    return net, held_out(), {}
+
+
+@patient("folded statistics")
+def folded():
+    net = sound()
+    for layer in norms(net):
+        scale = layer.weight.data / (layer.running_var + layer.eps).sqrt()
+        layer.bias.data -= layer.running_mean * scale
+        layer.weight.data = scale * (1 + layer.eps) ** 0.5
+        layer.reset_running_stats()
+    return net, held_out(), {}
+
+
+@patient("order of classes")
+def order_of_classes():
+    return sound(), [(x, (y + 1) % CLASSES) for x, y in held_out()], {}
+
+
+@patient("unexplained")
+def unexplained():
+    """Each channel of the only layer is off in its own way."""
+    net = sound("single")
+    generator = torch.Generator().manual_seed(0)
+    layer = net.bn1
+    layer.running_mean += layer.running_var.sqrt() * torch.randn(16, generator=generator)
+    layer.running_var *= torch.exp(1.2 * torch.randn(16, generator=generator))
+    return net, held_out(), {}

@@ -51,7 +51,7 @@ def test_a_sound_network(net, data):
     assert found.steps == (Step(remedy=Nothing()),)
     assert [layer.layer for layer in found.layers] == ["bn1", "bn2"]
     assert all(layer.off < 2 * layer.floor for layer in found.layers)
-    assert found.looked == Looked(measured=512, scored=512, batch_size=32)
+    assert found.looked == Looked(measured=512, scored=512, batch_size=32, limit=2000, kind="classes")
     assert [part.what for part in found.ruled_out] == ["statistics", "training data"]
 
 
@@ -260,7 +260,7 @@ def test_no_labels_and_no_score(data):
     assert found.gains == {} and found.scores == {} and found.best is None and found.ruled_out == ()
     assert found.cause == "never updated" and not found.healthy
     assert found.outcome.kind == "not scored" and found.outcome.off
-    assert found.looked == Looked(measured=512, scored=0, batch_size=32)
+    assert found.looked == Looked(measured=512, scored=0, batch_size=32, limit=2000)
     assert found.steps == (Step(remedy=RepairStatistics(needs_score=True)),)
 
 
@@ -303,7 +303,7 @@ def test_batches_that_only_forward_understands():
     }
     found = tn.diagnose(net, batches, **how)
     assert found.cause == "initial values"
-    assert found.looked == Looked(measured=512, scored=512, batch_size=32)
+    assert found.looked == Looked(measured=512, scored=512, batch_size=32, limit=2000)
     done = tn.repair(net, batches, **how)
     assert (done.measured, done.batch_size) == (768, 32)
 
@@ -332,7 +332,7 @@ def test_it_reads_once_and_no_more_than_the_limit(net):
 
     found = tn.diagnose(net, endless(), limit=100)
     assert sum(read) == 128
-    assert found.looked == Looked(measured=64, scored=64, batch_size=32)
+    assert found.looked == Looked(measured=64, scored=64, batch_size=32, limit=100, kind="classes")
 
 
 @pytest.mark.parametrize("examine", [tn.diagnose, tn.repair])
@@ -380,7 +380,7 @@ def test_batches_of_no_sample(net, examine):
 
 def test_one_batch(net, data):
     found = tn.diagnose(net, data[:1])
-    assert found.looked == Looked(measured=16, scored=16, batch_size=16)
+    assert found.looked == Looked(measured=16, scored=16, batch_size=16, limit=2000, kind="classes")
     assert found.healthy
 
 
@@ -543,7 +543,7 @@ def test_as_a_record():
     assert record.command == "by hand"
     kept = record.trials["diagnosis"]
     assert kept["cause"] == "initial values" and kept["outcome"]["kind"] == "repairable"
-    assert kept["findings"][0]["evidence"]["counted_batches"] == 40
+    assert kept["findings"][0]["evidence"]["batches"] == 40
     assert kept["findings"][0]["explained"] > 0.9
     assert kept["findings"][0]["sentence"] == found.findings[0].sentence
     assert kept["steps"][0]["remedy"]["kind"] == "repair statistics"

@@ -7,6 +7,7 @@ from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import BUFFERS, FREE
 from truenorm.doctor.remedy import Freeze, RepairStatistics, Unfreeze
+from truenorm.doctor.score import AS_IS
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -28,7 +29,7 @@ def find_wrong(case: Case) -> Iterable[Finding]:
     best = case.best_unfrozen
     if best is None or not case.left:
         return
-    if case.best_score is None or not case.unfrozen[best].beats(case.best_score):
+    if not case.unfrozen[best].beats(case.scores[case.best or AS_IS]):
         return
     own = case.own()
     wrong = tuple(name for name in case.left if own is not None and name in case.exact and own[name].shift > _OFF)

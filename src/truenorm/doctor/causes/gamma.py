@@ -12,7 +12,7 @@ from truenorm.doctor.remedy import SetWeight, Weight
 from truenorm.errors import NotMeasurable
 from truenorm.model.layers import batch_norms
 
-_FITS = 0.6
+_FITS = 0.85
 """Share of the shift that must be gone with the other weights."""
 
 _FIRST = 0.25

@@ -17,7 +17,8 @@ from truenorm.stats.statistics import Statistics
 _GAIN = 0.3
 """What an order of the classes must gain in accuracy on samples that it was not chosen on."""
 
-_MOST_CLASSES = 1000
+_LEAST_SAMPLES = 5
+"""Samples of each class that an order is chosen on, in the mean."""
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -32,7 +33,7 @@ def find(case: Case) -> Iterable[Finding]:
     if chosen is None or judged is None:
         return
     classes = chosen[2]
-    if not 2 <= classes <= _MOST_CLASSES or scores[name] > 1.5 / classes:
+    if classes < 2 or len(chosen[0]) < _LEAST_SAMPLES * classes or scores[name] > 0.5 / classes:
         return
     order = _order(*chosen)
     predicted, labels, _ = judged

@@ -10,7 +10,7 @@ from truenorm.doctor.advice import advised
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import Preprocess
-from truenorm.doctor.score import AS_IS
+from truenorm.doctor.score import AS_IS, Scored
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -41,19 +41,20 @@ def find(case: Case) -> Iterable[Finding]:
     part = sample.rows(torch.arange(min(_SAMPLES, len(sample))))
     names = [name for name in case.joint if name in case.stored]
     before = distance(case.stored, case.measure(part, flow="eval"), names)
-    candidates = [
-        (1 - distance(case.stored, case.measure(changed, flow="eval"), names) / before, remedy)
-        for remedy in _fitted(case, part, first)
-        if before > 0 and (changed := part.changed(remedy.apply)) is not None
-    ]
-    if not candidates:
+    if before <= 0:
         return
-    explained, remedy = max(candidates, key=lambda candidate: candidate[0])
-    moved = max(map(abs, remedy.offset)) > _MOVED * float(images.std()) or abs(remedy.scale - 1) > _MOVED
-    if explained < _FITS or not (moved or remedy.reverse):
+    fits: list[tuple[float, Preprocess, Scored | None]] = []
+    for remedy in _fitted(case, part, first):
+        changed = part.changed(remedy.apply)
+        assert changed is not None
+        explained = 1 - distance(case.stored, case.measure(changed, flow="eval"), names) / before
+        moved = max(map(abs, remedy.offset)) > _MOVED * float(images.std()) or abs(remedy.scale - 1) > _MOVED
+        if explained >= _FITS and (moved or remedy.reverse):
+            fits.append((explained, remedy, _scored(case, remedy)))
+    if not fits:
         return
-    held_out = None if case.held_out is None else case.held_out.changed(remedy.apply)
-    scored = None if held_out is None or AS_IS not in case.scores else case.judged(held_out)
+    # The moments hardly tell a picture from its negative: the score does.
+    explained, remedy, scored = max(fits, key=lambda fit: 0.0 if fit[2] is None else fit[2].first)
     advice = advised(case, scored, remedy)
     if advice is not None:
         yield Finding(
@@ -70,8 +71,14 @@ def find(case: Case) -> Iterable[Finding]:
         )
 
 
+def _scored(case: Case, remedy: Preprocess) -> Scored | None:
+    """The held-out samples with the remedy."""
+    held_out = None if case.held_out is None else case.held_out.changed(remedy.apply)
+    return None if held_out is None or AS_IS not in case.scores else case.judged(held_out)
+
+
 def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:
-    """a and δ that fit the first layer best, for both signs of a, and for reversed channels where there are three."""
+    """a and δ that fit the first layer, for both signs of a, and for reversed channels where there are three."""
 
     def arriving(sample: Sample | None) -> Moments:
         assert sample is not None
