@@ -17,7 +17,7 @@ class Advice:
     """What comes of a remedy that changes data or code.
 
     Args:
-        remedy: itself if it does better than the best repair; else the repair now, and it the next time.
+        remedy: itself if it does better than the best repair; else the repair, which undoes the same fault.
         level: a note where nothing could be scored.
         evidence: the metric, before and with the remedy.
     """
@@ -53,4 +53,4 @@ def advised(case: Case, after: Scored | None, remedy: Remedy) -> Advice | None:
     lost = any(gain.high is not None and gain.high < 0 for gain in after.gain(before).values())
     if lost or after.mean(metric) - before.mean(metric) < _REACHES * (best.mean(metric) - before.mean(metric)):
         return None
-    return Advice(remedy=RepairStatistics(next_time=remedy), level="cause", evidence=evidence)
+    return Advice(remedy=RepairStatistics(), level="cause", evidence=evidence)

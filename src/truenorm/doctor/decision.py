@@ -1,6 +1,6 @@
 """The decision: one value from which verdict, exit code and advice follow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from truenorm.doctor.diagnosis import LayerState
 from truenorm.doctor.examine import Case
@@ -21,7 +21,11 @@ from truenorm.doctor.score import AS_IS, ESTIMATORS, Scored, samples_to_decide
 FAR = 0.5
 """σ from which on a layer is an alarm where nothing is scored."""
 
+_FEW, _ENOUGH = 10, 100
+"""Scored samples below which nothing is told; and the least that is asked for."""
+
 _MOST_SAMPLES = 1_000_000
+"""Samples beyond which a gain is too small to matter."""
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
@@ -46,12 +50,13 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         case: what was measured.
         off: the layers that are off beyond noise.
         causes: the findings that are not notes, the likeliest first.
-        unknown: modules that may be batch norm, and are not understood.
+        unknown: modules that may be batch norm of another make.
     """
     defect = any(finding.level == "defect" for finding in causes)
     damaged = bool(case.estimates) and case.arriving is None
     kind: OutcomeKind
     after: Scored | None = None
+    undecided: Undecided | None = None
     healthy = False
     if not case.estimates:
         kind, healthy = ("defect", False) if defect else ("no defect", True)
@@ -62,10 +67,12 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         kind = "other remedy"
     elif any(isinstance(finding.remedy, Unfreeze) for finding in causes) and case.best_unfrozen is not None:
         kind, after = "frozen", case.unfrozen[case.best_unfrozen]
-    elif case.best is not None and (off or damaged):
+    elif case.best is not None:
         kind, after = "repairable", case.scores[case.best]
     elif defect:
         kind = "not repairable"
+    elif off and (undecided := _undecided(case)) is not None:
+        kind, healthy = "undecided", True
     else:
         kind, healthy = ("harmless" if off else "sound"), True
     return Outcome(
@@ -75,8 +82,9 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         off=len(off),
         layers=len(case.stored),
         improved=() if after is None else _improved(case.scores[AS_IS], after),
-        undecided=_undecided(case.scores) if kind == "harmless" else None,
-        unknown=unknown,
+        same=case.held_out is case.sample,
+        undecided=undecided,
+        unknown=(*unknown, *case.unreached),
     )
 
 
@@ -86,15 +94,17 @@ def steps(case: Case, outcome: Outcome, causes: Sequence[Finding]) -> tuple[Step
     scored = AS_IS in case.scores
     if not case.estimates:
         return (Step(remedy=remedy or DiagnoseAgain()),)
+    if outcome.undecided is not None:
+        return (Step(remedy=DiagnoseAgain(samples=outcome.undecided.samples)),)
     if outcome.healthy:
         return (Step(remedy=Nothing() if scored else DiagnoseAgain(needs_score=True)),)
+    repair = RepairStatistics(needs_score=not scored)
     if outcome.kind == "other remedy":
         assert remedy is not None
-        return (Step(remedy=remedy),)
-    repair = RepairStatistics(needs_score=not scored)
+        return (Step(remedy=remedy), *([] if case.best is None else [Step(remedy=repair, when="then")]))
     if outcome.kind == "frozen":
-        unfreeze = next(finding.remedy for finding in causes if isinstance(finding.remedy, Unfreeze))
-        return (Step(remedy=unfreeze), Step(remedy=repair, when="then"))
+        thaw = [Step(remedy=finding.remedy) for finding in causes if isinstance(finding.remedy, Unfreeze)]
+        return (*thaw, Step(remedy=repair, when="then"))
     repairs = outcome.kind in ("repairable", "damaged", "not scored")
     if isinstance(remedy, InCode):
         return (Step(remedy=remedy), *([Step(remedy=repair, when="then")] if repairs and scored else []))
@@ -112,17 +122,17 @@ def _improved(before: Scored, after: Scored) -> tuple[Improvement, ...]:
     )
 
 
-def _undecided(scores: Mapping[str, Scored]) -> Undecided | None:
-    """The gain that needs the fewest samples more to be told from noise."""
+def _undecided(case: Case) -> Undecided | None:
+    """The largest gain that noise hides, and how many samples would tell; None where there is none to speak of."""
+    scores = case.unfrozen or case.scores
     before = scores[AS_IS]
-    open_gains = [
-        Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=samples)
-        for name in ESTIMATORS
-        if name in scores
-        for metric, gain in scores[name].gain(before).items()
-        if gain.half_width is not None
-        and gain.mean > before.relevant(metric)
-        and (samples := samples_to_decide(gain, len(scores[name].values))) > gain.n
-    ]
-    fewest = min(open_gains, key=lambda part: part.samples, default=None)
-    return None if fewest is None or fewest.samples > _MOST_SAMPLES else fewest
+    hidden: list[Undecided] = []
+    for name in ESTIMATORS:
+        for metric, gain in scores[name].gain(before).items() if name in scores else ():
+            if gain.half_width is None or gain.n < _FEW:
+                hidden.append(Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=_ENOUGH))
+            elif gain.mean > max(2 * before.relevant(metric), gain.half_width / 2):
+                samples = max(_ENOUGH, samples_to_decide(gain, len(scores[name].values)))
+                hidden.append(Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=samples))
+    decided = [part for part in hidden if part.samples <= _MOST_SAMPLES]
+    return max(decided, key=lambda part: part.gain, default=None)

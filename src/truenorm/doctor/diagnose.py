@@ -9,6 +9,7 @@ from torch import nn
 
 from truenorm.data.sample import take_sample
 from truenorm.doctor.causes import CERTAIN, LEFT_OVER, MEASURED, SIGNS, STATIC, Find
+from truenorm.doctor.causes.labels import reordered
 from truenorm.doctor.causes.training_mode import awake, dropouts
 from truenorm.doctor.decision import decide, ranked, steps
 from truenorm.doctor.diagnosis import Diagnosis, LayerState
@@ -135,9 +136,10 @@ def _without_batch_norm() -> Diagnosis:
 
 
 def _concluded(case: Case, limit: int | None, unknown: tuple[str, ...]) -> Diagnosis:
+    case, permuted = reordered(case)
     layers = _ranked(case)
     off = [layer for layer in layers if _shows(layer)]
-    findings = _findings(case, measured=bool(off) or _damaged(case))
+    findings = [*([] if permuted is None else [permuted]), *_findings(case, measured=bool(off) or _damaged(case))]
     causes = ranked([finding for finding in findings if finding.level != "note"])
     notes = [finding for finding in findings if finding.level == "note"]
     outcome = decide(case, off, causes, unknown)
@@ -150,10 +152,11 @@ def _concluded(case: Case, limit: int | None, unknown: tuple[str, ...]) -> Diagn
         findings=(*causes, *notes),
         gains=gains,
         scores={
-            name: {metric: scored.mean(metric) for metric in scored.values} for name, scored in case.scores.items()
+            name: {metric: scored.mean(metric) for metric in scored.values}
+            for name, scored in {**case.scores, **case.unfrozen}.items()
         },
-        best=case.best,
-        ruled_out=_ruled_out(case) if outcome.healthy and gains else (),
+        best=case.best if case.best_unfrozen is None else case.best_unfrozen,
+        ruled_out=_ruled_out(case) if outcome.kind in ("harmless", "sound") and gains else (),
         steps=steps(case, outcome, causes),
         looked=_looked(case, limit),
     )
@@ -221,14 +224,15 @@ def _shows(state: LayerState) -> bool:
 
 def _ruled_out(case: Case) -> tuple[RuledOut, ...]:
     before = case.scores[AS_IS]
-    metric = next(iter(before.values))
-    most = max((gain[metric].mean for gain in case.gains().values()), default=0.0)
-    parts = [RuledOut(what="statistics", metric=metric, change=most)]
+    gains = list(case.gains().values())
+    most = tuple((metric, max(gain[metric].mean for gain in gains)) for metric in before.values)
+    parts = [RuledOut(what="statistics", changes=most)]
     if dropouts(case.model) and case.held_out is not None and (network := case.copy()) is not None:
         noisy = scored(network, case.held_out, score=case.score, forward=case.forward, prepare=awake)
         if noisy is not None:
-            parts.append(RuledOut(what="dropout", metric=metric, change=noisy.mean(metric) - before.mean(metric)))
-    return (*parts, RuledOut(what="training data"))
+            changes = tuple((metric, noisy.mean(metric) - before.mean(metric)) for metric in before.values)
+            parts.append(RuledOut(what="dropout", changes=changes))
+    return tuple(parts)
 
 
 def _looked(case: Case, limit: int | None) -> Looked | None:
@@ -236,7 +240,6 @@ def _looked(case: Case, limit: int | None) -> Looked | None:
         return None
     if case.held_out is None:
         return Looked(limit=limit)
-    reached = {*case.joint, *case.partly}
     return Looked(
         limit=limit,
         kind=case.scores[AS_IS].kind if AS_IS in case.scores else None,
@@ -244,7 +247,7 @@ def _looked(case: Case, limit: int | None) -> Looked | None:
         scored=len(case.held_out) if case.scores else 0,
         same=case.held_out is case.sample,
         batch_size=case.sample.batch_size,
-        unreached=tuple(n for n, layer in case.layers.items() if n not in reached and layer.stored is not None),
+        unreached=case.unreached,
         partly=case.partly,
         frozen=case.left,
         repeated=case.repeated,

@@ -15,6 +15,9 @@ from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record, installed_versions, this_machine
 from truenorm.show import Table, plain
 
+_ACQUITTED = ("harmless", "sound", "no batch norm")
+"""Outcomes that say it is not batch norm."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerState:
@@ -122,13 +125,14 @@ class Diagnosis:
         Args:
             advice: makes the sentence of a remedy; Python unless another is given.
         """
-        first = "harmless" if self.healthy and self.gains else "cause"
+        first = "harmless" if self.outcome.kind in ("harmless", "sound") else "cause"
         causes = [(first if i == 0 else "also", f.sentence) for i, f in enumerate(self.causes[:3])]
         notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
         ruled_out = [("not", "; ".join(map(words.ruled_out, self.ruled_out)))] if self.ruled_out else []
+        elsewhere = [("else", words.ELSEWHERE)] if self.outcome.kind in _ACQUITTED else []
         looked = [("looked", "; ".join(self.notes))] if self.notes else []
         steps = [(step.when, advice(step.remedy)) for step in self.steps]
-        return (("verdict", self.verdict), *causes, *ruled_out, *notes, *looked, *steps)
+        return (("verdict", self.verdict), *causes, *ruled_out, *elsewhere, *notes, *looked, *steps)
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -161,7 +165,10 @@ class Diagnosis:
             "cause": self.cause,
             "findings": [finding.to_dict() for finding in self.findings],
             "best": self.best,
-            "ruled_out": [asdict(part) | {"sentence": words.ruled_out(part)} for part in self.ruled_out],
+            "ruled_out": [
+                {"what": part.what, "changes": dict(part.changes), "sentence": words.ruled_out(part)}
+                for part in self.ruled_out
+            ],
             "steps": [
                 {"when": step.when, "remedy": to_dict(step.remedy), "sentence": advice(step.remedy)}
                 for step in self.steps

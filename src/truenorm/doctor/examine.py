@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,11 +111,16 @@ class Case:
             return self.unfrozen[self.best_unfrozen]
         return self.scores.get(self.best or AS_IS)
 
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """Layers with statistics that no batch reached."""
+        reached = {*self.joint, *self.partly}
+        return tuple(n for n, layer in self.layers.items() if n not in reached and layer.stored is not None)
+
     def gains(self) -> dict[str, dict[str, Interval]]:
-        """What each estimate gives on held-out samples, by metric."""
-        if AS_IS not in self.scores:
-            return {}
-        return {name: self.scores[name].gain(self.scores[AS_IS]) for name in self.estimates if name in self.scores}
+        """What each estimate gives on held-out samples, by metric; frozen layers included."""
+        scores = self.unfrozen or self.scores
+        return {name: scores[name].gain(scores[AS_IS]) for name in self.estimates if name in scores}
 
     def measure(self, sample: Sample, flow: Literal["joint", "eval"] = "joint") -> Statistics:
         """Either flow over other batches, frozen layers included."""
@@ -200,23 +205,7 @@ def examine(
     arriving = None if arriving is None else _only(arriving, reached)
     named = {"joint": joint, "within": within, "sequential": exact}
     estimates = {name: _only(statistics, reached) for name, statistics in named.items()}
-    scores: dict[str, Scored] = {}
-    unfrozen: dict[str, Scored] = {}
-    for name, estimate in {AS_IS: Statistics({}), **estimates}.items():
-        given = {layer: moments for layer, moments in estimate.items() if layer not in left}  # as repair does
-        values = scored(model, held_out, statistics=given, score=score, forward=forward)
-        if values is None:
-            break
-        scores[name] = unfrozen[name] = values
-        if len(given) < len(estimate):
-            every = scored(model, held_out, statistics=estimate, score=score, forward=forward)
-            assert every is not None
-            unfrozen[name] = every
-    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    if scores and not synchronised:  # whose training mode would wait for other processes
-        values = scored(model, held_out, score=score, forward=forward, prepare=_by_batch)
-        scores |= {} if values is None else {BY_BATCH: values}
-    return Case(
+    case = Case(
         model=model,
         layers={name: layers[name] for name in dict.fromkeys((*reached, *layers))},
         optimizer=optimizer,
@@ -227,13 +216,36 @@ def examine(
         stored=stored,
         arriving=arriving,
         estimates=estimates,
-        scores=scores,
-        unfrozen=unfrozen if left else {},
+        scores={},
         sizes=tuple(batch.size for batch in sample.batches),
         repeated=(arriving or joint).provenance.repeated,
         left=tuple(left),
         partly=tuple(name for name in joint if name not in reached),
     )
+    return with_scores(case)
+
+
+def with_scores(case: Case) -> Case:
+    """The case with the score of its held-out samples as it is, under each estimate, and by each batch's own."""
+    assert case.held_out is not None
+    scores: dict[str, Scored] = {}
+    unfrozen: dict[str, Scored] = {}
+    how: dict[str, Any] = {"score": case.score, "forward": case.forward}
+    for name, estimate in {AS_IS: Statistics({}), **case.estimates}.items():
+        given = {layer: moments for layer, moments in estimate.items() if layer not in case.left}  # as repair does
+        values = scored(case.model, case.held_out, statistics=given, **how)
+        if values is None:
+            break
+        scores[name] = unfrozen[name] = values
+        if len(given) < len(estimate):
+            every = scored(case.model, case.held_out, statistics=estimate, **how)
+            assert every is not None
+            unfrozen[name] = every
+    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in case.model.modules())
+    if scores and not synchronised:  # whose training mode would wait for other processes
+        values = scored(case.model, case.held_out, prepare=_by_batch, **how)
+        scores |= {} if values is None else {BY_BATCH: values}
+    return replace(case, scores=scores, unfrozen=unfrozen if case.left else {})
 
 
 def _only(statistics: Statistics, names: list[str]) -> Statistics:
@@ -328,6 +340,15 @@ def distance(stats: Statistics, truth: Statistics, layers: list[str] | None = No
         d_C, log_C = errors(stats[name], truth[name])
         total += float((d_C.clamp(-5, 5).square() + 2 * log_C.clamp(-3, 3).square()).mean())
     return total / len(names)
+
+
+def slope_of_means(case: Case, layers: list[str]) -> float:
+    """The slope of the stored means over those measured, in σ, over the channels of these layers."""
+    units = {name: case.joint[name].std.double().clamp_min(1e-6) for name in layers}
+    stored = torch.cat([case.stored[name].mean.double() / units[name] for name in layers])
+    measured = torch.cat([case.joint[name].mean.double() / units[name] for name in layers])
+    power = float(measured.square().sum())
+    return float((stored * measured).sum()) / power if power > 0 else 0.0
 
 
 def _between(stats: Statistics, reference: Statistics) -> ShiftReport:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from truenorm.doctor import words
 from truenorm.doctor.rank import Rank
 from truenorm.doctor.remedy import Remedy, RepairStatistics, to_dict
+from truenorm.doctor.sentences import sentence_of
 
 Level = Literal["defect", "cause", "note"]
 """A defect is certain and alarms by itself; a cause explains a shift that was measured; a note does neither."""
@@ -97,7 +97,7 @@ class Finding:
     @property
     def sentence(self) -> str:
         """What was found, with its numbers."""
-        return words.sentence(self)
+        return sentence_of(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -15,13 +15,15 @@ OutcomeKind = Literal[
     "frozen",
     "repairable",
     "not repairable",
+    "undecided",
     "harmless",
     "sound",
 ]
 """The network has `no batch norm`; without running statistics that could be measured, `no defect` or `defect`; without
 a score, `damaged` (buffers that hold no statistics) or `not scored`; else `other remedy` (a change of data or code does
 better than any repair), `frozen` (a repair would do better if frozen layers took part), `repairable`, `not repairable`
-(a defect that other statistics do not change), `harmless` (layers are off, and nothing does better) or `sound`."""
+(a defect that other statistics do not change), `undecided` (a gain that noise may hide), `harmless` (layers are off,
+and nothing does better) or `sound`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +46,9 @@ class Outcome:
         off: layers that are off beyond noise.
         layers: layers with running statistics.
         improved: metrics that the best remedy improves beyond their intervals.
-        undecided: a gain that is larger than what counts and within noise; None where there is none.
-        unknown: modules that may be batch norm, and are not understood.
+        same: whether the samples that were scored are those that were measured.
+        undecided: a gain that noise may hide; None where there is none.
+        unknown: layers that no batch reached, and modules that may be batch norm of another make.
 
     Example:
         >>> Outcome(kind="harmless", off=1, layers=5).off
@@ -58,6 +61,7 @@ class Outcome:
     off: int = 0
     layers: int = 0
     improved: tuple[Improvement, ...] = ()
+    same: bool = False
     undecided: "Undecided | None" = None
     unknown: tuple[str, ...] = ()
 
@@ -69,23 +73,22 @@ class Undecided:
     Args:
         metric: which.
         gain: its mean.
-        half_width: of its 95 % interval.
+        half_width: of its 95 % interval; None where one sample allows none.
         samples: about as many scored samples would decide, were the gain what it seems.
     """
 
     metric: str
     gain: float
-    half_width: float
+    half_width: float | None
     samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuledOut:
-    """Something that is not the fault, with the most that it changes; no number for what was not measured."""
+    """Something that is not the fault: by metric, the most that other statistics gain, or what dropout changes."""
 
-    what: Literal["statistics", "dropout", "training data"]
-    metric: str | None = None
-    change: float | None = None
+    what: Literal["statistics", "dropout"]
+    changes: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

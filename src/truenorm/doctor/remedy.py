@@ -12,10 +12,16 @@ When = Literal["do", "then", "later"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnoseAgain:
-    """Run `truenorm.diagnose` with what was missing: data, or a score."""
+    """Run `truenorm.diagnose` with what was missing: data, a score, or samples.
+
+    Args:
+        needs_score: a score of the user's.
+        samples: about as many scored samples as would decide; None where they are not what is missing.
+    """
 
     kind: ClassVar[str] = "diagnose again"
     needs_score: bool = False
+    samples: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +188,7 @@ class ChangeTraining:
     """Train otherwise the next time."""
 
     kind: ClassVar[str] = "change training"
-    what: Literal["shuffle", "dropout last", "train on such data"]
+    what: Literal["shuffle", "dropout last", "repair at the end", "train on such data", "save buffers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,10 @@ class Scored:
     def mean(self, metric: str) -> float:
         return self.values[metric].mean().item()
 
+    def __len__(self) -> int:
+        """Samples (or batches) that were scored."""
+        return len(next(iter(self.values.values())))
+
     @property
     def first(self) -> float:
         """The mean of the first metric."""

@@ -69,7 +69,7 @@ def _scores(rows: Sequence[Measurement]) -> tuple[Table, ...]:
     names = [*before, *(arm for arm in arms if arm not in (*before, "batch")), *(["batch"] if "batch" in arms else [])]
     return (
         Table(
-            title="the same weights with other statistics, on held-out samples",
+            title="the same weights with other statistics",
             columns=("statistics", *metrics),
             rows=tuple((_NAMES.get(name, name), *(cell(arms[name], metric) for metric in metrics)) for name in names),
             notes=("(gain, ± 95 %, paired)",),

@@ -1,7 +1,7 @@
 """How well outputs fit the labels of their batches: which kind of labels they are, and a value for each sample."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -35,10 +35,12 @@ class Target:
     Args:
         kind: see `Kind`.
         class_dim: the dimension of the output that holds the classes; None without classes.
+        probabilities: whether outputs are taken for probabilities: they lie in [0, 1], and sum to 1 over classes.
     """
 
     kind: Kind
     class_dim: int | None = None
+    probabilities: bool = False
 
 
 def logits_in(output: Any) -> Tensor | None:
@@ -59,7 +61,7 @@ def logits_in(output: Any) -> Tensor | None:
 
 
 def target_of(logits: Tensor, labels: Sequence[Tensor]) -> Target | None:
-    """What labels are to an output of this shape; None where they do not fit.
+    """What labels are to such an output; None where they do not fit.
 
     Args:
         logits: the output for the first batch.
@@ -69,6 +71,19 @@ def target_of(logits: Tensor, labels: Sequence[Tensor]) -> Target | None:
         >>> target_of(torch.zeros(2, 3, 8, 8), [torch.zeros(2, 8, 8, dtype=torch.int64)])
         Target(kind='classes of positions', class_dim=1)
     """
+    target = _target_of(logits, labels)
+    if target is None or target.kind == "values":
+        return target
+    share = bool(((logits >= 0) & (logits <= 1)).all())
+    sums = target.class_dim is None or logits.ndim < 2 or logits.shape[target.class_dim] == 1
+    if share and not sums:
+        assert target.class_dim is not None
+        total = logits.double().sum(target.class_dim)
+        sums = torch.allclose(total, torch.ones_like(total), atol=1e-3)
+    return replace(target, probabilities=share and sums)
+
+
+def _target_of(logits: Tensor, labels: Sequence[Tensor]) -> Target | None:
     first = labels[0]
     shape: tuple[int, ...] = tuple(logits.shape)
     target: tuple[int, ...] = tuple(first.shape)
@@ -93,8 +108,11 @@ def target_of(logits: Tensor, labels: Sequence[Tensor]) -> Target | None:
         return Target(kind="class probabilities", class_dim=1) if single else Target(kind="several labels")
     if not first.is_floating_point():
         return None
-    if len(shape) == 2 and shape[1] > 1 and all(map(_is_distribution, labels)):
-        return Target(kind="class probabilities", class_dim=1)
+    if len(shape) == 2 and shape[1] > 1:
+        if all(map(_is_distribution, labels)):
+            return Target(kind="class probabilities", class_dim=1)
+        if all(map(_is_share, labels)) and not _is_share(logits):
+            return None  # soft labels, or numbers that happen to lie in [0, 1]: nothing says which
     return Target(kind="values")
 
 
@@ -111,6 +129,8 @@ def rate(target: Target, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """
     labels = batch.labels
     assert labels is not None
+    if target.probabilities:
+        logits = _as_logits(target, logits)
     if target.kind == "values":
         error = (logits.double() - labels.to(logits.device).double().reshape(logits.shape)).square()
         return {SQUARED: -error.reshape(len(error), -1).mean(1)}
@@ -170,8 +190,19 @@ def _with_floor(log: Tensor, right: Tensor, finite: Tensor) -> dict[str, Tensor]
     }
 
 
+def _as_logits(target: Target, shares: Tensor) -> Tensor:
+    """Numbers of which a softmax, or a sigmoid for single ones, gives these probabilities."""
+    shares = shares.double().clamp(_LEAST, 1 - _LEAST)
+    single = target.class_dim is None or shares.ndim < 2 or shares.shape[target.class_dim] == 1
+    return shares.logit() if single else shares.log()
+
+
 def _log_softmax(logits: Tensor, dim: int) -> Tensor:
     return F.log_softmax(logits.double(), dim)
+
+
+def _is_share(values: Tensor) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _is_distribution(labels: Tensor) -> bool:

@@ -13,7 +13,6 @@ from truenorm.doctor.causes import (
     gamma,
     habits,
     initial,
-    labels,
     lag,
     momentum,
     order,
@@ -44,7 +43,7 @@ STATIC: tuple[Find, ...] = (
 )
 """Seen without running anything (and better with it)."""
 
-CERTAIN: tuple[Find, ...] = (untouched.find, frozen.find_wrong, labels.find)
+CERTAIN: tuple[Find, ...] = (untouched.find, frozen.find_wrong)
 """Need data, and are looked for though nothing may be off on them."""
 
 MEASURED: tuple[Find, ...] = (

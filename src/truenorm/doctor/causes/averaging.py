@@ -27,7 +27,7 @@ def find(case: Case) -> Iterable[Finding]:
     names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged and not case.layers[n].untouched]
     if not names:
         return
-    averaged = [module for module in case.model.modules() if isinstance(module, AveragedModel)]
+    averaged = [m for m in case.model.modules() if isinstance(m, AveragedModel) and not m.use_buffers]
     zeros, total = _zeros(case.model)
     if total and zeros / total > _ZEROS:
         yield Finding(

@@ -9,10 +9,10 @@ from truenorm.stats.shift import DEAD_BELOW
 
 
 def find(case: Case) -> Iterable[Finding]:
-    if case.arriving is None:
+    if not case.estimates:
         return
-    dead = {name: int((moments.var <= DEAD_BELOW).sum()) for name, moments in case.arriving.items()}
-    total = sum(moments.num_channels for moments in case.arriving.values())
+    dead = {name: int((moments.var <= DEAD_BELOW).sum()) for name, moments in case.exact.items()}
+    total = sum(moments.num_channels for moments in case.exact.values())
     channels = sum(dead.values())
     if channels > 0.1 * total:
         yield Finding(

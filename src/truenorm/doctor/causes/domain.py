@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from truenorm.doctor.causes.momentum import window
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import FIRST_LAYER
@@ -34,9 +35,16 @@ def find(case: Case) -> Iterable[Finding]:
     if from_data is None or own is None or from_data < HALF:
         return
     first = own.layers[0]
+    layer = case.layers[first.layer]
     yield Finding(
         cause="domain",
-        evidence={"shift": first.shift, "from_data": from_data},
+        evidence={
+            "shift": first.shift,
+            "from_data": from_data,
+            "momentum": layer.momentum if layer.batches else None,
+            "window": window(layer.momentum) if layer.momentum else None,
+            "batches": layer.batches or None,
+        },
         rank=FIRST_LAYER,
         layers=(first.layer,),
         remedy=RepairStatistics(next_time=ChangeTraining(what="train on such data")),

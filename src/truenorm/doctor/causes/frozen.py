@@ -32,16 +32,23 @@ def find_wrong(case: Case) -> Iterable[Finding]:
     if not case.unfrozen[best].beats(case.scores[case.best or AS_IS]):
         return
     own = case.own()
-    wrong = tuple(name for name in case.left if own is not None and name in case.exact and own[name].shift > _OFF)
-    if wrong:
-        held = all(case.layers[name].frozen for name in wrong)
-        yield Finding(
-            cause="frozen statistics",
-            evidence={"shift": max(own[name].shift for name in wrong) if own is not None else None, "held": held},
-            rank=BUFFERS,
-            layers=wrong,
-            remedy=Unfreeze(layers=_pattern(case, list(wrong)), held=held),
-        )
+    if own is None:
+        return
+    for held in (True, False):
+        wrong = [
+            name
+            for name in case.left
+            if name in case.exact and own[name].shift > _OFF and case.layers[name].frozen is held
+        ]
+        if wrong:
+            yield Finding(
+                cause="frozen statistics",
+                evidence={"shift": max(own[name].shift for name in wrong), "held": held},
+                rank=BUFFERS,
+                level="defect",
+                layers=tuple(wrong),
+                remedy=Unfreeze(layers=_pattern(case, wrong) if held else tuple(wrong), held=held),
+            )
 
 
 _OFF = 0.05

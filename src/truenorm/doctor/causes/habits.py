@@ -1,13 +1,15 @@
-"""Code that works, and costs or surprises: notes that need no data."""
+"""Code that works, and costs or surprises."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import ChangeCode
+from truenorm.model.evaluate import evaluating, run
 from truenorm.model.gather import num_processes
+from truenorm.model.layers import batch_norms
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -19,14 +21,37 @@ def find(case: Case) -> Iterable[Finding]:
 
 
 def _biases(case: Case) -> Iterable[Finding]:
-    before: nn.Module | None = None
-    biased: list[str] = []
-    for name, module in case.model.named_modules():
-        if name in case.layers and before is not None and getattr(before, "bias", None) is not None:
-            biased.append(name)
-        if next(module.children(), None) is None:
-            holds = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]  # the base
-            before = module if holds else None
+    """With data: layers whose input is the output of a layer with a bias; without, nothing says what feeds what."""
+    if case.sample is None or not case.estimates:
+        return
+    outputs: dict[int, Tensor] = {}  # kept, so that no other tensor takes the number of one
+    biased: dict[str, None] = {}
+
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs[id(output)] = output
+
+    def compare(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def look(module: nn.Module, inputs: tuple[object, ...]) -> None:
+            if inputs and id(inputs[0]) in outputs:
+                biased[name] = None
+
+        return look
+
+    handles = [
+        module.register_forward_hook(keep)
+        for module in case.model.modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]  # the base
+        and module.bias is not None
+    ]
+    layers = batch_norms(case.model, tracking=False)
+    handles += [layer.register_forward_pre_hook(compare(name)) for name, layer in layers.items()]
+    try:
+        with evaluating(case.model):
+            run(case.model, case.sample.batched(min(2, len(case.sample))).batches[0], case.forward)
+    finally:
+        for handle in handles:
+            handle.remove()
     if biased:
         yield Finding(
             cause="bias before batch norm", level="note", layers=tuple(biased), remedy=ChangeCode(what="no bias")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from truenorm.doctor.examine import Case, distance
+from truenorm.doctor.examine import Case, distance, slope_of_means
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.layers import Layer
 from truenorm.stats.moments import Moments
@@ -58,6 +58,7 @@ def find(case: Case) -> Iterable[Finding]:
                 "momentum": layers[0].momentum,
                 "fits": 1 - fitted ** (1 / number),
                 "left": fitted,
+                "expected": sum(counted) / len(counted),
                 "batches": number,
             },
             explained=best,
@@ -97,12 +98,5 @@ def _mixed(truth: Moments, weight: float) -> Moments:
 
 
 def _weight_of_means(case: Case, names: list[str]) -> float:
-    """The weight that the means alone have left: 1 minus the slope of those stored over those measured, in σ."""
-    stored = torch.cat(
-        [case.stored[name].mean.double() / case.joint[name].std.double().clamp_min(1e-6) for name in names]
-    )
-    measured = torch.cat(
-        [case.joint[name].mean.double() / case.joint[name].std.double().clamp_min(1e-6) for name in names]
-    )
-    power = float(measured.square().sum())
-    return 1 - float((stored * measured).sum()) / power if power > 0 else 1.0
+    """The weight that the means alone have left."""
+    return 1 - slope_of_means(case, names)

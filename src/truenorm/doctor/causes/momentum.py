@@ -8,10 +8,13 @@ from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding, Value
 from truenorm.doctor.layers import Layer
 from truenorm.doctor.rank import NOISE, OTHER_WEIGHTS, SETTINGS
-from truenorm.doctor.remedy import SetMomentum
+from truenorm.doctor.remedy import RepairStatistics, SetMomentum
 
 LARGE = 0.45
 """From here on a momentum is one that was taken for a decay (0.9, 0.99), or Keras's."""
+
+_SPREAD = 6.0
+"""How many times that of one layer the batch size that fits another may be: noise fits the same size everywhere."""
 
 USUAL = 0.1
 """torch's default."""
@@ -48,8 +51,9 @@ def find(case: Case) -> Iterable[Finding]:
             evidence=_evidence(largest.momentum),
             rank=OTHER_WEIGHTS,
             layers=tuple(where),
+            remedy=RepairStatistics(next_time=SetMomentum(momentum=round(1 - largest.momentum, 12))),
         )
-    elif 1 <= batch < 0.5 * case.sample.batch_size and observed > 4 * floor:
+    elif 1 <= batch < 0.5 * case.sample.batch_size and observed > 4 * floor and max(sizes) < _SPREAD * min(sizes):
         yield Finding(
             cause="sampling noise",
             evidence={

@@ -13,6 +13,9 @@ from truenorm.stats.statistics import Statistics
 
 _MOST_CLASSES = 30
 
+_FITS = 0.6
+"""Share of the shift that a mixture of classes must explain: with a weight for each class much can be fitted."""
+
 
 def find(case: Case) -> Iterable[Finding]:
     sample = case.sample
@@ -28,7 +31,7 @@ def find(case: Case) -> Iterable[Finding]:
     mixed = Statistics({name: _mixed([statistics[name] for statistics in by_class], weights) for name in names})
     before, after = distance(case.stored, case.joint, names), distance(case.stored, mixed, names)
     explained = 1 - after / before if before > 0 else 0.0
-    if explained < 0.3:
+    if explained < _FITS:
         return
     largest = int(torch.tensor(weights).argmax())
     uneven = weights[largest] * len(classes) > 2

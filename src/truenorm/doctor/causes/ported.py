@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from truenorm.doctor.examine import Case, distance
+from truenorm.doctor.examine import Case, distance, slope_of_means
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import ChangeCode, RepairStatistics
 from truenorm.stats.moments import Moments
@@ -17,6 +17,9 @@ _FITS = 0.8
 
 _FACTOR = 0.1
 """|ln k| from which on a common factor k is looked at."""
+
+_AGREE = 0.15
+"""How far the factors that means and variances fit may be apart."""
 
 Stored = Literal["1/σ", "σ", "1/σ²"]
 """What the buffer of the variance holds."""
@@ -51,18 +54,21 @@ def find(case: Case) -> Iterable[Finding]:
             evidence={"buffer": never},
             explained=explained(rest),
             layers=tuple(names),
+            remedy=remedy,
         )
         return
     candidates: list[tuple[float, Finding]] = []
     factor = _factor(case, names)
-    if abs(math.log(factor)) > _FACTOR:
+    if abs(math.log(factor)) > _FACTOR and abs(slope_of_means(case, names) / factor - 1) < _AGREE:
         share = explained({name: Moments(m.mean / factor, m.var / factor) for name, m in stored.items()})
-        evidence = {"factor": factor}
+        evidence = {"factor": factor, "compared": len(names)}
         candidates.append((share, Finding(cause="common factor", evidence=evidence, explained=share, remedy=remedy)))
     for what, variance in _VARIANCES.items():
         read = {name: Moments(m.mean, variance(m.var.double(), case.layers[name].eps)) for name, m in stored.items()}
         share = explained(read)
-        candidates.append((share, Finding(cause="not the variance", evidence={"stored": what}, explained=share)))
+        candidates.append(
+            (share, Finding(cause="not the variance", evidence={"stored": what}, explained=share, remedy=remedy))
+        )
     share, finding = max(candidates, key=lambda candidate: candidate[0])
     if share > _FITS:
         yield finding

@@ -50,12 +50,12 @@ def find(case: Case) -> Iterable[Finding]:
         explained = 1 - distance(case.stored, case.measure(changed, flow="eval"), names) / before
         moved = max(map(abs, remedy.offset)) > _MOVED * float(images.std()) or abs(remedy.scale - 1) > _MOVED
         if explained >= _FITS and (moved or remedy.reverse):
-            fits.append((explained, remedy, _scored(case, remedy)))
+            fits.append((explained, remedy, _scored(case, part, remedy)))
     if not fits:
         return
     # The moments hardly tell a picture from its negative: the score does.
-    explained, remedy, scored = max(fits, key=lambda fit: 0.0 if fit[2] is None else fit[2].first)
-    advice = advised(case, scored, remedy)
+    explained, remedy, _ = max(fits, key=lambda fit: 0.0 if fit[2] is None else fit[2].first)
+    advice = advised(case, _scored(case, case.held_out, remedy), remedy)
     if advice is not None:
         yield Finding(
             cause="preprocessing",
@@ -71,10 +71,10 @@ def find(case: Case) -> Iterable[Finding]:
         )
 
 
-def _scored(case: Case, remedy: Preprocess) -> Scored | None:
-    """The held-out samples with the remedy."""
-    held_out = None if case.held_out is None else case.held_out.changed(remedy.apply)
-    return None if held_out is None or AS_IS not in case.scores else case.judged(held_out)
+def _scored(case: Case, sample: Sample | None, remedy: Preprocess) -> Scored | None:
+    """The score of samples with the remedy."""
+    changed = None if sample is None else sample.changed(remedy.apply)
+    return None if changed is None or AS_IS not in case.scores else case.judged(changed)
 
 
 def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:

@@ -22,10 +22,10 @@ _SMALL = 4
 def find(case: Case) -> Iterable[Finding]:
     size, explained, ratio = _fitted(case)
     if size is None:
-        if case.sample is not None and case.sample.batch_size <= _SMALL:
+        if len(case.sizes) > 1 and max(case.sizes) <= _SMALL:
             yield Finding(
                 cause="tiny batches",
-                evidence={"batch_size": case.sample.batch_size, "convention": None},
+                evidence={"batch_size": max(case.sizes), "convention": None},
                 level="note",
                 remedy=RetrainWith(),
             )

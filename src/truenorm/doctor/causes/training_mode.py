@@ -57,10 +57,11 @@ def find(case: Case) -> Iterable[Finding]:
         return
     modules = dict(case.model.named_modules())
     rates = dropouts(case.model)
-    remedy = RepairStatistics(next_time=ChangeTraining(what="dropout last"))
+    at_end = RepairStatistics(next_time=ChangeTraining(what="repair at the end"))
     if random and all(name in rates for name in random):
         evidence = {"dropouts": tuple(rates), "rates": tuple(rates.values())}
-        yield Finding(cause="dropout", evidence=evidence, explained=explained, remedy=remedy)
+        last = RepairStatistics(next_time=ChangeTraining(what="dropout last"))
+        yield Finding(cause="dropout", evidence=evidence, explained=explained, remedy=last)
         return
     starts = random or other
     yield Finding(
@@ -70,7 +71,7 @@ def find(case: Case) -> Iterable[Finding]:
             "classes": tuple(dict.fromkeys(type(modules[name]).__name__ for name in starts)),
         },
         explained=explained,
-        remedy=remedy if random else RepairStatistics(),
+        remedy=at_end,
     )
 
 

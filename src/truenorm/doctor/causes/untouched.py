@@ -6,8 +6,11 @@ from truenorm.doctor.causes.momentum import USUAL
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import BUFFERS, STUCK
-from truenorm.doctor.remedy import Nothing, SetMomentum
+from truenorm.doctor.remedy import ChangeTraining, Nothing, RepairStatistics, SetMomentum
 from truenorm.doctor.score import AS_IS
+
+_ENOUGH = 30
+"""Scored samples from which on "no other statistics score better" is told."""
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -15,14 +18,16 @@ def find(case: Case) -> Iterable[Finding]:
     untouched = [name for name, layer in case.layers.items() if layer.untouched and name in case.joint]
     still = tuple(name for name in untouched if case.layers[name].momentum == 0)
     never = tuple(name for name in untouched if not case.layers[name].batches and name not in still)
-    on_purpose = AS_IS in case.scores and case.best is None and case.best_unfrozen is None
+    scored = AS_IS in case.scores and len(case.scores[AS_IS]) >= _ENOUGH
+    on_purpose = scored and case.best is None and case.best_unfrozen is None
     if on_purpose and (still or never):
         yield Finding(cause="folded statistics", level="note", layers=(*still, *never), remedy=Nothing())
         return
     if still:
         yield Finding(cause="momentum 0", rank=BUFFERS, level="defect", layers=still)
     if never:
-        yield Finding(cause="never updated", rank=BUFFERS, level="defect", layers=never)
+        saved = RepairStatistics(next_time=ChangeTraining(what="save buffers"))
+        yield Finding(cause="never updated", rank=BUFFERS, level="defect", layers=never, remedy=saved)
 
 
 def find_setting(case: Case) -> Iterable[Finding]:
