@@ -11,6 +11,7 @@ from truenorm.doctor.remedy import (
     DiagnoseAgain,
     InCode,
     Nothing,
+    ReorderClasses,
     RepairStatistics,
     ScoredAdvice,
     Step,
@@ -101,7 +102,9 @@ def steps(case: Case, outcome: Outcome, causes: Sequence[Finding]) -> tuple[Step
     repair = RepairStatistics(needs_score=not scored)
     if outcome.kind == "other remedy":
         assert remedy is not None
-        return (Step(remedy=remedy), *([] if case.best is None else [Step(remedy=repair, when="then")]))
+        # The case is that of the right order: a repair may have to follow. Other advice undoes what repairs undo.
+        follows = isinstance(remedy, ReorderClasses) and case.best is not None
+        return (Step(remedy=remedy), *([Step(remedy=repair, when="then")] if follows else []))
     if outcome.kind == "frozen":
         thaw = [Step(remedy=finding.remedy) for finding in causes if isinstance(finding.remedy, Unfreeze)]
         return (*thaw, Step(remedy=repair, when="then"))
@@ -131,7 +134,7 @@ def _undecided(case: Case) -> Undecided | None:
         for metric, gain in scores[name].gain(before).items() if name in scores else ():
             if gain.half_width is None or gain.n < _FEW:
                 hidden.append(Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=_ENOUGH))
-            elif gain.mean > max(2 * before.relevant(metric), gain.half_width / 2):
+            elif (gain.low or 0.0) <= 0 and gain.mean > max(2 * before.relevant(metric), gain.half_width / 2):
                 samples = max(_ENOUGH, samples_to_decide(gain, len(scores[name].values)))
                 hidden.append(Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=samples))
     decided = [part for part in hidden if part.samples <= _MOST_SAMPLES]

@@ -114,6 +114,8 @@ class Case:
     @property
     def unreached(self) -> tuple[str, ...]:
         """Layers with statistics that no batch reached."""
+        if not self.estimates:
+            return ()
         reached = {*self.joint, *self.partly}
         return tuple(n for n, layer in self.layers.items() if n not in reached and layer.stored is not None)
 

@@ -28,6 +28,9 @@ ESTIMATORS = ("joint", "sequential", "within")
 AS_IS, BY_BATCH = "as it is", "batch"
 """Names of scores: of the network as it is, and with each batch's own statistics."""
 
+_LARGE = 10.0
+"""Times what is relevant, from which on a gain of the first metric outweighs losses of others."""
+
 _ROUNDING = 2.0**-20
 """Of a score, relative: eight units in the last place of float32."""
 
@@ -86,15 +89,19 @@ class Scored:
     def beats(self, other: "Scored", *, tried: int = TRIED) -> bool:
         """Whether a metric gains beyond noise and by more than `relevant`, and none loses beyond its interval.
 
-        With k comparisons (what was tried times the metrics) an interval is taken at the level 1 − 0.05/k (Bonferroni).
+        A gain of the first metric that is ten times as much counts whatever the others lose: right answers that come
+        with too much confidence are right. With k comparisons (what was tried times the metrics) an interval is taken at the level 1 − 0.05/k (Bonferroni).
         """
         gain = self.gain(other)
         wider = _quantile(tried * len(gain)) / _quantile(1)
         lost = any(part.high is not None and part.high < 0 for part in gain.values())
-        return not lost and any(
-            part.half_width is not None and part.mean > max(other.relevant(metric), wider * part.half_width)
+        gained = [
+            part.mean / (other.relevant(metric) or part.mean)
+            if part.half_width is not None and part.mean > max(other.relevant(metric), wider * part.half_width)
+            else 0.0
             for metric, part in gain.items()
-        )
+        ]
+        return gained[0] >= _LARGE if lost else any(gained)
 
     def relevant(self, metric: str) -> float:
         """The smallest gain over these scores that counts."""
