@@ -90,7 +90,8 @@ class Scored:
         """Whether a metric gains beyond noise and by more than `relevant`, and none loses beyond its interval.
 
         A gain of the first metric that is ten times as much counts whatever the others lose: right answers that come
-        with too much confidence are right. With k comparisons (what was tried times the metrics) an interval is taken at the level 1 − 0.05/k (Bonferroni).
+        with too much confidence are right. With k comparisons (what was tried times the metrics) an interval is taken
+        at the level 1 − 0.05/k (Bonferroni).
         """
         gain = self.gain(other)
         wider = _quantile(tried * len(gain)) / _quantile(1)

@@ -247,8 +247,18 @@ def test_habits_do_not_alarm(cause):
 
 def test_without_batch_norm():
     for given in ((), (patients.held_out(),)):
-        with pytest.raises(InvalidInput, match="Linear has no batch-norm layer"):
-            tn.diagnose(nn.Linear(4, 4), *given)
+        found = tn.diagnose(nn.Linear(4, 4), *given)
+        assert found.healthy and found.outcome.kind == "no batch norm" and found.findings == ()
+
+
+def test_what_may_be_batch_norm_of_another_make_is_not_acquitted():
+    norm = nn.Linear(8, 8)
+    norm.register_buffer("stored_mean", torch.zeros(8))
+    with pytest.raises(InvalidInput, match="1 holds buffers of one number per channel"):
+        tn.diagnose(nn.Sequential(nn.Linear(4, 8), norm))
+    net = patients.sound()
+    net.bn1.register_module("other", norm)
+    assert tn.diagnose(net, patients.held_out()).outcome.unknown == ("bn1.other",)
 
 
 # Data

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 import truenorm as tn
 from truenorm.data.sample import take_sample
-from truenorm.doctor.score import ACCURACY, LIKELIHOOD, OWN, Scored, is_gain, scored
+from truenorm.doctor.score import OWN, Scored, scored
+from truenorm.doctor.target import ACCURACY, LIKELIHOOD, SQUARED
 from truenorm.errors import InvalidInput
-from truenorm.metrics.intervals import Interval
 
 
 @pytest.fixture
@@ -75,32 +75,47 @@ def test_one_more_right_answer_is_no_certainty():
     one[3] = 1
     gain = Scored({ACCURACY: one}).gain(Scored({ACCURACY: none}))
     assert gain[ACCURACY].mean == pytest.approx(1 / 20)
-    assert not is_gain(gain)
+    assert not Scored({ACCURACY: one}).beats(Scored({ACCURACY: none}))
+
+
+def pairs(means, widths, n=400):
+    """Scores as they are and better by these means, whose 95 % intervals have these half widths."""
+    noise = torch.linspace(-1, 1, n, dtype=torch.float64)
+    noise = (noise - noise.mean()) / noise.std()
+    critical = stats.t.ppf(0.975, n - 1)
+    before = {metric: torch.zeros(n, dtype=torch.float64) for metric in means}
+    after = {metric: means[metric] + noise * widths[metric] * n**0.5 / critical for metric in means}
+    return Scored(after), Scored(before)
 
 
 @pytest.mark.parametrize(
-    ("gains", "said"),
+    ("gains", "counts"),
     [
         ({ACCURACY: (0.1, 0.02)}, True),
-        ({ACCURACY: (0.1, 0.09)}, False),  # one of six: a third wider than it is shown
-        ({ACCURACY: (0.1, None)}, False),
+        ({ACCURACY: (0.1, 0.09)}, False),  # one of three: wider than it is shown
         ({ACCURACY: (0.0, 0.0)}, False),
-        ({LIKELIHOOD: (0.019, 0.001)}, False),  # certain, and worth nothing
+        ({ACCURACY: (0.0015, 0.0001)}, False),  # certain, and worth nothing
+        ({LIKELIHOOD: (0.019, 0.001)}, False),
         ({LIKELIHOOD: (0.021, 0.001)}, True),
         ({ACCURACY: (0.1, 0.02), LIKELIHOOD: (-0.5, 0.6)}, True),
-        ({ACCURACY: (0.1, 0.02), LIKELIHOOD: (-0.5, 0.4)}, False),
+        ({ACCURACY: (0.01, 0.002), LIKELIHOOD: (-0.5, 0.4)}, False),
+        ({ACCURACY: (0.1, 0.02), LIKELIHOOD: (-0.5, 0.4)}, True),  # ten points, with too much confidence
+        ({ACCURACY: (-0.1, 0.02), LIKELIHOOD: (0.5, 0.1)}, False),
         ({OWN: (1e-6, 1e-7)}, True),
-        ({}, False),
     ],
 )
-def test_what_counts_as_a_gain(gains, said):
-    assert is_gain({metric: Interval(mean, half, 100) for metric, (mean, half) in gains.items()}) is said
+def test_what_counts_as_a_gain(gains, counts):
+    after, before = pairs({m: g[0] for m, g in gains.items()}, {m: g[1] for m, g in gains.items()})
+    assert after.beats(before) is counts
 
 
-def test_the_bound_is_that_of_six_intervals():
-    six = stats.norm.ppf(1 - 0.05 / 6 / 2) / stats.norm.ppf(1 - 0.05 / 2)
-    assert is_gain({OWN: Interval(1.0, 1 / six / 1.001, 100)})
-    assert not is_gain({OWN: Interval(1.0, 1 / six / 0.999, 100)})
+@pytest.mark.parametrize("metrics", [1, 2])
+def test_the_more_is_compared_the_wider_an_interval_has_to_be(metrics):
+    names = (OWN, SQUARED)[:metrics]
+    wider = stats.norm.ppf(1 - 0.05 / (3 * metrics) / 2) / stats.norm.ppf(1 - 0.05 / 2)
+    for factor, counts in ((1.001, True), (0.999, False)):
+        after, before = pairs(dict.fromkeys(names, 1.0), dict.fromkeys(names, 1 / wider / factor))
+        assert after.beats(before) is counts
 
 
 # A score of the user's
