@@ -1,27 +1,23 @@
 """Lightning: say why validation falls behind training, and write checkpoints whose statistics are true."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from truenorm.doctor.diagnose import diagnose
-from truenorm.doctor.diagnosis import Diagnosis
-from truenorm.doctor.repair import Repair, repair
-from truenorm.doctor.score import Score
+from truenorm.doctor.repair import Repair
 from truenorm.errors import InvalidInput, UnknownName, extra
-from truenorm.integrations.callback import as_trained, as_warning, losses_diverged, own_loader
-from truenorm.model.evaluate import Forward
+from truenorm.integrations.callback import RunCallback, as_trained, as_warning, losses_diverged
 from truenorm.model.statistics import assign
-from truenorm.model.watch import Watch, watch
-from truenorm.rules import Rule
 
 with extra("lightning"):
     import lightning
 
 
-class TrueNorm(lightning.Callback):
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrueNorm(RunCallback, lightning.Callback):
     """Diagnoses when validation falls behind training, and mends the statistics of every checkpoint.
 
     The run is the one without it, to the bit: weights, statistics, random numbers, validation. What differs:
@@ -88,40 +84,18 @@ class TrueNorm(lightning.Callback):
         print(true_norm.repaired.sentence)
     """
 
-    def __init__(
-        self,
-        *,
-        diagnose: bool = True,
-        repair: bool = True,
-        watch: Sequence[Rule] | None = None,
-        train: str = "train_loss",
-        validation: str = "val_loss",
-        gap: float = 1.5,
-        mode: Literal["min", "max"] = "min",
-        data: Iterable[Any] | None = None,
-        forward: Forward | None = None,
-        score: Score | None = None,
-        limit: int | None = 10_000,
-    ) -> None:
-        if not gap >= 1:
-            raise InvalidInput(f"gap is {gap:g}; expected the factor by which validation may be worse, 1 or more")
-        if mode not in ("min", "max"):
-            raise UnknownName("mode", mode, ("min", "max"))
-        self.diagnosis: Diagnosis | None = None
-        self.repaired: Repair | None = None
-        self.watched: Watch | None = None
-        self._diagnoses, self._repairs, self._rules = diagnose, repair, watch
-        self._train, self._validation, self._gap, self._mode = train, validation, gap, mode
-        self._data, self._forward, self._score, self._limit = data, forward, score, limit
-        self._modes: dict[nn.Module, bool] = {}
+    train: str = "train_loss"
+    validation: str = "val_loss"
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("min", "max"):
+            raise UnknownName("mode", self.mode, ("min", "max"))
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._leave()
-        self._modes = {}
-        if self._rules is not None:
-            with as_warning("the run is not watched"):
-                self.watched = watch(pl_module, self._rules).__enter__()
-        if self._repairs and any(
+        self._begin(pl_module)
+        if self.repair and any(
             getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks
         ):
             with as_warning("checkpoints keep the statistics they have"):
@@ -130,75 +104,52 @@ class TrueNorm(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._modes = {module: module.training for module in pl_module.modules()}  # which layers are frozen by eval()
+        self._note_modes(pl_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not self._diagnoses or trainer.sanity_checking:
+        if not self.diagnose or trainer.sanity_checking:
             return
         # Layers may exchange statistics while they are measured: all processes look, or none does.
         if trainer.strategy.reduce_boolean_decision(self._losses_diverged(trainer.callback_metrics), all=False):
-            with as_warning("validation falls behind, and was not diagnosed"), as_trained(pl_module, self._modes):
-                diagnosis = diagnose(
-                    pl_module,
-                    own_loader(_first(trainer.val_dataloaders)),
-                    score=self._score,
-                    optimizer=trainer.optimizers[0] if trainer.optimizers else None,
-                    forward=self._forward,
-                )
-                if self.diagnosis is None or diagnosis.cause != self.diagnosis.cause:
-                    pl_module.print(diagnosis)
-                self.diagnosis = diagnosis
+            optimizer = trainer.optimizers[0] if trainer.optimizers else None
+            self._diagnose(pl_module, _first(trainer.val_dataloaders), optimizer, pl_module.print)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if not self._repairs:
+        if not self.repair:
             return
         saved: dict[str, Tensor] = checkpoint["state_dict"]
         with as_warning("the checkpoint keeps the statistics it had"), as_trained(pl_module, self._modes):
             with _holding(pl_module, saved):
-                self.repaired = self._repair(trainer, pl_module)
+                self.repaired = self._repair_of(trainer, pl_module)
             if self.repaired.chosen is not None:
                 # Copies: the module's own are put back when the block ends.
                 saved.update({key: value.clone() for key, value in _carried(pl_module).items() if key in saved})
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._leave()
-        if self._repairs:
+        if self.repair:
             with as_warning("the module keeps the statistics it had"):
                 with as_trained(pl_module, self._modes):
-                    self.repaired = self._repair(trainer, pl_module)
+                    self.repaired = self._repair_of(trainer, pl_module)
                 assign(pl_module, self.repaired.statistics)
-        if self._diagnoses and trainer.enable_validation:
-            with as_warning("training and validation were not compared"):
-                for name in (self._train, self._validation):
-                    if name not in trainer.callback_metrics:
-                        raise UnknownName("metric", name, trainer.callback_metrics)
+        if self.diagnose and trainer.enable_validation:
+            self._warn_unless_logged(trainer.callback_metrics)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
         self._leave()
 
-    def _leave(self) -> None:
-        if self.watched is not None:
-            self.watched.__exit__()
-
     def _losses_diverged(self, metrics: Mapping[str, Tensor]) -> bool:
-        if self._train not in metrics or self._validation not in metrics:
+        if self.train not in metrics or self.validation not in metrics:
             return False
-        low, high = float(metrics[self._train]), float(metrics[self._validation])
-        return losses_diverged(low, high, self._gap) if self._mode == "min" else losses_diverged(high, low, self._gap)
+        low, high = float(metrics[self.train]), float(metrics[self.validation])
+        return losses_diverged(low, high, self.gap) if self.mode == "min" else losses_diverged(high, low, self.gap)
 
-    def _repair(self, trainer: lightning.Trainer, model: nn.Module) -> Repair:
-        return repair(
-            model,
-            own_loader(_first(trainer.train_dataloader) if self._data is None else self._data),
-            held_out=own_loader(_first(trainer.val_dataloaders)),
-            score=self._score,
-            forward=self._forward,
-            limit=self._limit,
-        )
+    def _repair_of(self, trainer: lightning.Trainer, model: nn.Module) -> Repair:
+        return self._repair(model, _first(trainer.train_dataloader), _first(trainer.val_dataloaders))
 
 
 def _carried(model: nn.Module) -> dict[str, Tensor]:

@@ -1,21 +1,17 @@
 """transformers' Trainer: say why validation falls behind training, and write checkpoints whose statistics are true."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from truenorm.data.batches import batches_of
-from truenorm.doctor.diagnose import diagnose
-from truenorm.doctor.diagnosis import Diagnosis
-from truenorm.doctor.repair import Repair, repair
 from truenorm.doctor.score import Score
-from truenorm.errors import InvalidInput, UnknownName, extra
-from truenorm.integrations.callback import as_trained, as_warning, losses_diverged, own_loader
-from truenorm.model.evaluate import Forward, random_states_kept
+from truenorm.errors import extra
+from truenorm.integrations.callback import RunCallback, as_trained, as_warning, losses_diverged
+from truenorm.model.evaluate import random_states_kept
 from truenorm.model.statistics import assign
-from truenorm.model.watch import Watch, watch
-from truenorm.rules import Rule
 from truenorm.stats.statistics import Statistics
 
 with extra("transformers"):
@@ -23,7 +19,8 @@ with extra("transformers"):
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
-class TrueNorm(transformers.TrainerCallback):
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrueNorm(RunCallback, transformers.TrainerCallback):
     """Diagnoses when validation falls behind training, and mends the statistics of every checkpoint.
 
     The run is the one without it, to the bit: weights, statistics, random numbers, evaluations. What differs:
@@ -79,40 +76,20 @@ class TrueNorm(transformers.TrainerCallback):
         print(true_norm.repaired.sentence)
     """
 
-    def __init__(
-        self,
-        *,
-        diagnose: bool = True,
-        repair: bool = True,
-        watch: Sequence[Rule] | None = None,
-        train: str = "loss",
-        validation: str = "eval_loss",
-        gap: float = 1.5,
-        data: Iterable[Any] | None = None,
-        forward: Forward | None = None,
-        score: Score | None = None,
-        limit: int | None = 10_000,
-    ) -> None:
-        if not gap >= 1:
-            raise InvalidInput(f"gap is {gap:g}; expected the factor by which validation may be worse, 1 or more")
-        self.diagnosis: Diagnosis | None = None
-        self.repaired: Repair | None = None
-        self.watched: Watch | None = None
-        self._diagnoses, self._repairs, self._rules = diagnose, repair, watch
-        self._train, self._validation, self._gap = train, validation, gap
-        self._data, self._forward, self._score, self._limit = data, forward or _called, score, limit
-        self._is_training = False
-        self._modes: dict[nn.Module, bool] = {}
-        self._previous: Statistics | None = None
+    train: str = "loss"
+    validation: str = "eval_loss"
+    _is_training: bool = field(default=False, init=False)
+    _previous: Statistics | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.forward = self.forward or _called
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._leave()
-        self._is_training, self._modes, self._previous = True, {}, None
-        if self._rules is not None:
-            with as_warning("the run is not watched"):
-                self.watched = watch(kwargs["model"], self._rules).__enter__()
+        self._is_training, self._previous = True, None
+        self._begin(kwargs["model"])
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -120,7 +97,7 @@ class TrueNorm(transformers.TrainerCallback):
         self._put_back(kwargs["model"])  # "best" is told after on_evaluate: mended, and then not written
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._modes = {module: module.training for module in kwargs["model"].modules()}  # which are frozen by eval()
+        self._note_modes(kwargs["model"])
         self.on_epoch_end(args, state, control, **kwargs)
 
     def on_epoch_end(
@@ -130,21 +107,11 @@ class TrueNorm(transformers.TrainerCallback):
             self._mend(kwargs)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        losses = [row[self._train] for row in state.log_history if self._train in row]
-        now = kwargs["metrics"].get(self._validation)
-        if self._diagnoses and losses and now is not None and losses_diverged(losses[-1], now, self._gap):
-            with as_warning("validation falls behind, and was not diagnosed"), as_trained(kwargs["model"], self._modes):
-                held_out = own_loader(kwargs["eval_dataloader"])
-                diagnosis = diagnose(
-                    kwargs["model"],
-                    held_out,
-                    score=self._score_for(held_out, kwargs["model"]),
-                    optimizer=kwargs["optimizer"],
-                    forward=self._forward,
-                )
-                if state.is_world_process_zero and (self.diagnosis is None or diagnosis.cause != self.diagnosis.cause):
-                    print(diagnosis)
-                self.diagnosis = diagnosis
+        losses = [row[self.train] for row in state.log_history if self.train in row]
+        now = kwargs["metrics"].get(self.validation)
+        if self.diagnose and losses and now is not None and losses_diverged(losses[-1], now, self.gap):
+            show = print if state.is_world_process_zero else None
+            self._diagnose(kwargs["model"], kwargs["eval_dataloader"], kwargs["optimizer"], show)
         if self._is_training and (control.should_save or args.save_strategy == "best"):
             self._mend(kwargs)
 
@@ -158,33 +125,17 @@ class TrueNorm(transformers.TrainerCallback):
         self._is_training = False
         self._mend(kwargs)
         self._previous = None  # what it has now stays
-        if self._diagnoses and args.eval_strategy != "no":
-            known = {name for row in state.log_history for name in row}
-            with as_warning("training and validation were not compared"):
-                for name in (self._train, self._validation):
-                    if name not in known:
-                        raise UnknownName("metric", name, known)
-
-    def _leave(self) -> None:
-        if self.watched is not None:
-            self.watched.__exit__()
+        if self.diagnose and args.eval_strategy != "no":
+            self._warn_unless_logged({name for row in state.log_history for name in row})
 
     def _mend(self, given: Mapping[str, Any]) -> None:
         """Assign true statistics, unless they are."""
-        if not self._repairs or self._previous is not None:
+        if not self.repair or self._previous is not None:
             return
         with as_warning("what is saved keeps the statistics it had"):
             model = given["model"]
-            data = own_loader(given["train_dataloader"] if self._data is None else self._data)
             with as_trained(model, self._modes):
-                self.repaired = repair(
-                    model,
-                    data,
-                    held_out=own_loader(given["eval_dataloader"]),
-                    score=self._score_for(data, model),
-                    forward=self._forward,
-                    limit=self._limit,
-                )
+                self.repaired = self._repair(model, given["train_dataloader"], given["eval_dataloader"])
             self._previous = assign(model, self.repaired.statistics)
 
     def _put_back(self, model: nn.Module) -> None:
@@ -193,8 +144,8 @@ class TrueNorm(transformers.TrainerCallback):
             self._previous = None
 
     def _score_for(self, data: Iterable[Any], model: nn.Module) -> Score | None:
-        if self._score is not None:
-            return self._score
+        if self.score is not None:
+            return self.score
         with random_states_kept(model):
             return _minus_loss if next(batches_of(data, limit=1)).classes is None else None
 
