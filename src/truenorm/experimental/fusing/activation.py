@@ -1,20 +1,20 @@
 """Which of torch's modules are activations that batch norm can apply itself."""
 
-from typing import Any
-
 from torch import nn
 
 from truenorm.kernels import Activation
 
-_MODULES: dict[type[nn.Module], tuple[Activation, dict[str, Any]]] = {
-    nn.Identity: ("identity", {}),
-    nn.ReLU: ("relu", {}),
-    nn.LeakyReLU: ("leaky_relu", {"negative_slope": 0.01}),
-    nn.SiLU: ("silu", {}),
-    nn.GELU: ("gelu", {"approximate": "none"}),
-    nn.Hardswish: ("hardswish", {}),
+_MODULES: dict[type[nn.Module], Activation] = {
+    nn.Identity: "identity",
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
+    nn.Hardswish: "hardswish",
 }
-"""The name of each module here, and the only parameters with which it has that name."""
+
+DEFAULTS = {"negative_slope": 0.01, "approximate": "none"}
+"""The only parameters with which what has such a parameter is the activation of its name."""
 
 
 def activation_of(module: nn.Module) -> Activation | None:
@@ -24,10 +24,8 @@ def activation_of(module: nn.Module) -> Activation | None:
         >>> activation_of(nn.ReLU(inplace=True)), activation_of(nn.GELU("tanh"))
         ('relu', None)
     """
-    name, parameters = _MODULES.get(type(module), (None, {}))
-    if name is None or "forward" in module.__dict__:
-        return None
-    return name if all(module.__dict__[key] == value for key, value in parameters.items()) else None
+    plain = all(module.__dict__.get(key, value) == value for key, value in DEFAULTS.items())
+    return _MODULES.get(type(module)) if plain and "forward" not in module.__dict__ else None
 
 
 def is_hooked(module: nn.Module) -> bool:

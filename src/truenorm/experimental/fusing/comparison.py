@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,7 @@ def first_difference(model: nn.Module, other: nn.Module, example: tuple[Any, ...
         >>> difference.kind, difference.name, difference.mode, round(difference.percent)
         ('output', '0', 'evaluation', 16)
     """
-    modes: tuple[Mode, ...] = ("evaluation", "training")
-    for mode in modes:
+    for mode in get_args(Mode):
         expected, results = (_results(network, example, mode=mode) for network in (model, other))
         for kind, tensors in expected.items():
             difference = _first_of(tensors, results[kind])

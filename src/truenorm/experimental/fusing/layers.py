@@ -1,46 +1,29 @@
-"""The batch norms of a fused copy: ours, with torch's statistics where they were torch's.
+"""The batch norms of a fused copy: ours, with torch's statistics where they were torch's."""
 
-Each class keeps the class that the layer had before in `before`, which `restore_layer` gives back.
-"""
-
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from truenorm.experimental.fusing.activation import activation_of, is_hooked
-from truenorm.kernels import Activation, Epilogue, Tracking, activated
+from truenorm.kernels import Activation, Epilogue, activated
 from truenorm.model.convert import our_class
-from truenorm.nn import batchnorm as ours
 from truenorm.nn.act import TrackedBatchNormAct, tracked
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 
-class BatchNorm1d(ours.BatchNorm1d):
-    """A `torch.nn.BatchNorm1d` that takes a residual and an activation."""
-
-    tracking: Tracking = "torch"
-    before = nn.BatchNorm1d
-
-
-class BatchNorm2d(ours.BatchNorm2d):
-    """A `torch.nn.BatchNorm2d` that takes a residual and an activation."""
-
-    tracking: Tracking = "torch"
-    before = nn.BatchNorm2d
-
-
-class BatchNorm3d(ours.BatchNorm3d):
-    """A `torch.nn.BatchNorm3d` that takes a residual and an activation."""
-
-    tracking: Tracking = "torch"
-    before = nn.BatchNorm3d
-
-
-class OneCallBatchNormAct(TrackedBatchNormAct):
-    """Batch norm, then the layer's own `drop` and `act`: one call where `drop` does nothing and `act` is known."""
+class PreparedBatchNorm(TrackedBatchNorm):
+    """A batch norm that `restore_layer` gives back the class that it had `before`. Copies and pickles are prepared."""
 
     before: ClassVar[type[nn.Module]]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return empty, (_prepared, self.origin, self.before is not self.origin), self.__getstate__()
+
+
+class OneCallBatchNormAct(PreparedBatchNorm, TrackedBatchNormAct):
+    """Batch norm, then the layer's own `drop` and `act`: one call where `drop` does nothing and `act` is known."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # a fused forward gives more than the input
         self, input: Tensor, residual: Tensor | None = None, activation: Activation = "identity"
@@ -58,13 +41,6 @@ class OneCallBatchNormAct(TrackedBatchNormAct):
             return None
         return activation_of(act)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # A class made at run time cannot be found by its name: pickles and copies name timm's.
-        return _empty, (self.origin, self.before is not self.origin), self.__getstate__()
-
-
-_FUSED = {fused.before: fused for fused in (BatchNorm1d, BatchNorm2d, BatchNorm3d)}
-
 
 def prepare_layer(layer: nn.Module) -> str | None:
     """Give a batch norm the class that it has in a fused copy; in place.
@@ -79,16 +55,13 @@ def prepare_layer(layer: nn.Module) -> str | None:
     """
     if isinstance(layer, nn.SyncBatchNorm):
         return "synchronised batch norm cannot be fused"
-    if isinstance(layer, OneCallBatchNormAct):
-        return None
-    if isinstance(layer, TrackedBatchNormAct):
-        layer.__class__ = _one_call(layer.origin, was_ours=True)
+    if isinstance(layer, TrackedBatchNormAct) and not isinstance(layer, PreparedBatchNorm):
+        layer.__class__ = _prepared(layer.origin, True)
     elif not isinstance(layer, TrackedBatchNorm):
         cls = our_class(layer)
         if isinstance(cls, str):
             return cls
-        before = type(layer)
-        layer.__class__ = _FUSED[before] if before in _FUSED else _one_call(before, was_ours=False)
+        layer.__class__ = _prepared(type(layer), False)
     return None
 
 
@@ -102,23 +75,28 @@ def restore_layer(layer: nn.Module) -> None:
         >>> type(layer) is nn.BatchNorm1d
         True
     """
-    before = getattr(type(layer), "before", None)
-    if isinstance(layer, TrackedBatchNorm) and before is not None:
+    if isinstance(layer, PreparedBatchNorm):
         module: Any = layer  # the checker knows it as what it no longer is
-        module.__class__ = before
+        module.__class__ = layer.before
         if not isinstance(module, TrackedBatchNorm):
             module.__dict__.pop("tracking", None)
 
 
 @cache
-def _one_call(origin: type[nn.Module], *, was_ours: bool) -> type[OneCallBatchNormAct]:
-    """The variant in one call of timm's `BatchNormAct2d`, or of our class for it."""
+def _prepared(origin: type[nn.Module], was_ours: bool) -> Any:
+    """The variant of our class for torch's batch norm or timm's `BatchNormAct2d`."""
     base: Any = tracked(origin)
+    kind = OneCallBatchNormAct if issubclass(base, TrackedBatchNormAct) else PreparedBatchNorm
     namespace = {"before": base} if was_ours else {"before": origin, "tracking": "torch"}
-    cls: Any = type(origin.__name__, (OneCallBatchNormAct, base), {**namespace, "__module__": __name__})
-    return cls
+    return type(origin.__name__, (kind, base), {**namespace, "__module__": __name__})
 
 
-def _empty(origin: type[nn.Module], was_ours: bool) -> Any:
-    cls = _one_call(origin, was_ours=was_ours)
+def empty(make: Callable[..., Any], *arguments: Any) -> Any:
+    """An instance without attributes, for copies and pickles: a class made at run time cannot be found by its name.
+
+    Example:
+        >>> type(empty(_prepared, nn.BatchNorm1d, False)) is _prepared(nn.BatchNorm1d, False)
+        True
+    """
+    cls = make(*arguments)
     return cls.__new__(cls)

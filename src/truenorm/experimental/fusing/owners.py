@@ -15,10 +15,9 @@ from functools import cache, wraps
 from typing import Any
 
 from torch import Tensor, nn
-from torch.fx import Graph
 
 from truenorm.experimental.fusing.activation import activation_of
-from truenorm.experimental.fusing.layers import OneCallBatchNormAct
+from truenorm.experimental.fusing.layers import OneCallBatchNormAct, empty
 from truenorm.experimental.fusing.pattern import is_plain, rewritten
 from truenorm.experimental.fusing.trace import Untraceable, trace
 from truenorm.kernels import Activation
@@ -88,7 +87,7 @@ class Fused(nn.Module):
     """An owner whose forward is generated. Copies and pickles name its own class, and are fused anew."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _empty, (_origin(self),), self.__getstate__()
+        return empty, (_fused, _origin(self)), self.__getstate__()
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
@@ -182,11 +181,6 @@ def _origin(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), "truenorm_origin", type(module))
 
 
-def _empty(origin: type[nn.Module]) -> Any:
-    cls = _fused(origin)
-    return cls.__new__(cls)
-
-
 def _fuse_one(owner: nn.Module) -> dict[str, str]:
     """Fuse the batch norms that one forward calls.
 
@@ -198,23 +192,23 @@ def _fuse_one(owner: nn.Module) -> dict[str, str]:
     try:
         if not _is_copied_plainly(origin):
             raise Untraceable("its class defines how it is copied")
-        traced = trace(owner, origin)
+        graph, reads = trace(owner, origin)
     except Untraceable as error:
         return {"": str(error)}
-    fusions, unfused = rewritten(traced.graph, owner)
+    called = [str(node.target) for node in graph.find_nodes(op="call_module")]
+    fusions, unfused = rewritten(graph, owner)
     if fusions:
-        modules = dict(owner.named_modules(remove_duplicate=False))
-        called = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
-        replaced = [name for fusion in fusions.values() for name in fusion.modules]
-        holders = {path: modules[path] for name in (*called, *replaced) for path in _above(name)}
+        holders = {path: owner.get_submodule(path) for name in called for path in _above(name)}
+        code = graph.python_code("self")
+        replaced = [owner.get_submodule(name) for fusion in fusions.values() for name in fusion.modules]
         owner.__dict__[_PLAN] = _Plan(
-            _function(traced.graph, origin),
-            traced.num_arguments,
-            traced.reads,
+            _function(code.src, tuple(code.globals.items()), f"{origin.__module__}.{origin.__qualname__}"),
+            len(graph.find_nodes(op="placeholder")),
+            reads,
             {name: fusion.what for name, fusion in fusions.items()},
             tuple((holder, dict(holder._modules)) for holder in holders.values()),  # pyright: ignore[reportPrivateUsage]  # None, too
-            tuple((modules[name], activation_of(modules[name])) for name in replaced),
-            tuple(modules[name] for name in fusions),
+            tuple((module, activation_of(module)) for module in replaced),
+            tuple(map(owner.get_submodule, fusions)),
         )
         owner.__class__ = _fused(origin)
     return unfused
@@ -248,15 +242,10 @@ def _owners(model: nn.Module) -> dict[str, nn.Module]:
     return owners
 
 
-def _function(graph: Graph, origin: type[nn.Module]) -> Callable[..., Any]:
-    code = graph.python_code("self")
-    place = f"<fused {origin.__module__}.{origin.__qualname__} {zlib.crc32(code.src.encode()):x}>"
-    return _compiled(code.src, tuple(code.globals.items()), place)
-
-
 @cache
-def _compiled(source: str, names: tuple[tuple[str, Any], ...], place: str) -> Callable[..., Any]:
+def _function(source: str, names: tuple[tuple[str, Any], ...], owner: str) -> Callable[..., Any]:
     """One function for all blocks with the same source, so that a compiler compiles it once."""
+    place = f"<fused {owner} {zlib.crc32(source.encode()):x}>"
     linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)  # for tracebacks
     namespace = dict(names)
     exec(compile(source, place, "exec"), namespace)

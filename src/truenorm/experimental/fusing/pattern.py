@@ -3,14 +3,14 @@
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.nn import functional as F
 
-from truenorm.experimental.fusing.activation import activation_of, is_hooked
+from truenorm.experimental.fusing.activation import DEFAULTS, activation_of, is_hooked
 from truenorm.experimental.fusing.layers import OneCallBatchNormAct
 from truenorm.experimental.fusing.trace import IN_PLACE
 from truenorm.kernels import Activation
@@ -29,8 +29,6 @@ _ACTIVATIONS: dict[Any, tuple[Activation, tuple[str, ...]]] = {
     F.hardswish: ("hardswish", ("inplace",)),
 }
 """Functions and methods: what they are, and their parameters after the input."""
-
-_DEFAULTS = {"negative_slope": 0.01, "approximate": "none"}
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -62,22 +60,20 @@ def rewritten(graph: Graph, owner: nn.Module) -> "tuple[dict[str, Fusion], dict[
         >>> from truenorm.experimental.fusing.trace import trace
         >>> from truenorm.nn import BatchNorm1d
         >>> net = nn.Sequential(BatchNorm1d(2), nn.ReLU())
-        >>> graph = trace(net, nn.Sequential).graph
+        >>> graph, _ = trace(net, nn.Sequential)
         >>> rewritten(graph, net), [str(node.target) for node in graph.nodes]
         (({'0': Fusion(what='relu', modules=('1',))}, {}), ['input', '0', 'output'])
     """
     modules = dict(owner.named_modules(remove_duplicate=False))
-    calls = [node for node in graph.nodes if node.op == "call_module" and is_plain(modules[str(node.target)])]
+    calls = [node for node in graph.find_nodes(op="call_module") if is_plain(modules[node.target])]
     fusions: dict[str, Fusion] = {}
     unfused: dict[str, str] = {}
     for call in calls:
-        match = _Search(call, calls, modules).match()
-        if isinstance(match, str):
-            unfused[str(call.target)] = match
+        match = _Chain(call, calls, modules).fused()
+        if isinstance(match, Fusion):
+            fusions[str(call.target)] = match
         elif match is not None:
-            called = [str(node.target) for node in match.behind if node.op == "call_module"]
-            fusions[str(call.target)] = Fusion(match.what, tuple(called))
-            match.rewrite(graph)
+            unfused[str(call.target)] = match
     graph.lint()
     return fusions, unfused
 
@@ -88,37 +84,6 @@ class Fusion:
 
     what: str
     modules: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Match:
-    """A batch norm, the addition and the activation that it can be fused with."""
-
-    call: Node
-    behind: list[Node]
-    addition: Node | None
-    residual: Node | None
-    activation: Activation
-
-    @property
-    def what(self) -> str:
-        """In words."""
-        return ", ".join(["add"] * (self.addition is not None) + [self.activation] * (self.activation != "identity"))
-
-    def rewrite(self, graph: Graph) -> None:
-        """One call, where batch norm was; with an addition where the residual is known."""
-        values, residual = self.call.args[0], self.residual
-        named: dict[str, Any] = {}
-        with graph.inserting_before(self.addition or self.call.next):
-            if residual is not None and self.addition is not None:
-                in_place = self.addition.target in _IN_PLACE
-                named["residual"] = graph.call_function(summand, (residual, values, in_place))
-            if self.activation != "identity":
-                named["activation"] = self.activation
-            fused = graph.create_node("call_module", self.call.target, (values,), named)
-        self.behind[-1].replace_all_uses_with(fused)
-        for node in (*reversed(self.behind), self.call):
-            graph.erase_node(node)
 
 
 def summand(residual: Any, values: Tensor, in_place: bool) -> Tensor:
@@ -136,51 +101,45 @@ def summand(residual: Any, values: Tensor, in_place: bool) -> Tensor:
     return residual.type_as(values) if in_place else residual
 
 
-class _Search:
-    """What follows one call of a batch norm in a graph."""
+class _Chain:
+    """One call of a batch norm in a graph, and the calls behind it that it can be fused with."""
 
     def __init__(self, call: Node, calls: list[Node], modules: Mapping[str, nn.Module]) -> None:
-        self._call = call
         self._calls = calls
         self._modules = modules
-        self._behind: list[Node] = []
-        self._end = call
+        self._chain = [call]
+        self._addition: Node | None = None
+        self._residual: Any = None
+        self._activation: Activation = "identity"
 
-    def match(self) -> _Match | str | None:
-        """What the batch norm can be fused with; or why it cannot; None: no addition or activation follows."""
-        user, addition, residual = self._next(), None, None
+    def fused(self) -> Fusion | str | None:
+        """Fuse the batch norm with what it can be; or why it cannot; None: no addition or activation follows."""
+        user = self._next()
         if user is not None and _is_addition(user):
             left, right = user.args
             if self._end is right and self._is_batch_norm(left):
                 return None  # that one takes the addition
             if self._end is right and user.target in _IN_PLACE:
                 return "it is added into another tensor in place"
-            addition, residual = user, right if self._end is left else left
-            self._take(user)
+            self._addition, self._residual = user, right if self._end is left else left
+            self._chain.append(user)
             user = self._next()
-        activation = None if user is None else self._activation(user)
+        activation = None if user is None else self._activation_of(user)
         if user is not None and activation is not None:
-            if addition is None and self._is_hooked(user):
-                return "its activation has hooks"
-            if self._is_hooked(user):
-                activation = None  # it goes on being called
-            else:
-                self._take(user)
-        if addition is None and activation is None:
+            if not self._is_hooked(user):
+                self._activation = activation
+                self._chain.append(user)
+            elif self._addition is None:
+                return "its activation has hooks"  # behind an addition it goes on being called
+        if self._addition is None and self._activation == "identity":
             users = self._end.users
-            wanted = len(users) > 1 and any(_is_addition(one) or self._activation(one) for one in users)
+            wanted = len(users) > 1 and any(_is_addition(user) or self._activation_of(user) for user in users)
             return "its output is used more than once" if wanted else None
-        return self._obstacle(addition) or _Match(
-            call=self._call,
-            behind=self._behind,
-            addition=addition,
-            residual=cast("Node | None", residual),
-            activation=activation or "identity",
-        )
+        return self._obstacle() or self._rewritten()
 
-    def _obstacle(self, addition: Node | None) -> str | None:
-        call, layer = self._call, self._module(self._call)
-        if sum(self._module(one) is layer for one in self._calls) > 1:
+    def _obstacle(self) -> str | None:
+        call, layer = self._chain[0], self._module(self._chain[0])
+        if sum(self._module(other) is layer for other in self._calls) > 1:
             return "it is called more than once"
         if len(call.args) != 1 or call.kwargs or not isinstance(call.args[0], Node):
             return "it is called with more than its input"
@@ -189,14 +148,32 @@ class _Search:
         if layer.__dict__["_forward_pre_hooks_with_kwargs"]:
             return "a hook sees its named arguments"
         node = call.next
-        while addition is not None and node is not addition:
+        while self._addition is not None and node is not self._addition:
             # It may change it in place, and the batch norm now comes after it.
-            if node not in self._behind and call.args[0] in node.all_input_nodes:
+            if node not in self._chain and call.args[0] in node.all_input_nodes:
                 return "its input is used again before the addition"
-            if node not in self._behind and self._is_in_place(node):
+            if node not in self._chain and self._is_in_place(node):
                 return "something is changed in place before the addition"
             node = node.next
         return None
+
+    def _rewritten(self) -> Fusion:
+        """One call, where batch norm was; with an addition where the residual is known."""
+        call, graph, addition = self._chain[0], self._chain[0].graph, self._addition
+        named: dict[str, Any] = {}
+        with graph.inserting_before(addition or call.next):
+            if addition is not None:
+                in_place = addition.target in _IN_PLACE
+                named["residual"] = graph.call_function(summand, (self._residual, call.args[0], in_place))
+            if self._activation != "identity":
+                named["activation"] = self._activation
+            fused = graph.create_node("call_module", call.target, call.args, named)
+        self._end.replace_all_uses_with(fused)
+        for node in reversed(self._chain):
+            graph.erase_node(node)
+        what = ["add"] * (addition is not None) + [self._activation] * (self._activation != "identity")
+        called = [str(node.target) for node in self._chain[1:] if node.op == "call_module"]
+        return Fusion(", ".join(what), tuple(called))
 
     def _is_in_place(self, node: Node) -> bool:
         if node.op == "call_module":
@@ -208,19 +185,18 @@ class _Search:
     def _module(self, node: Node) -> nn.Module:
         return self._modules[str(node.target)]
 
+    @property
+    def _end(self) -> Node:
+        return self._chain[-1]
+
     def _next(self) -> Node | None:
         """The only user of what there is so far, behind modules that do nothing."""
         while len(self._end.users) == 1:
             (user,) = self._end.users
-            if self._is_nothing(user):
-                self._take(user)
-            else:
+            if not self._is_nothing(user):
                 return user
+            self._chain.append(user)
         return None
-
-    def _take(self, node: Node) -> None:
-        self._behind.append(node)
-        self._end = node
 
     def _is_nothing(self, node: Node) -> bool:
         known = node.op == "call_module" and activation_of(self._module(node)) == "identity"
@@ -234,20 +210,19 @@ class _Search:
             node = node.args[0]
         return node in self._calls
 
-    def _activation(self, node: Node) -> Activation | None:
+    def _activation_of(self, node: Node) -> Activation | None:
         if node.op == "call_module":
             plain = node.args == (self._end,) and not node.kwargs
             return activation_of(self._module(node)) if plain else None
         name, parameters = _ACTIVATIONS.get(node.target, (None, ()))
-        if name is None or not node.args or node.args[0] is not self._end:
+        if node.args[:1] != (self._end,):
             return None
-        given = {**dict(zip(parameters, node.args[1:], strict=False)), **node.kwargs}
-        given.pop("inplace", None)
-        return name if all(_DEFAULTS.get(key) == value for key, value in given.items()) else None
+        given = {**dict(zip(parameters, node.args[1:], strict=False)), **node.kwargs, "inplace": None}
+        return name if all(DEFAULTS.get(key) == value for key, value in given.items()) else None
 
 
 def _is_addition(node: Node) -> bool:
-    two = len(node.args) == 2 and all(isinstance(one, Node) for one in node.args) and node.args[0] is not node.args[1]
+    two = len(node.args) == 2 and all(isinstance(each, Node) for each in node.args) and node.args[0] is not node.args[1]
     return two and node.op != "call_module" and node.target in _ADDITIONS and node.kwargs in ({}, {"alpha": 1})
 
 

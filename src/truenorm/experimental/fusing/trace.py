@@ -12,8 +12,8 @@ import pickle
 import random
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from functools import partialmethod
 from itertools import product
 from typing import Any
 
@@ -29,23 +29,12 @@ class Untraceable(Exception):
     """Why there is no such graph, in a few words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """The graph of a forward.
-
-    Args:
-        graph: its placeholders are the arguments that must be given; the others have their defaults.
-        num_arguments: how many must be given, after `self`.
-        reads: the names of everything the forward looked up on the module, its mode aside: what it may depend on.
-    """
-
-    graph: Graph
-    num_arguments: int
-    reads: frozenset[str]
-
-
-def trace(module: nn.Module, origin: type[nn.Module]) -> Traced:
+def trace(module: nn.Module, origin: type[nn.Module]) -> tuple[Graph, frozenset[str]]:
     """The graph of `origin.forward` on a module, every child a leaf.
+
+    Returns:
+        the graph, whose placeholders are the arguments that must be given (the others have their defaults); and the
+        names of everything the forward looked up on the module, its mode aside: what it may depend on.
 
     Raises:
         Untraceable: there is none that holds in training and evaluation, with gradients and without, under
@@ -53,31 +42,30 @@ def trace(module: nn.Module, origin: type[nn.Module]) -> Traced:
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
-        >>> [node.target for node in trace(net, nn.Sequential).graph.nodes]
+        >>> graph, reads = trace(net, nn.Sequential)
+        >>> [node.target for node in graph.nodes]
         ['input', '0', '1', 'output']
     """
     if "forward" in module.__dict__:
         raise Untraceable("its forward was replaced on the instance")
-    traces: list[Traced] = []
+    graphs: list[Graph] = []
+    reads: set[str] = set()
     with random_states_kept(module):
         for training, gradients, autocast in product((True, False), repeat=3):
             with torch.inference_mode(False), torch.set_grad_enabled(gradients), _autocast(autocast):
-                traces.append(_traced(module, origin, training=training))
-    first, *others = traces
-    code = _code(first.graph)
-    if any(_code(other.graph) != code for other in others):
+                graphs.append(_traced(module, origin, reads, training=training))
+    first, *others = [(code.src, code.globals) for code in (graph.python_code("self") for graph in graphs)]
+    if any(other != first for other in others):
         raise Untraceable("its forward depends on training, gradients or autocast")
-    return Traced(first.graph, first.num_arguments, frozenset[str]().union(*(one.reads for one in traces)))
+    return graphs[0], frozenset(reads)
 
 
-def _traced(module: nn.Module, origin: type[nn.Module], *, training: bool) -> Traced:
-    reads: set[str] = set()
-    tracer = _Tracer()
+def _traced(module: nn.Module, origin: type[nn.Module], reads: set[str], *, training: bool) -> Graph:
     try:
         stand_in = _stand_in(module, origin, reads)
         stand_in.training = training
         state, draws = _state(stand_in), _draws()
-        graph = tracer.trace(stand_in)
+        graph = _Tracer().trace(stand_in)
     except Untraceable:
         raise
     except Exception as error:  # whatever a forward does with values that are not there
@@ -87,7 +75,7 @@ def _traced(module: nn.Module, origin: type[nn.Module], *, training: bool) -> Tr
         raise Untraceable("its forward keeps state")
     if _draws() != draws:
         raise Untraceable("its forward draws random numbers")
-    return Traced(graph, tracer.num_arguments, frozenset(reads))
+    return graph
 
 
 class _Value(Proxy):
@@ -95,23 +83,21 @@ class _Value(Proxy):
 
     @property
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # what isinstance asks
-        if _asking().startswith("torch.fx"):
+        if _caller().startswith("torch.fx"):
             return type(self)
         raise Untraceable("its forward asks what type a value is")
 
 
-def _in_place(name: str) -> Callable[[Any, Any], Any]:
-    def call(self: Any, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
-
-    return call
+def _in_place(value: Proxy, operation: Callable[..., Any], other: Any) -> Proxy:
+    return value.tracer.create_proxy("call_function", operation, (value, other), {})
 
 
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul")
 """Python's operators that change what is on their left, as `operator` names them."""
 
 for _name in IN_PLACE:
-    setattr(_Value, f"__{_name}__", _in_place(_name))  # a Proxy by itself would take `a += b` for `a = a + b`
+    # A Proxy by itself would take `a += b` for `a = a + b`.
+    setattr(_Value, f"__{_name}__", partialmethod(_in_place, getattr(operator, _name)))
 
 
 _CONTAINERS = (tuple, list, dict)
@@ -119,7 +105,6 @@ _CONTAINERS = (tuple, list, dict)
 
 class _Tracer(Tracer):
     proxy_buffer_attributes = True  # else a buffer that is changed in place would be changed now
-    num_arguments = 0
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -138,10 +123,9 @@ class _Tracer(Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        given = [one.name for one in parameters if one.kind in positional and one.default is one.empty]
+        given = [each.name for each in parameters if each.kind in positional and each.default is each.empty]
         if not given:
             raise Untraceable("its forward has no argument that must be given")
-        self.num_arguments = len(given)
         self._contexts = _contexts()
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in given)]
 
@@ -151,8 +135,8 @@ class _Tracer(Tracer):
         return super().create_node(*args, **named)
 
 
-def _asking() -> str:
-    """The name of the module whose code asks for a class, behind classes that answer `isinstance` themselves."""
+def _caller() -> str:
+    """The name of the module whose code looks something up, behind classes that answer `isinstance` themselves."""
     frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # inspect would read the source files
     while frame.f_back is not None and frame.f_code.co_name == "__instancecheck__":
         frame = frame.f_back
@@ -168,13 +152,11 @@ def _stand_in(module: nn.Module, origin: type[nn.Module], reads: set[str]) -> nn
         reads.add(name)
         value = origin.__getattribute__(self, name)
         own = name in module.__dict__ and not name.startswith("_")
-        if (name in _LISTS and not _is_torch()) or (own and not _is_plain(value)):
+        if (name in _LISTS and not _caller().startswith("torch.")) or (own and not _is_plain(value)):
             raise Untraceable(f"its forward reads {name!r}, which may change unseen")
         return value
 
-    made = _lookalike(module, origin, look)
-    made.__dict__["_modules"] = _children(module, {})
-    return made
+    return _lookalike(module, origin, look, {})
 
 
 def _child(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -186,45 +168,36 @@ def _child(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
 
     def look(self: Any, name: str) -> Any:
         own = name in module.__dict__ or not hasattr(nn.Module, name)
-        if own and not name.startswith("_") and not is_container and not _is_torch():
+        if own and not name.startswith("_") and not is_container and not _caller().startswith("torch."):
             raise Untraceable(f"its forward reads {name!r} of a {origin.__name__} below it, which may change unseen")
         return origin.__getattribute__(self, name)
 
-    made = twins[module] = _lookalike(module, origin, look)
-    made.__dict__["_modules"] = _children(module, twins)
-    return made
+    return _lookalike(module, origin, look, twins)
 
 
-def _children(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> dict[str, nn.Module | None]:
-    children: dict[str, nn.Module | None] = module.__dict__["_modules"]  # None among them, unlike named_children
-    return {key: None if one is None else _child(one, twins) for key, one in children.items()}
-
-
-def _lookalike(module: nn.Module, origin: type[nn.Module], look: Callable[[Any, str], Any]) -> nn.Module:
+def _lookalike(
+    module: nn.Module, origin: type[nn.Module], look: Callable[[Any, str], Any], twins: dict[nn.Module, nn.Module]
+) -> nn.Module:
     if any("__init_subclass__" in vars(base) for base in origin.__mro__[:-1]):
         raise Untraceable("subclasses of its class have effects")
     namespace = {"__getattribute__": look, "__setattr__": nn.Module.__setattr__, "__module__": origin.__module__}
     make: Any = type(origin)
     cls = make(origin.__name__, (origin,), namespace)
-    stand_in = cls.__new__(cls)
-    object.__getattribute__(stand_in, "__dict__").update({key: _copied(one) for key, one in module.__dict__.items()})
+    stand_in = twins[module] = cls.__new__(cls)
+    attributes = {key: _copied(value) for key, value in module.__dict__.items()}
+    for key, child in attributes["_modules"].items():  # None among them, unlike named_children
+        attributes["_modules"][key] = None if child is None else _child(child, twins)
+    object.__getattribute__(stand_in, "__dict__").update(attributes)
     return stand_in
 
 
 _LISTS = ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict")
 
 
-def _is_torch() -> bool:
-    """Is it torch that looks, while it traces?"""
-    return str(sys._getframe(2).f_globals.get("__name__")).startswith("torch.")  # pyright: ignore[reportPrivateUsage]  # as above
-
-
 def _is_plain(value: Any) -> bool:
     """A value that only setting the attribute changes, or a container of such."""
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
+    if isinstance(value, tuple | list | dict):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
     simple = bool | int | float | str | torch.dtype | torch.device | Tensor | nn.Module
     return value is None or callable(value) or isinstance(value, simple)
 
@@ -244,18 +217,13 @@ def _content(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value._version
     if isinstance(value, dict):
-        return [(id(key), id(one)) for key, one in value.items()]
+        return [(id(key), id(content)) for key, content in value.items()]
     return list(map(id, value)) if isinstance(value, list | set) else None
 
 
 def _draws() -> Any:
     """What differs once a random number was drawn."""
     return random.getstate(), pickle.dumps(np.random.get_state()), pickle.dumps(torch.get_rng_state().numpy())
-
-
-def _code(graph: Graph) -> Any:
-    code = graph.python_code("self")
-    return code.src, code.globals
 
 
 def _contexts() -> Any:
@@ -269,11 +237,8 @@ _DEVICES = ("cpu", "cuda")
 @contextmanager
 def _autocast(enabled: bool) -> Generator[None]:
     """The flags alone: `torch.autocast` would ask for the devices."""
-    before = [torch.is_autocast_enabled(device) for device in _DEVICES]
-    try:
+    with ExitStack() as stack:
         for device in _DEVICES:
+            stack.callback(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))
             torch.set_autocast_enabled(device, enabled)
         yield
-    finally:
-        for device, was in zip(_DEVICES, before, strict=True):
-            torch.set_autocast_enabled(device, was)
