@@ -217,6 +217,7 @@ class _Chain:
         name, parameters = _ACTIVATIONS.get(node.target, (None, ()))
         if node.args[:1] != (self._end,):
             return None
+        # Whether it works in place does not matter: it has no default, as None has none.
         given = {**dict(zip(parameters, node.args[1:], strict=False)), **node.kwargs, "inplace": None}
         return name if all(DEFAULTS.get(key) == value for key, value in given.items()) else None
 

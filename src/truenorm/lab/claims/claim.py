@@ -69,6 +69,13 @@ class Column:
     digits: int = 3
 
 
+def _unwrap(value: Any) -> None:
+    """Make one line of each text: the catalogue wraps them as docstrings are."""
+    for name in (each.name for each in fields(value)):
+        if isinstance(text := getattr(value, name), str):
+            object.__setattr__(value, name, re.sub(r"\s*\n\s*", " ", text))  # the classes are frozen
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """The claim's chart: a metric of each arm, along an axis where there is one.
@@ -99,8 +106,7 @@ class Picture:
     at: Mapping[str, Any] = field(default_factory=dict[str, Any])
     without: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        _unwrap(self)
+    __post_init__ = _unwrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +181,7 @@ class ClaimText:
     columns: tuple[Column, ...]
     picture: Picture
 
-    def __post_init__(self) -> None:
-        _unwrap(self)
+    __post_init__ = _unwrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,10 +198,3 @@ class Claim(ClaimText):
     parts: tuple[Part, ...]
     cells: Callable[[ClaimsContext], Sequence[Cell]]
     run: Callable[[ClaimTrial, ClaimsContext, OnStep], Rows]
-
-
-def _unwrap(value: Picture | ClaimText) -> None:
-    """Make one line of each text: the catalogue wraps them as docstrings are."""
-    for name in (each.name for each in fields(value)):
-        if isinstance(text := getattr(value, name), str):
-            object.__setattr__(value, name, re.sub(r"\s*\n\s*", " ", text))  # the classes are frozen

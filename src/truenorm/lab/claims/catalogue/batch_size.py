@@ -1,8 +1,10 @@
 """The batch size."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
+from truenorm.lab.claims.accuracy import ACCURACY, accuracy_part, accuracy_picture
+from truenorm.lab.claims.claim import Cell, Claim, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import ARMS, NETWORKS, NORMS, initialised
@@ -33,17 +35,12 @@ INSTEAD: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
+    lrs, batches = (RATES[1:4:2], (SMALL, LARGE)) if context.quick else (RATES, BATCHES)
+    shown = _epochs(context) * min(SUBSET, len(context.images.train))
     return [
-        Cell(
-            arm=arm,
-            where={"network": network, "batch_size": batch_size},
-            lrs=RATES[1:4:2] if context.quick else RATES,
-            steps=_epochs(context) * min(SUBSET, len(context.images.train)) // batch_size,
-        )
-        for network in NETWORKS
-        for batch_size in ((SMALL, LARGE) if context.quick else BATCHES)
-        for arm in ("bn", *INSTEAD)
-        if arm == "bn" or network in INSTEAD[arm][1]
+        replace(cell, steps=shown // cell.where["batch_size"])
+        for cell in grid(("bn", *INSTEAD), lrs=lrs, network=NETWORKS, batch_size=batches)
+        if cell.arm == "bn" or cell.where["network"] in INSTEAD[cell.arm][1]
     ]
 
 
@@ -97,34 +94,27 @@ CLAIM = Claim(
     },
     parts=(
         *(
-            Part(
+            accuracy_part(
                 name=f"small batches ({network})",
                 says=f"accuracy, batch norm, batch {LARGE} − batch {SMALL}, {network}",
                 effect=difference("accuracy", "bn", "bn", network=network, batch_size=LARGE, at={"batch_size": SMALL}),
                 margin=0.01,
-                unit="points",
-                resolution="one image",
             )
             for network in NETWORKS
         ),
         *(
-            Part(
+            accuracy_part(
                 name=f"{name} ({network})",
                 says=f"accuracy at batch {SMALL}, {name} − batch norm, {network}",
                 effect=difference("accuracy", arm, "bn", network=network, batch_size=SMALL),
                 margin=0.01,
-                unit="points",
-                resolution="one image",
             )
             for arm, (name, networks) in INSTEAD.items()
             for network in networks
         ),
     ),
-    columns=(Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),),
-    picture=Picture(
-        metric="accuracy",
-        y="accuracy on test images, %",
-        unit="points",
+    columns=(ACCURACY,),
+    picture=accuracy_picture(
         x="batch_size",
         x_title="images per batch",
         log_x=True,

@@ -31,19 +31,21 @@ LIMIT = 2 * BOUND
 BRIGHTER = 16
 """Times as bright: as 12 bits a pixel are where 8 were expected."""
 
-TRAINING: Mapping[str, str] = {
-    "training": "in training, batches as they come",
-    "training-odd": f"in training, one image in each batch {BRIGHTER} times as bright",
+ARMS: Mapping[str, tuple[str, str]] = {
+    "training": ("training", "in training, batches as they come"),
+    "training-odd": ("training with an odd image", f"in training, one image in each batch {BRIGHTER} times as bright"),
+    "inference": ("usual images at inference", "at inference, test images as they are"),
+    "inference-inverted": ("inverted images at inference", "at inference, test images with black and white exchanged"),
+    "inference-bright": ("bright images at inference", f"at inference, test images {BRIGHTER} times as bright"),
 }
-INFERENCE: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "inference": ("at inference, test images as they are", lambda pixels: pixels),
-    "inference-inverted": ("at inference, test images with black and white exchanged", lambda pixels: 255 - pixels),
-    "inference-bright": (
-        f"at inference, test images {BRIGHTER} times as bright",
-        lambda pixels: BRIGHTER * pixels.float(),
-    ),
+"""Arm → its name as a condition, and what it is."""
+
+INFERENCE: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "inference": lambda pixels: pixels,
+    "inference-inverted": lambda pixels: 255 - pixels,
+    "inference-bright": lambda pixels: BRIGHTER * pixels.float(),
 }
-"""Arm → what it is, and what becomes of the pixels."""
+"""Arm → what becomes of the pixels."""
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
@@ -60,7 +62,7 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
         odd = (with_one_brighter(images, context) for images in usual)
         yield from _rows(trial, "training-odd", furthest(network, odd))
     network.eval()
-    for arm, (_, change) in INFERENCE.items():
+    for arm, change in INFERENCE.items():
         batches = (context.scale(change(pixels)) for pixels in context.images.test.images.split(EVALUATION_BATCH))
         yield from _rows(trial, arm, furthest(network, batches))
 
@@ -129,7 +131,7 @@ CLAIM = Claim(
         of an MLP that was trained in batches of {BATCH}. In training: on training images, each batch by its own
         statistics. At inference: on test images, by the stored averages. Brighter images have pixels beyond 255. In a
         CNN, n counts the positions of an image too, so that the bound of training is wider there.""",
-    arms={**TRAINING, **{arm: what for arm, (what, _) in INFERENCE.items()}},
+    arms={arm: what for arm, (_, what) in ARMS.items()},
     parts=tuple(
         Part(
             name=name,
@@ -138,13 +140,7 @@ CLAIM = Claim(
             margin=math.log(1.1),
             unit="factor",
         )
-        for arm, name in (
-            ("training", "training"),
-            ("training-odd", "training with an odd image"),
-            ("inference", "usual images at inference"),
-            ("inference-inverted", "inverted images at inference"),
-            ("inference-bright", "bright images at inference"),
-        )
+        for arm, (name, _) in ARMS.items()
     ),
     columns=(
         Column(metric="largest", heading="largest value, σ"),

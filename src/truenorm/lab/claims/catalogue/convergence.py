@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from torch import nn
 
@@ -42,25 +43,17 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     name = trial.where["network"]
     norm_layer = OURS[name] if trial.arm == "bn-pooled" else NORMS[trial.arm]
     network = initialised(lambda: NETWORKS[name](context, norm_layer), trial.seed)
-    limit = context.steps(IMAGES, BATCH)
+    feed = context.feed("train", BATCH)
     looked_at = first(context.feed("validation" if trial.tuning else "test", EVALUATION_BATCH), LOOKED_AT)
     race = _Race(network, looked_at, context, on_step)
     try:
-        trained(
-            network,
-            context.feed("train", BATCH),
-            trial,
-            race.step,
-            epochs=context.epochs(IMAGES),
-            schedule="constant",
-        )
-    except _There:
-        pass
+        with suppress(_There):
+            trained(network, feed, trial, race.step, epochs=context.epochs(IMAGES), schedule="constant")
     except Diverged:
         if not trial.tuning:
             raise
     if trial.tuning:
-        yield trial.row("score", -math.log(race.steps or 4 * limit))
+        yield trial.row("score", -math.log(race.steps or 4 * context.steps(IMAGES, BATCH)))
         return
     yield trial.row("arrived", float(race.steps is not None))
     if race.steps is not None:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
+from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ACTIVATIONS, NORMS, dense, initialised
@@ -55,17 +56,9 @@ MAKERS: Mapping[str, NormLayer] = {"none": NORMS["none"], "bn": NORMS["bn"], "bn
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    return [
-        Cell(
-            arm=arm,
-            where={"activation": activation, "rate": rate},
-            lrs=(EQUAL,) if rate == "equal" else context.rates(-8, 0),
-            steps=context.steps(IMAGES, BATCH),
-        )
-        for activation in ("ReLU", "sigmoid")
-        for rate in ("equal", "best")
-        for arm in MAKERS
-    ]
+    lrs = {"equal": (EQUAL,), "best": context.rates(-8, 0)}
+    cells = grid(MAKERS, steps=context.steps(IMAGES, BATCH), activation=("ReLU", "sigmoid"), rate=lrs)
+    return [replace(cell, lrs=lrs[cell.where["rate"]]) for cell in cells]
 
 
 def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from functools import partial
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
+from truenorm.lab.claims.accuracy import ACCURACY, accuracy_part, accuracy_picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import NETWORKS, NORMS, initialised
@@ -97,13 +98,11 @@ CLAIM = Claim(
         "gn": "group norm everywhere",
     },
     parts=tuple(
-        Part(
+        accuracy_part(
             name=f"{name} ({network})",
             says=f"accuracy, DMBN − {name} {how}, {network}",
             effect=difference("accuracy", "dmbn", arm, network=network),
             margin=0.005,
-            unit="points",
-            resolution="one image",
         )
         for network, arm, name, how in (
             *((network, *norm, "between batch norms") for network, norms in JUDGED.items() for norm in norms.items()),
@@ -111,14 +110,11 @@ CLAIM = Claim(
         )
     ),
     columns=(
-        Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),
+        ACCURACY,
         Column(metric="f_score", heading="F-score %", unit="points", digits=2),
         Column(metric="nll", heading="NLL"),
     ),
-    picture=Picture(
-        metric="accuracy",
-        y="accuracy on test images, %",
-        unit="points",
+    picture=accuracy_picture(
         panels="network",
         text="The first three have the same weights and differ only in the averages used at inference.",
     ),

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows
+from truenorm.lab.claims.accuracy import accuracy_part, accuracy_picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Rows
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.corruption import BLUR, CONTRAST, CORRUPTIONS, NOISE
 from truenorm.lab.claims.effects import difference
@@ -58,17 +59,19 @@ ARMS = {
 
 
 def cells(context: ClaimsContext) -> list[Cell]:
-    trained: set[str] = set()
-    cells: list[Cell] = []
-    for arm in ARMS:
-        if TAKEN.get(arm, 0) <= len(context.images.validation):
-            for place in PLACES:
-                norm = _norm(arm)
-                # A network that was trained for one place is used again for the others.
-                steps = 1 if norm in trained else context.steps(IMAGES, BATCH)
-                trained.add(norm)
-                cells.append(Cell(arm=arm, where={"images": place}, lrs=context.rates(-6, -2), steps=steps))
-    return cells
+    whole = context.steps(IMAGES, BATCH)
+    return [
+        # A network that was trained for one place is used again for the others.
+        Cell(
+            arm=arm,
+            where={"images": place},
+            lrs=context.rates(-6, -2),
+            steps=whole if arm not in TAKEN and place == UNCHANGED else 1,
+        )
+        for arm in ARMS
+        if TAKEN.get(arm, 0) <= len(context.images.validation)
+        for place in PLACES
+    ]
 
 
 def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
@@ -215,13 +218,11 @@ CLAIM = Claim(
         judged.""",
     arms=ARMS,
     parts=tuple(
-        Part(
+        accuracy_part(
             name=f"{place} images",
             says=f"accuracy with statistics of {SIZES[-1]} {place} images − with those of training",
             effect=difference("accuracy", JUDGED, "stored", images=place),
             margin=0.01,
-            unit="points",
-            resolution="one image",
         )
         for place in CORRUPTIONS
     ),
@@ -229,10 +230,7 @@ CLAIM = Claim(
         Column(metric="accuracy", heading="accuracy %", unit="points", digits=1),
         Column(metric="nll", heading="NLL"),
     ),
-    picture=Picture(
-        metric="accuracy",
-        y="accuracy on test images, %",
-        unit="points",
+    picture=accuracy_picture(
         panels="images",
         text="""Each panel is one kind of images. Where the stored statistics are left of the adapted ones, they no
             longer fit; where images come one class at a time, adapting does harm.""",

@@ -5,7 +5,8 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from truenorm.lab.claims.claim import Cell, Claim, Column, Part, Picture, Rows, grid
+from truenorm.lab.claims.accuracy import ACCURACY, accuracy_part, accuracy_picture
+from truenorm.lab.claims.claim import Cell, Claim, Column, Rows, grid
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.effects import difference
 from truenorm.lab.claims.networks import NETWORKS, NORMS, initialised
@@ -94,26 +95,21 @@ CLAIM = Claim(
         "stored": "running averages, as training left them",
     },
     parts=tuple(
-        Part(
+        accuracy_part(
             name=f"{size} images ({network})",
             says=f"accuracy, statistics of all images − of {size}, {network}",
             effect=difference("accuracy", "all", _arm(size), network=network),
             margin=0.005,
-            unit="points",
-            resolution="one image",
         )
         for size in JUDGED
         for network in NETWORKS
     ),
     columns=(
-        Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),
+        ACCURACY,
         Column(metric="nll", heading="NLL"),
         Column(metric="shift", heading="error of the statistics, σ", digits=2),
     ),
-    picture=Picture(
-        metric="accuracy",
-        y="accuracy on test images, %",
-        unit="points",
+    picture=accuracy_picture(
         panels="network",
         text="""From top to bottom the statistics come from more and more images. Where the marks no longer move, more
             images are of no use. Four times as many at least halve the error of the statistics.""",

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 
 from truenorm.errors import Diverged
-from truenorm.lab.claims.claim import Cell, Claim, Column, Effect, Part, Picture, Rows
+from truenorm.lab.claims.accuracy import ACCURACY, accuracy_picture
+from truenorm.lab.claims.claim import Cell, Claim, Effect, Part, Rows
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.networks import ARMS, NORMS, dense, initialised
@@ -116,11 +117,8 @@ CLAIM = Claim(
         for name, rate in (("largest", largest), ("best", best))
         for batch_size in BATCHES
     ),
-    columns=(Column(metric="accuracy", heading="accuracy %", unit="points", digits=2),),
-    picture=Picture(
-        metric="accuracy",
-        y="accuracy on test images, %",
-        unit="points",
+    columns=(ACCURACY,),
+    picture=accuracy_picture(
         x="rate",
         x_title="learning rate",
         log_x=True,
