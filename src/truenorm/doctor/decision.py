@@ -25,6 +25,9 @@ FAR = 0.5
 _FEW, _ENOUGH = 10, 100
 """Scored samples below which nothing is told; and the least that is asked for."""
 
+_NEARLY = 0.75
+"""How near to the end of its interval a gain must be to be called undecided."""
+
 _MOST_SAMPLES = 1_000_000
 """Samples beyond which a gain is too small to matter."""
 
@@ -83,7 +86,7 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         off=len(off),
         layers=len(case.stored),
         improved=() if after is None else _improved(case.scores[AS_IS], after),
-        same=case.held_out is case.sample,
+        same=case.sample is not None and case.held_out is case.sample,
         undecided=undecided,
         unknown=(*unknown, *case.unreached),
     )
@@ -134,7 +137,7 @@ def _undecided(case: Case) -> Undecided | None:
         for metric, gain in scores[name].gain(before).items() if name in scores else ():
             if gain.half_width is None or gain.n < _FEW:
                 hidden.append(Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=_ENOUGH))
-            elif (gain.low or 0.0) <= 0 and gain.mean > max(2 * before.relevant(metric), gain.half_width / 2):
+            elif (gain.low or 0.0) <= 0 and gain.mean > max(2 * before.relevant(metric), _NEARLY * gain.half_width):
                 samples = max(_ENOUGH, samples_to_decide(gain, len(scores[name].values)))
                 hidden.append(Undecided(metric=metric, gain=gain.mean, half_width=gain.half_width, samples=samples))
     decided = [part for part in hidden if part.samples <= _MOST_SAMPLES]

@@ -81,18 +81,22 @@ def _lag(e: Mapping[str, Any]) -> str:
 
 
 def _domain(e: Mapping[str, Any]) -> str:
-    known = e["momentum"] is not None and e["batches"] is not None
-    follow = (
-        ", or the momentum (0: they never moved)"
-        if known and not e["momentum"]
-        else ", or the momentum ({momentum:g}: a window of {window:,.0f} batches, {batches:,} counted) could not follow"
-        if known
-        else ""
+    data = (
+        "training saw other data (another domain, other noise, augmentation, several populations, as a discriminator "
+        "sees)"
     )
+    if e["momentum"] is None or e["batches"] is None:
+        why = data
+    elif not e["momentum"]:
+        why = f"either {data}, or they did not follow: momentum is 0"
+    else:
+        why = (
+            f"either {data}, or they did not follow: momentum {{momentum:g}} is a window of {{window:,.0f}} batches, and "
+            "{batches:,} were counted"
+        )
     return (
         "no cause that was tried explains it. The first layer, which only data and its own weights reach, is "
-        "{shift:.2g} σ off: its running statistics are unlike these data. Either training saw other data (another "
-        f"domain, other noise, augmentation, several populations, as a discriminator sees){follow}: this was not "
+        f"{{shift:.2g}} σ off: its running statistics are unlike these data. That may be because {why}; this was not "
         "measured"
     )
 
@@ -202,7 +206,7 @@ def _eps(e: Mapping[str, Any]) -> str:
     framework = " ({framework})" if e["framework"] else ""
     return (
         f"eps is {{other_eps}}, and {{eps:g}}{framework} fits the stored statistics: with it {{share}} of the "
-        "shift is gone{scored} (a quarter of the variances of a layer lie below {lower_quartile:.2g})"
+        "shift is gone{scored}; a quarter of the variances of a layer lie below {lower_quartile:.2g}"
     )
 
 

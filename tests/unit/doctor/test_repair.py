@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import truenorm as tn
-from truenorm.doctor.diagnose import LIMIT
+from truenorm.doctor.size import LIMIT
 from truenorm.errors import InvalidInput, NotMeasurable
 from truenorm.show import plain
 

@@ -277,8 +277,8 @@ def test_a_negative_label_is_named(net, data):
 
 @pytest.mark.parametrize(
     "label",
-    [lambda x, y: x, lambda x, y: (x, y.float()), lambda x, y: (x, F.one_hot(y, 3)), lambda x, y: (x, y.tolist())],
-    ids=["none", "floats", "one-hot", "lists"],
+    [lambda x, y: x, lambda x, y: (x, y.float()), lambda x, y: (x, F.one_hot(y, 4)), lambda x, y: (x, y.tolist())],
+    ids=["none", "floats", "one-hot of other classes", "lists"],
 )
 def test_what_holds_no_classes_is_not_scored(net, data, label):
     sample = take_sample([label(x, y) for x, y in data], limit=10**6)
@@ -288,7 +288,7 @@ def test_what_holds_no_classes_is_not_scored(net, data, label):
 
 def test_an_output_that_is_no_tensor_of_classes_is_not_scored(net, data):
     sample = take_sample(data, limit=10**6)
-    for wrap in (lambda y: {"logits": y}, lambda y: y[..., None], lambda y: y[:3], lambda y: "cat"):
+    for wrap in (lambda y: {"loss": y}, lambda y: y[..., None], lambda y: y[:3], lambda y: "cat"):
         assert scored(Wrapped(net, wrap), sample) is None
 
 
