@@ -73,10 +73,10 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         kind, after = "frozen", case.unfrozen[case.best_unfrozen]
     elif case.best is not None:
         kind, after = "repairable", case.scores[case.best]
+    elif (off or defect) and (undecided := _undecided(case)) is not None:
+        kind, healthy = "undecided", not defect
     elif defect:
         kind = "not repairable"
-    elif off and (undecided := _undecided(case)) is not None:
-        kind, healthy = "undecided", True
     else:
         kind, healthy = ("harmless" if off else "sound"), True
     return Outcome(

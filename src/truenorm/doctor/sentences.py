@@ -91,8 +91,8 @@ def _domain(e: Mapping[str, Any]) -> str:
         why = f"either {data}, or they did not follow: momentum is 0"
     else:
         why = (
-            f"either {data}, or they did not follow: momentum {{momentum:g}} is a window of {{window:,.0f}} batches, and "
-            "{batches:,} were counted"
+            f"either {data}, or they did not follow: momentum {{momentum:g}} is a window of {{window:,.0f}} batches, "
+            "and {batches:,} were counted"
         )
     return (
         "no cause that was tried explains it. The first layer, which only data and its own weights reach, is "

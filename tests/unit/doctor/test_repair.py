@@ -296,7 +296,7 @@ def test_no_labels_and_no_score(net, data):
     with pytest.raises(InvalidInput) as error:
         tn.repair(net, [x for x, _ in data])
     assert str(error.value) == snapshot(
-        "nothing says whether other statistics do better: the batches hold no classes that fit the model's output; pass score=lambda output, batch: ..."
+        "nothing says whether other statistics do better: the batches hold no labels that fit the model's output; pass score=lambda output, batch: ..."
     )
     patients.assert_same_bits(net.state_dict(), before)
     assert patients.everything_else(net) == things
