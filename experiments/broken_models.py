@@ -456,7 +456,11 @@ KINDS: dict[str, Callable[[Images, random.Random, int], Broken]] = {
 }
 
 
-def healthy(data: Images, rng: random.Random, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+BARELY = 60
+"""Steps of a network that is barely trained: enough for a usual momentum to forget the initial values."""
+
+
+def healthy(data: Images, rng: random.Random, seed: int, *, barely: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """Annealed training at usual settings: architecture, batch, momentum, rate, optimizer and length vary."""
     regime: dict[str, Any] = {
         "architecture": rng.choice(list(ARCHITECTURES)),
@@ -468,4 +472,6 @@ def healthy(data: Images, rng: random.Random, seed: int) -> tuple[nn.Module, dic
     }
     if regime["batch"] == 128:
         regime["epochs"] = 8
+    if barely:
+        regime["epochs"] = BARELY / (len(data.train[1]) // regime["batch"])
     return _plain(data, rng, seed, **regime), regime

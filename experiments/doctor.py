@@ -22,6 +22,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader, TensorDataset
 
 import truenorm as tn
 from truenorm.data.sample import take_sample
@@ -36,9 +37,14 @@ HEALTHY = "healthy"
 _FIRST_HEALTHY = 50_000
 
 
-def examined(kind: str, broken: Broken, data: Images) -> tuple[dict[str, Any], list[tuple[str, str, float]]]:
+def examined(
+    kind: str, broken: Broken, data: Images, *, shuffle: bool = False
+) -> tuple[dict[str, Any], list[tuple[str, str, float]]]:
     """What `diagnose` finds; accuracy and loss on test images as it is, after its advice, after the peers."""
-    validation = [(broken.change(x), y) for x, y in batches(data.validation, 64)]
+    validation: Any = [(broken.change(x), y) for x, y in batches(data.validation, 64)]
+    if shuffle:
+        images = TensorDataset(broken.change(data.validation[0]), data.validation[1])
+        validation = DataLoader(images, batch_size=64, shuffle=True)
     test = take_sample([(broken.change(x), y) for x, y in batches(data.test, 500)], limit=10**6)
     diagnosis = tn.diagnose(broken.network, validation, optimizer=broken.optimizer)
     corrected = test.changed(preprocessed(diagnosis))
@@ -177,18 +183,21 @@ def tables(record: Record) -> tuple[Table, ...]:
         f"false alarms: {found.false_alarms} of {found.healthy} healthy networks "
         f"({share(found.false_alarms, found.healthy)}), {found.decoy_alarms} of {found.decoys} decoys",
     )
+    named_first = Table(
+        title="which cause was named first",
+        columns=("what was done to it", "cases", "right first", "alarms", "named first, whether it alarmed or not"),
+        rows=tuple(named),
+        notes=notes,
+    )
+    if not broken_cases:
+        return (named_first,)
     regained.append(("all", *_regained(broken_cases, values)))
     worst = [
         "worst harm, points of accuracy and loss: "
         + "; ".join(f"{arm} {_worst(broken_cases, values, arm)}" for arm in ARMS)
     ]
     return (
-        Table(
-            title="which cause was named first",
-            columns=("what was done to it", "cases", "right first", "alarms", "named first, whether it alarmed or not"),
-            rows=tuple(named),
-            notes=notes,
-        ),
+        named_first,
         Table(
             title="regained on test images: median points of accuracy (loss)",
             columns=("what was done to it", *ARMS, "advice − update_bn, points"),
@@ -261,6 +270,8 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--draws", type=int, default=6, help="cases of each kind")
     parser.add_argument("--healthy", type=int, default=72)
+    parser.add_argument("--barely", action="store_true", help="every second healthy network is barely trained")
+    parser.add_argument("--shuffle", action="store_true", help="diagnose on a loader that shuffles")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=3000, help="training images")
     parser.add_argument("--held-out", type=int, default=1000, help="images to diagnose on, and as many to test")
@@ -272,7 +283,7 @@ def main() -> None:
     rows: list[Measurement] = []
 
     def add(name: str, kind: str, broken: Broken) -> None:
-        trials[name], found = examined(kind, broken, data)
+        trials[name], found = examined(kind, broken, data, shuffle=options.shuffle)
         rows.extend(Measurement(name, arm, None, metric, value) for arm, metric, value in found)
         said = trials[name]["named"]
         mark = "" if trials[name]["alarm"] else "(no alarm)"
@@ -284,7 +295,7 @@ def main() -> None:
             add(f"{kind} #{draw}", kind, make(data, random.Random(seed), seed))
     for number in range(options.healthy):
         seed = options.seed + _FIRST_HEALTHY + number
-        network, regime = healthy(data, random.Random(seed), seed)
+        network, regime = healthy(data, random.Random(seed), seed, barely=options.barely and number % 2 > 0)
         add(f"{HEALTHY} #{number}", HEALTHY, Broken(network, set(), regime, batch=regime["batch"]))
     record = Record(
         command=shlex.join(["python", *sys.argv]),
