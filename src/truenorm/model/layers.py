@@ -1,5 +1,7 @@
 """Which modules of a network are batch norm, and what they are called."""
 
+import re
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
@@ -56,7 +58,10 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def like_batch_norm(model: nn.Module) -> list[str]:
-    """Modules with buffers of one number per channel that are not among `batch_norms`: they may be of another make.
+    """Modules that are not among `batch_norms`, and have buffers named as statistics are: they may be of another make.
+
+    A buffer counts if it holds one number per channel and its name has a mean or spread behind another word, such as
+    `stored_mean` or `moving_var`; constants of a preprocessing are usually called `mean` and `std`.
 
     Example:
         >>> norm = nn.Linear(2, 3)
@@ -66,9 +71,14 @@ def like_batch_norm(model: nn.Module) -> list[str]:
     """
     names: list[str] = []
     for name, module in unwrap(model).named_modules():
-        buffers = [value for value in module._buffers.values() if value is not None]  # pyright: ignore[reportPrivateUsage]  # its own alone
-        per_channel = [value for value in buffers if value.is_floating_point() and value.ndim == 1 and len(value) > 1]
-        if per_channel and not isinstance(module, _InstanceNorm) and not _looks_like_batch_norm(module):
+        buffers = module._buffers.items()  # pyright: ignore[reportPrivateUsage]  # its own alone
+        statistics = [
+            name
+            for name, value in buffers
+            if value is not None and value.is_floating_point() and value.ndim == 1 and len(value) > 1
+            if _STATISTIC.search(name)
+        ]
+        if statistics and not isinstance(module, _InstanceNorm) and not _looks_like_batch_norm(module):
             names.append(name or type(module).__name__)
     return names
 
@@ -129,6 +139,9 @@ def buffers_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     mean, var = layer.running_mean, layer.running_var
     assert isinstance(mean, torch.Tensor) and isinstance(var, torch.Tensor)
     return mean, var
+
+
+_STATISTIC = re.compile(r".(mean|var|std|sigma)", re.IGNORECASE)
 
 
 def _looks_like_batch_norm(module: nn.Module) -> bool:

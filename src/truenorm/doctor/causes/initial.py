@@ -45,7 +45,8 @@ def find(case: Case) -> Iterable[Finding]:
             if expected >= _LEAST:
                 yield _finding(layers[0], expected, explained, measured=True)
             return
-    if fitted < _LEAST or best < _FITS or abs(_weight_of_means(case, names) - fitted) > _AGREE:
+    # In a single layer other means and variances may look like a mixture by chance.
+    if len(names) < 2 or fitted < _LEAST or best < _FITS or abs(_weight_of_means(case, names) - fitted) > _AGREE:
         return
     batches = {layer.batches for layer in layers if layer.batches}
     if not counted:

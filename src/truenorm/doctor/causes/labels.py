@@ -21,6 +21,9 @@ _GAIN = 0.3
 _CHANCES = 0.5
 """Of the accuracy of chance: below this an order is looked for."""
 
+_SEEN = 2
+"""Samples from which on a class occurs."""
+
 _LEAST_SAMPLES = 5
 """Samples of each class that an order is chosen on, in the mean."""
 
@@ -48,13 +51,15 @@ def reordered(case: Case) -> tuple[Case, Finding | None]:
     before, after = case.scores[AS_IS].mean(ACCURACY), again.scores[name].mean(ACCURACY)
     if after - before < _GAIN:
         return case, None
-    shifts = (order - torch.arange(classes)) % classes
+    # Outputs whose class does not occur are in any order.
+    present = torch.bincount(chosen[1], minlength=classes)[order] >= _SEEN
+    shifts = ((order - torch.arange(classes)) % classes)[present]
     evidence: dict[str, Value] = {
         "before": before,
         "after": again.scores[AS_IS].mean(ACCURACY),
         "chance": 1 / classes,
         "order": tuple(map(int, order[:10])),
-        "shift": int(shifts[0]) if bool((shifts == shifts[0]).all()) else None,
+        "shift": int(shifts[0]) if len(shifts) and bool((shifts == shifts[0]).all()) else None,
     }
     return again, Finding(cause="order of classes", evidence=evidence, rank=BUFFERS, remedy=ReorderClasses())
 
