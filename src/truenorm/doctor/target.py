@@ -69,7 +69,7 @@ def target_of(logits: Tensor, labels: Sequence[Tensor]) -> Target | None:
 
     Example:
         >>> target_of(torch.zeros(2, 3, 8, 8), [torch.zeros(2, 8, 8, dtype=torch.int64)])
-        Target(kind='classes of positions', class_dim=1)
+        Target(kind='classes of positions', class_dim=1, probabilities=False)
     """
     target = _target_of(logits, labels)
     if target is None or target.kind == "values":
