@@ -456,8 +456,9 @@ KINDS: dict[str, Callable[[Images, random.Random, int], Broken]] = {
 }
 
 
-BARELY = 60
-"""Steps of a network that is barely trained: enough for a usual momentum to forget the initial values."""
+FORGOTTEN = 0.005
+"""What a network that is barely trained has left of the initial statistics: with more a repair gains, and it is not
+healthy."""
 
 
 def healthy(data: Images, rng: random.Random, seed: int, *, barely: bool = False) -> tuple[nn.Module, dict[str, Any]]:
@@ -473,5 +474,6 @@ def healthy(data: Images, rng: random.Random, seed: int, *, barely: bool = False
     if regime["batch"] == 128:
         regime["epochs"] = 8
     if barely:
-        regime["epochs"] = BARELY / (len(data.train[1]) // regime["batch"])
+        steps = math.ceil(math.log(FORGOTTEN) / math.log(1 - regime["momentum"]))
+        regime["epochs"] = steps / (len(data.train[1]) // regime["batch"])
     return _plain(data, rng, seed, **regime), regime

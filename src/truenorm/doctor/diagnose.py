@@ -155,7 +155,7 @@ def _concluded(case: Case, limit: int | None, unknown: tuple[str, ...]) -> Diagn
             name: {metric: scored.mean(metric) for metric in scored.values}
             for name, scored in {**case.scores, **case.unfrozen}.items()
         },
-        best=case.best if case.best_unfrozen is None else case.best_unfrozen,
+        best=None if outcome.healthy else case.best_unfrozen or case.best,
         ruled_out=_ruled_out(case) if outcome.kind in ("harmless", "sound") and gains else (),
         steps=steps(case, outcome, causes),
         looked=_looked(case, limit),

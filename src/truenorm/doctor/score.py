@@ -104,6 +104,11 @@ class Scored:
         ]
         return gained[0] >= _LARGE if lost else any(gained)
 
+    def is_far_above(self, other: "Scored") -> bool:
+        """Whether the first metric gains ten times what is relevant: enough where nothing is seen to be off."""
+        metric = next(iter(self.values))
+        return self.gain(other)[metric].mean >= _LARGE * other.relevant(metric) > 0
+
     def relevant(self, metric: str) -> float:
         """The smallest gain over these scores that counts."""
         if metric in RELEVANT:
