@@ -111,7 +111,7 @@ def _scored(e: Mapping[str, Any]) -> str:
 
 def _order_of_classes(e: Mapping[str, Any]) -> str:
     order = (
-        "with output k read as class k + {shift}"
+        "with output k read as class (k + {shift}) mod {classes}"
         if e["shift"] is not None
         else "with the outputs read as the classes {order}"
     ) + ("" if len(e["order"]) < 10 or e["shift"] is not None else " …")

@@ -57,11 +57,11 @@ FINDINGS = [
     Finding(cause="folded statistics", layers=("1",)),
     Finding(
         cause="order of classes",
-        evidence={"before": 0.01, "after": 0.98, "chance": 0.1, "order": tuple(range(10)), "shift": 3},
+        evidence={"before": 0.01, "after": 0.98, "chance": 0.1, "order": tuple(range(10)), "shift": 3, "classes": 10},
     ),
     Finding(
         cause="order of classes",
-        evidence={"before": 0.01, "after": 0.98, "chance": 1 / 3, "order": (2, 0, 1), "shift": None},
+        evidence={"before": 0.01, "after": 0.98, "chance": 1 / 3, "order": (2, 0, 1), "shift": None, "classes": 3},
     ),
     Finding(cause="unexplained"),
     Finding(cause="momentum 0", layers=("bn",)),
@@ -154,7 +154,7 @@ def test_there_is_a_sentence_for_every_cause():
             "bn is frozen (held by truenorm.freeze), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
             "a, b are frozen (in eval() inside a network in train()), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
             "layer 1 holds mean 0 and variance 1, and no other statistics score better: so it is where statistics were folded into γ and β",
-            "accuracy is 1.0%, chance 10.0%, and with output k read as class k + 3 it is 98.0%: labels and outputs count the classes in different orders",
+            "accuracy is 1.0%, chance 10.0%, and with output k read as class (k + 3) mod 10 it is 98.0%: labels and outputs count the classes in different orders",
             "accuracy is 1.0%, chance 33.3%, and with the outputs read as the classes 2, 0, 1 it is 98.0%: labels and outputs count the classes in different orders",
             "no cause that was tried explains it; a diagnosis on training data, or with the optimizer (optimizer=), would tell more",
             "momentum is 0 in bn: running statistics never move from 0 and 1 (torch's momentum is the weight of the new batch; Keras's is 1 − it)",

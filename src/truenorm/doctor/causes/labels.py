@@ -59,6 +59,7 @@ def reordered(case: Case) -> tuple[Case, Finding | None]:
         "after": again.scores[AS_IS].mean(ACCURACY),
         "chance": 1 / classes,
         "order": tuple(map(int, order[:10])),
+        "classes": classes,
         "shift": int(shifts[0]) if len(shifts) and bool((shifts == shifts[0]).all()) else None,
     }
     return again, Finding(cause="order of classes", evidence=evidence, rank=BUFFERS, remedy=ReorderClasses())

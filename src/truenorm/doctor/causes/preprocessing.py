@@ -20,6 +20,8 @@ _SAMPLES = 256
 _FITS = 0.85
 """Share of the shift that a·x + δ must explain: other domains are explained by half."""
 
+_REFITS = 3
+
 _MOVED = 0.1
 """How far a scale is from 1, or an offset from 0 in σ of the images, to be named."""
 
@@ -101,20 +103,30 @@ def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:
     response = torch.stack(responses, 1)
     stored, now, centre = case.stored[first], arriving(part), at_zero.mean.double()
     std = stored.std.double().clamp_min(1e-6)
+
+    def fit(plain: Moments, sign: float) -> tuple[float, Tensor, float]:
+        """Scale, offset and what they explain, from what the first layer receives."""
+        live = plain.var > 1e-6
+        ratio = stored.var.double().clamp_min(1e-12) / plain.var.double().clamp_min(1e-12)
+        scale = sign * float((ratio[live].log() / 2).median().exp()) if bool(live.any()) else sign
+        scaled = scale * (plain.mean.double() - centre) + centre
+        rest = (stored.mean.double() - scaled) / std
+        offset = torch.linalg.lstsq(response / std[:, None], rest[:, None]).solution[:, 0]
+        predicted = Moments(scaled + response @ offset, plain.var.double() * scale**2)
+        return scale, offset * unit, _explained(stored, now, predicted)
+
     for reverse in (False, True) if channels == 3 else (False,):
         plain = arriving(part.changed(lambda x: x.flip(1))) if reverse else now
-        live = plain.var > 1e-6
-        if not bool(live.any()):
-            return
-        ratio = stored.var.double().clamp_min(1e-12) / plain.var.double()
-        size = float((ratio[live].log() / 2).median().exp())
-        for scale in (size, -size):
-            scaled = scale * (plain.mean.double() - centre) + centre
-            rest = (stored.mean.double() - scaled) / std
-            offset = torch.linalg.lstsq(response / std[:, None], rest[:, None]).solution[:, 0]
-            predicted = Moments(scaled + response @ offset, plain.var.double() * scale**2)
-            if _explained(stored, now, predicted) > _FITS:
-                yield Preprocess(scale=scale, offset=tuple((offset * unit).tolist()), reverse=reverse)
+        for sign in (1.0, -1.0):
+            scale, offset, explained = fit(plain, sign)
+            if explained <= _FITS:
+                continue
+            remedy = Preprocess(scale=scale, offset=tuple(offset.tolist()), reverse=reverse)
+            for _ in range(_REFITS):  # with zero padding a constant has a variance at the borders
+                again, more, _ = fit(arriving(part.changed(remedy.apply)), 1.0)
+                moved = tuple(again * value + float(step) for value, step in zip(remedy.offset, more, strict=True))
+                remedy = Preprocess(scale=again * remedy.scale, offset=moved, reverse=reverse)
+            yield remedy
 
 
 def _explained(stored: Moments, now: Moments, predicted: Moments) -> float:
