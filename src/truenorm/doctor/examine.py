@@ -19,11 +19,17 @@ from truenorm.model.layers import batch_norms
 from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
-from truenorm.stats.shift import ShiftReport, errors, estimation_shift
+from truenorm.stats.shift import ShiftReport, errors, estimation_shift, noise_floor
 from truenorm.stats.statistics import Statistics
 
 _BATCH = 32
 """Samples in a batch where the data come one by one."""
+
+_FEW = 256
+"""Samples on which candidates are compared at most."""
+
+_LEAST = 8
+"""Samples that show what mending one layer does, at least."""
 
 _GIANT = 2**30
 """Bytes that a giant batch may take."""
@@ -110,6 +116,15 @@ class Case:
         if self.best_unfrozen is not None:
             return self.unfrozen[self.best_unfrozen]
         return self.scores.get(self.best or AS_IS)
+
+    @cached_property
+    def few(self) -> Sample:
+        """A part of the measured samples, on which candidates are compared; what it chooses is tried on all."""
+        assert self.sample is not None
+        if self.sample.joined is None:
+            return replace(self.sample, batches=self.sample.batches[: max(1, len(self.sample.batches) // 4)])
+        few = max(self.sample.batch_size, min(_FEW, len(self.sample) // 4))
+        return self.sample.rows(torch.arange(min(few, len(self.sample))))
 
     @property
     def unreached(self) -> tuple[str, ...]:
@@ -305,9 +320,11 @@ def harm(layer: Layer, moments: Moments, truth: Moments) -> float:
 def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, float]:
     """By how much the network's output moves when one layer alone is mended, in standard deviations of the output.
 
-    Empty where the output is no tensor of finite numbers.
+    Together the layers take no more than one pass over what was measured. Empty where the output is no tensor of finite
+    numbers.
     """
     assert case.sample is not None
+    samples = min(samples, max(_LEAST, len(case.sample) // (len(names) + 1)))
     part = case.sample if case.sample.joined is None else case.sample.rows(torch.arange(min(samples, len(case.sample))))
     before = _output(case, part, {})
     if before is None or not bool(before.isfinite().all()):
@@ -342,6 +359,12 @@ def distance(stats: Statistics, truth: Statistics, layers: list[str] | None = No
         d_C, log_C = errors(stats[name], truth[name])
         total += float((d_C.clamp(-5, 5).square() + 2 * log_C.clamp(-3, 3).square()).mean())
     return total / len(names)
+
+
+def chance(measured: Statistics, layers: list[str]) -> float:
+    """The `distance` of exact statistics from these, which are of a sample: the mean square of noise floors."""
+    floors = [noise_floor(measured[name]) or 0.0 for name in layers]
+    return sum(floor**2 for floor in floors) / len(floors)
 
 
 def slope_of_means(case: Case, layers: list[str]) -> float:

@@ -6,18 +6,20 @@ from contextlib import contextmanager
 from torch import nn
 
 from truenorm.doctor.advice import advised
-from truenorm.doctor.examine import Case, distance
+from truenorm.doctor.examine import Case, chance, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import SetEps
 from truenorm.errors import NotMeasurable
 from truenorm.model.layers import batch_norms
-from truenorm.stats.statistics import Statistics
 
 _USUAL = {1e-3: "Keras, TensorFlow", 1e-5: "torch", 1e-4: "some ports", 1e-2: "", 2e-5: "MXNet", 1e-8: "", 0.0: "none"}
 """Values that frameworks have."""
 
 _FITS = 0.6
 """Share of the shift that must be gone with another ε: with the right one nearly all is."""
+
+_PROMISES = 0.3
+"""Share that must be gone on a few samples for an ε to be tried on all."""
 
 MATTERS = 1e-2
 """Share of the variances that ε must make up somewhere, to be looked at."""
@@ -35,19 +37,19 @@ def find(case: Case) -> Iterable[Finding]:
     for eps in candidates:
         with _eps(case.model, eps):
             try:
-                arriving = case.measure(case.sample, flow="eval")
+                arriving = case.measure(case.few, flow="eval")
             except NotMeasurable:
                 continue
-        after = distance(Statistics(dict(case.stored)), arriving, names)
+        after = distance(case.stored, arriving, names) - chance(arriving, names)
         if best is None or after < best[0]:
             best = (after, eps)
-    if best is None or before <= 0:
+    if best is None or before <= 0 or 1 - best[0] / before < _PROMISES:
         return
-    after, eps = best
-    explained = 1 - after / before
-    if explained <= _FITS:
-        return
+    _, eps = best
     with _eps(case.model, eps):
+        explained = 1 - distance(case.stored, case.measure(case.sample, flow="eval"), names) / before
+        if explained <= _FITS:
+            return
         scored = case.judged_on(case.model)
     advice = advised(case, scored, SetEps(eps=eps))
     if advice is not None:

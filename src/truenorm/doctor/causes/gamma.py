@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.doctor.advice import advised
-from truenorm.doctor.examine import Case, distance
+from truenorm.doctor.examine import Case, chance, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import SetWeight, Weight
 from truenorm.errors import NotMeasurable
@@ -17,6 +17,9 @@ _FITS = 0.85
 
 _FIRST = 0.25
 """How far off the first layer may be, as a share of the mean of the others: nothing before it depends on γ."""
+
+_PROMISES = 0.4
+"""Share that must be gone on a few samples for weights to be tried on all."""
 
 _WEIGHTS: dict[Weight, Callable[[Tensor], Tensor]] = {
     "1": torch.ones_like,
@@ -39,14 +42,18 @@ def find(case: Case) -> Iterable[Finding]:
         if network is None:
             continue
         try:
-            explained = 1 - distance(case.stored, case.measure_on(network, case.sample), names) / before
+            measured = case.measure_on(network, case.few)
+            explained = 1 - (distance(case.stored, measured, names) - chance(measured, names)) / before
         except NotMeasurable:
             continue
         if best is None or explained > best[0]:
             best = (explained, weight, network)
-    if best is None or best[0] < _FITS:
+    if best is None or best[0] < _PROMISES:
         return
-    explained, weight, network = best
+    _, weight, network = best
+    explained = 1 - distance(case.stored, case.measure_on(network, case.sample), names) / before
+    if explained < _FITS:
+        return
     advice = advised(case, case.judged_on(network), SetWeight(weight=weight))
     if advice is not None:
         yield Finding(

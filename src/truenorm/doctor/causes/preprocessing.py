@@ -16,6 +16,7 @@ from truenorm.stats.statistics import Statistics
 
 _MOST_CHANNELS = 4
 _SAMPLES = 256
+_CONSTANT = 2
 
 _FITS = 0.85
 """Share of the shift that a·x + δ must explain: other domains are explained by half."""
@@ -42,11 +43,12 @@ def find(case: Case) -> Iterable[Finding]:
         return
     part = sample.rows(torch.arange(min(_SAMPLES, len(sample))))
     names = [name for name in case.joint if name in case.stored]
-    before = distance(case.stored, case.measure(part, flow="eval"), names)
+    arriving = case.measure(part, flow="eval")
+    before = distance(case.stored, arriving, names)
     if before <= 0:
         return
     fits: list[tuple[float, Preprocess, Scored | None]] = []
-    for remedy in _fitted(case, part, first):
+    for remedy in _fitted(case, part, first, arriving[first]):
         changed = part.changed(remedy.apply)
         assert changed is not None
         explained = 1 - distance(case.stored, case.measure(changed, flow="eval"), names) / before
@@ -79,7 +81,7 @@ def _scored(case: Case, sample: Sample | None, remedy: Preprocess) -> Scored | N
     return None if changed is None or AS_IS not in case.scores else case.judged(changed)
 
 
-def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:
+def _fitted(case: Case, part: Sample, first: str, now: Moments) -> Iterable[Preprocess]:
     """a and δ that fit the first layer, for both signs of a, and for reversed channels where there are three."""
 
     def arriving(sample: Sample | None) -> Moments:
@@ -90,7 +92,8 @@ def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:
     images = part.joined.input
     channels = images.shape[1]
     unit = float(images.std().clamp_min(1e-6))
-    at_zero = arriving(part.changed(torch.zeros_like))
+    constant = part.rows(torch.arange(min(_CONSTANT, len(part))))
+    at_zero = arriving(constant.changed(torch.zeros_like))
     responses: list[Tensor] = []  # to a constant added to one channel: the same whatever the images
     for channel in range(channels):
 
@@ -99,9 +102,9 @@ def _fitted(case: Case, part: Sample, first: str) -> Iterable[Preprocess]:
             changed[:, channel] += unit
             return changed
 
-        responses.append((arriving(part.changed(shifted)).mean - at_zero.mean).double())
+        responses.append((arriving(constant.changed(shifted)).mean - at_zero.mean).double())
     response = torch.stack(responses, 1)
-    stored, now, centre = case.stored[first], arriving(part), at_zero.mean.double()
+    stored, centre = case.stored[first], at_zero.mean.double()
     std = stored.std.double().clamp_min(1e-6)
 
     def fit(plain: Moments, sign: float) -> tuple[float, Tensor, float]:

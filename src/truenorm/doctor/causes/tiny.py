@@ -1,6 +1,8 @@
 """Tiny batches: torch stores n/(n−1) times the variance of training, which is too much behind other batch norms."""
 
+import math
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
@@ -56,17 +58,27 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
         return None, 0.0, 1.0
     part = case.sample.rows(torch.arange(min(_SAMPLES, len(case.sample))))
     before = distance(case.stored, case.joint, behind)
-    best: tuple[float, int, float] = (before, 0, 1.0)
-    for size in _SIZES:
-        if size >= len(part):
-            break
+
+    @cache
+    def fit(place: int) -> tuple[float, int, float]:
+        size = sizes[place]
         pooled, within = case.measure_both(part.batched(size))
         as_torch = Statistics({name: _unbiased(within[name], size, len(part)) for name in pooled})
         ratio = float(
             torch.exp(2 * torch.cat([errors(case.stored[name], within[name])[1] for name in behind]).median())
         )
-        best = min(best, (distance(case.stored, as_torch, behind), size, ratio))
-    after, size, ratio = best
+        return distance(case.stored, as_torch, behind), size, ratio
+
+    sizes = [size for size in _SIZES if size < len(part)]
+    if not sizes:
+        return None, 0.0, 1.0
+    # Each size costs a pass: those around the one that fits are measured, from the one that the variances tell.
+    told = -1 / math.expm1(-2 * float(log_std.median()))
+    place, previous = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / told))), -1
+    while place != previous:
+        around = range(max(0, place - 1), min(len(sizes), place + 2))
+        place, previous = min(around, key=fit), place
+    after, size, ratio = min((before, 0, 1.0), fit(place))
     # What it leaves unexplained in the first layer counts, too.
     whole = distance(case.stored, case.joint, names) * len(names)
     share = (before - after) * len(behind) / whole if whole > 0 else 0.0
