@@ -26,6 +26,12 @@ _AGREE = 0.15
 _NEARLY = 0.7
 """What momentum and count say is believed where it explains this share of what the best fit explains."""
 
+_ERROR = 0.05
+"""How far from the weight that fits the one may be that momentum and count say, whatever it explains."""
+
+_WORSE = 5.0
+"""A weight that is farther from the one that fits is denied if it leaves so many times as much unexplained."""
+
 
 def find(case: Case) -> Iterable[Finding]:
     """(1 − m)^t is arithmetic: what is fitted against it is no finding, unless the momentum is a guess."""
@@ -41,7 +47,8 @@ def find(case: Case) -> Iterable[Finding]:
     if counted:
         expected = sum(counted) / len(counted)
         explained = _explained(case, names, expected, before)
-        if explained > max(_EXPLAINS, _NEARLY * best):
+        contradicted = abs(expected - fitted) > _ERROR and best > _FITS and 1 - explained > _WORSE * (1 - best)
+        if explained > max(_EXPLAINS, _NEARLY * best) and not contradicted:
             if expected >= _LEAST:
                 yield _finding(layers[0], expected, explained, measured=True)
             return
