@@ -74,7 +74,8 @@ def repair(
         output.print(done)
         output.print(f"{out} was not written: {checkpoint} is as good", markup=False, soft_wrap=True)
         sys.exit(3)
-    state = {name: value for name, value in network.state_dict().items() if name.endswith(STATISTICS)}
+    state = network.state_dict()
+    state = {name: value for name, value in state.items() if name.endswith(STATISTICS) or name in weights.lacks}
     rewritten = weights.with_state(state)
     write_checkpoint(out, rewritten.data, source=checkpoint)
     output.print(done)

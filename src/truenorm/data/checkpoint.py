@@ -34,6 +34,8 @@ _PLAIN: list[Any] = [
 STATISTICS = ("running_mean", "running_var")
 """How the names of running statistics end."""
 
+_COUNT = "num_batches_tracked"
+
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
 
@@ -77,7 +79,7 @@ class Checkpoint:
         prefix: what the names begin with beside the network's own.
         metadata: safetensors' own.
         file_state: of the file, just before it was read.
-        lacks: running statistics of the network that the file does not hold.
+        lacks: running statistics of the network, and their counts of batches, that a file of parameters does not hold.
     """
 
     path: Path
@@ -114,7 +116,7 @@ class Checkpoint:
         """Load the state strictly; counts of batches may be missing, as in old files and ports.
 
         The running statistics of batch norm may be missing, too, if all are (a file of parameters): those of the
-        network are then the initial 0 and 1, and `lacks` names them.
+        network are then the initial 0 and 1, with no batch counted, and `lacks` names them.
 
         Returns:
             the checkpoint, with the prefix that its names turned out to have.
@@ -124,7 +126,7 @@ class Checkpoint:
         """
         wanted = network.state_dict()
         parameters_only = not any(name.endswith(STATISTICS) for name in self.state)
-        optional = ("num_batches_tracked", *(STATISTICS if parameters_only else ()))
+        optional = (_COUNT, *(STATISTICS if parameters_only else ()))
         prefix = _prefix(self.state, [name for name in wanted if not name.endswith(optional)])
         # What lies beside the prefix (a loss, another network) is not this network's.
         state = OrderedDict((n.removeprefix(prefix), value) for n, value in self.state.items() if n.startswith(prefix))
@@ -151,7 +153,8 @@ class Checkpoint:
         noted: Mapping[str, Any] = getattr(self.state, "_metadata", {})
         fitting._metadata = {f"{name}.".removeprefix(prefix).removesuffix("."): told for name, told in noted.items()}
         network.load_state_dict(fitting, strict=False)
-        lacks = tuple(name for name in wanted if name not in state and name.endswith(STATISTICS))
+        absent = tuple(name for name in wanted if name not in state and name.endswith(optional))
+        lacks = absent if parameters_only else ()
         for name in lacks:  # of a network that was built with statistics of its own
             network.get_buffer(name).fill_(float(name.endswith("running_var")))
         return replace(self, prefix=prefix, lacks=lacks)
@@ -161,7 +164,7 @@ class Checkpoint:
 
         A tensor keeps the type that it has in the file. Where that cannot hold the values (an integer type, a variance
         that half precision takes for 0 or inf), it is written as float32. Running statistics that the file lacks are
-        added.
+        added, and their counts, without which torch would not load them strictly.
         """
         state = copy.copy(cast(dict[str, Tensor], self.state))  # an OrderedDict of torch's has attributes
         widened: dict[str, torch.dtype] = {}

@@ -230,6 +230,41 @@ def test_statistics_without_a_count_are_long_trained_for_our_layers(tmp_path):
     assert fresh.bn.num_batches_tracked == LONG_TRAINED
 
 
+@pytest.mark.parametrize("notes", [True, False], ids=["with torch's notes", "without"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_file_of_parameters_gets_statistics_that_load_strictly(tmp_path, prefix, notes):
+    """torch notes the version of each module in the state dict itself, and asks by it whether counts may be missing."""
+    net, _ = trained()
+    state = prefixed(net.state_dict(), prefix)
+    for name in [name for name in state if name.endswith(("running_mean", "running_var", "num_batches_tracked"))]:
+        del state[name]
+    read = read_checkpoint(put(tmp_path / "net.pt", state if notes else dict(state)))
+    fresh = network()
+    with torch.no_grad():
+        fresh.bn.running_mean.fill_(7)
+        fresh.bn.num_batches_tracked.fill_(7)
+    loaded = read.load_into(fresh)
+    missing = [f"bn.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
+    assert loaded.lacks == tuple(missing)
+    assert (fresh.bn.running_mean == 0).all() and (fresh.bn.running_var == 1).all()
+    assert fresh.bn.num_batches_tracked == 0
+    given = {name: net.state_dict()[name] for name in missing}
+    (tmp_path / "mended.pt").write_bytes(loaded.with_state(given).data)
+    written = torch.load(tmp_path / "mended.pt")
+    assert set(written) == set(prefixed(net.state_dict(), prefix))
+    wrapped = network() if not prefix else torch.nn.ModuleDict({"module": network()})
+    wrapped.load_state_dict(written, strict=True)
+    assert_same(dict(wrapped.state_dict()), dict(prefixed(net.state_dict(), prefix)))
+
+
+@pytest.mark.parametrize("lost", ["running_mean", "running_var"])
+def test_a_file_that_lacks_some_statistics_does_not_fit(tmp_path, lost):
+    state = trained()[0].state_dict()
+    del state[f"bn.{lost}"]
+    with pytest.raises(InvalidInput, match=rf"does not fit the network: it lacks bn.{lost}; is it of another"):
+        read_checkpoint(put(tmp_path / "net.pt", state)).load_into(network())
+
+
 # What does not fit
 
 
