@@ -110,6 +110,11 @@ class Diagnosis:
         """What was looked at, in sentences."""
         return () if self.looked is None else words.looked(self.looked)
 
+    @property
+    def elsewhere(self) -> str:
+        """Where to look if it is not batch norm; empty where it is, or nothing tells."""
+        return words.ELSEWHERE if self.outcome.kind in _ACQUITTED else ""
+
     def __repr__(self) -> str:
         """One line."""
         layers = f"{self.outcome.off} of {len(self.layers)} layers off" if self.layers else "no layer measured"
@@ -129,7 +134,7 @@ class Diagnosis:
         causes = [(first if i == 0 else "also", f.sentence) for i, f in enumerate(self.causes[:3])]
         notes = [("note", f.sentence) for f in self.findings if f.level == "note"]
         ruled_out = [("not", "; ".join(map(words.ruled_out, self.ruled_out)))] if self.ruled_out else []
-        elsewhere = [("else", words.ELSEWHERE)] if self.outcome.kind in _ACQUITTED else []
+        elsewhere = [("else", self.elsewhere)] if self.elsewhere else []
         looked = [("looked", "; ".join(self.notes))] if self.notes else []
         steps = [(step.when, advice(step.remedy)) for step in self.steps]
         return (("verdict", self.verdict), *causes, *ruled_out, *elsewhere, *notes, *looked, *steps)
@@ -169,6 +174,7 @@ class Diagnosis:
                 {"what": part.what, "changes": dict(part.changes), "sentence": words.ruled_out(part)}
                 for part in self.ruled_out
             ],
+            "elsewhere": self.elsewhere,
             "steps": [
                 {"when": step.when, "remedy": to_dict(step.remedy), "sentence": advice(step.remedy)}
                 for step in self.steps

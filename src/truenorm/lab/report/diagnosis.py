@@ -27,14 +27,23 @@ class RecordedSentence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedOutcome:
+    """The verdict as a value: its kind, see `OutcomeKind`."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedDiagnosis:
     """What the header holds of a diagnosis, apart from its numbers.
 
     Args:
         healthy: nothing is wrong.
         verdict: one sentence.
+        outcome: the same as a value; None in records that hold the sentence alone.
         findings: causes, the likeliest first, and notes.
         ruled_out: causes that were checked and excluded.
+        elsewhere: where to look if it is not batch norm.
         steps: what to do.
         recommendation: the steps in one line; records without steps hold it alone.
         notes: what was measured: samples, batches.
@@ -42,8 +51,10 @@ class RecordedDiagnosis:
 
     healthy: bool
     verdict: str
+    outcome: RecordedOutcome | None = None
     findings: tuple[RecordedSentence, ...] = ()
     ruled_out: tuple[RecordedSentence | str, ...] = ()
+    elsewhere: str = ""
     steps: tuple[RecordedSentence, ...] = ()
     recommendation: str = ""
     notes: tuple[str, ...] = ()
@@ -66,11 +77,16 @@ class DiagnosisRecord:
         """(what, sentence), as `truenorm diagnose` prints them."""
         diagnosis = self.diagnosis
         causes = [finding.sentence for finding in diagnosis.findings if finding.level != "note"]
-        harmless = diagnosis.healthy and any(row.metric.startswith("gain.") for row in self.record.rows)
+        harmless = (
+            diagnosis.healthy and any(row.metric.startswith("gain.") for row in self.record.rows)
+            if diagnosis.outcome is None
+            else diagnosis.outcome.kind in ("harmless", "sound")
+        )
         ruled_out = [cause if isinstance(cause, str) else cause.sentence for cause in diagnosis.ruled_out]
         lines = [
             *zip(("harmless" if harmless else "cause", "also", "also"), causes, strict=False),  # the likeliest three
             ("not", "; ".join(ruled_out)),
+            ("else", diagnosis.elsewhere),
             *(("note", finding.sentence) for finding in diagnosis.findings if finding.level == "note"),
             ("looked", "; ".join(diagnosis.notes)),
             *([(step.when, step.sentence) for step in diagnosis.steps] or [("do", diagnosis.recommendation)]),

@@ -1,6 +1,7 @@
 """A diagnosis is shown from its record alone."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from unit.lab.report.test_page import Read
 
 import truenorm as tn
 from truenorm.cli import main
+from truenorm.doctor.diagnosis import Diagnosis, LayerState
+from truenorm.doctor.finding import Finding
+from truenorm.doctor.outcome import Looked, Outcome, OutcomeKind, RuledOut, Undecided
+from truenorm.doctor.remedy import Nothing, RepairStatistics, Step
 from truenorm.doctor.tables import tables_of
 from truenorm.errors import InvalidRecord
 from truenorm.lab.report import diagnosis_page
 from truenorm.lab.report.diagnosis import diagnosis_conclusion, read_diagnosis
+from truenorm.metrics.intervals import Interval
 from truenorm.record import Measurement, Record
 
 
@@ -86,6 +92,108 @@ def test_sentences_of_what_was_ruled_out_and_of_steps_may_stand_beside_their_val
     assert diagnosis.lines == snapshot(
         (("verdict", "bad"), ("not", "not a; not b"), ("do", "fix the loader"), ("then", "repair"))
     )
+
+
+@pytest.mark.parametrize("kind", get_args(OutcomeKind))
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_record_says_line_by_line_what_the_diagnosis_says(kind, healthy):
+    """Whatever was found, with all that may be said beside it."""
+    hidden = Undecided(metric="accuracy", gain=0.01, half_width=0.02, samples=900) if kind == "undecided" else None
+    found = Diagnosis(
+        outcome=Outcome(kind=kind, healthy=healthy, off=1, layers=2, undecided=hidden, unknown=("stem",)),
+        layers=(LayerState(layer="1", off=1.0, own=1.0, inherited=0.0, floor=0.1, harm=1.0),),
+        findings=(
+            Finding(cause="unexplained"),
+            Finding(cause="dropout", evidence={"dropouts": ("0",), "rates": (0.5,)}, explained=0.5),
+            Finding(cause="bias before batch norm", layers=("1",), level="note"),
+        ),
+        gains={"joint": {"accuracy": Interval(0.01, 0.02, 50)}},
+        scores={"as it is": {"accuracy": 0.5}, "joint": {"accuracy": 0.51}},
+        best=None,
+        ruled_out=(RuledOut(what="statistics", changes=(("accuracy", 0.01),)),),
+        steps=(Step(remedy=RepairStatistics()), Step(remedy=Nothing(), when="later")),
+        looked=Looked(limit=2000, kind="classes", measured=50, scored=50, batch_size=10),
+    )
+    record = Record.loads(found.record().dumps())
+    assert read_diagnosis(record).lines == found.lines()
+    assert read_diagnosis(record).diagnosis.healthy is healthy
+
+
+EARLIER = {
+    "healthy": True,
+    "verdict": "it is not batch norm: the stored statistics are those of these data, up to noise",
+    "outcome": {"kind": "sound", "data": True, "off": 0, "layers": 2, "improved": []},
+    "cause": "initial values",
+    "findings": [
+        {
+            "cause": "initial values",
+            "level": "cause",
+            "evidence": {"left": 0.1, "agrees": True, "momentum": 0.001, "counted_batches": 304},
+            "explained": 0.9,
+            "layers": [],
+            "remedy": {"kind": "repair statistics", "needs_score": False, "next_time": None},
+            "sentence": "momentum 0.001, 304 batches",
+        }
+    ],
+    "best": None,
+    "ruled_out": [
+        {
+            "what": "statistics",
+            "metric": "accuracy",
+            "change": 0.0,
+            "sentence": "statistics: no other gives more than +0 of accuracy",
+        },
+        {
+            "what": "training data",
+            "metric": None,
+            "change": None,
+            "sentence": "if the training data score much better than these, it is overfitting, or other data",
+        },
+    ],
+    "steps": [
+        {
+            "when": "do",
+            "remedy": {"kind": "nothing", "none_better": False},
+            "sentence": "leave the statistics alone",
+        }
+    ],
+    "recommendation": "leave the statistics alone",
+    "looked": {
+        "measured": 299,
+        "scored": 298,
+        "same": False,
+        "batch_size": 32,
+        "unreached": [],
+        "partly": [],
+        "frozen": [],
+        "repeated": [],
+    },
+    "notes": ["299 samples measured and 298 others scored, in batches of 32"],
+}
+"""What an earlier version recorded, before limits, kinds of labels and several changes were."""
+
+
+def test_a_record_of_an_earlier_version(tmp_path, capsys):
+    file = tmp_path / "earlier.json"
+    rows = (
+        Measurement("diagnosis", "stored", "1", "shift.arriving", 0.5, 0.01),
+        Measurement("diagnosis", "stored", None, "accuracy", 0.98),
+        Measurement("diagnosis", "joint", None, "accuracy", 0.98),
+        Measurement("diagnosis", "joint", None, "gain.accuracy", 0.0, 0.0002, 298),
+    )
+    Record(command="truenorm diagnose", rows=rows, trials={"diagnosis": EARLIER}).save(file)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(file)])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert diagnosis_conclusion(read_diagnosis(Record.load(file))) == snapshot("""\
+verdict   it is not batch norm: the stored statistics are those of these data, up to noise
+harmless  momentum 0.001, 304 batches
+not       statistics: no other gives more than +0 of accuracy; if the training data score much better than these, it is overfitting, or other data
+looked    299 samples measured and 298 others scored, in batches of 32
+do        leave the statistics alone\
+""")
+    assert "0.50 σ" in out and "leave the statistics alone" in out
 
 
 def test_a_layer_without_all_its_numbers():
