@@ -249,7 +249,7 @@ _SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "momentum 0": "momentum is 0 in {layers}: running statistics never move from 0 and 1 (torch's momentum is the "
     "weight of the new batch; Keras's is 1 − it)",
     "folded statistics": "{layers} {hold} mean 0 and variance 1, and no other statistics score better: so it is where "
-    "statistics were folded into γ and β",
+    "statistics were folded into γ and β, and in a network that was not trained yet",
     "momentum": "momentum is {momentum:g} in {layers}: if training used it, the statistics rest on about {window:.2g} "
     "batches (torch's momentum is the weight of the new batch; Keras's {momentum:g} is {keras:.3g} here)",
     "sampling noise": "with momentum {momentum:g} the statistics rest on {window:.0f} batches; they are as noisy as "

@@ -153,7 +153,7 @@ def test_there_is_a_sentence_for_every_cause():
             "train() and eval() differ beside batch norm, beginning in a (Scale), b (Scale), and batch norm stores what it sees in train(); 90% of the shift is explained by it",
             "bn is frozen (held by truenorm.freeze), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
             "a, b are frozen (in eval() inside a network in train()), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
-            "layer 1 holds mean 0 and variance 1, and no other statistics score better: so it is where statistics were folded into γ and β",
+            "layer 1 holds mean 0 and variance 1, and no other statistics score better: so it is where statistics were folded into γ and β, and in a network that was not trained yet",
             "accuracy is 1.0%, chance 10.0%, and with output k read as class (k + 3) mod 10 it is 98.0%: labels and outputs count the classes in different orders",
             "accuracy is 1.0%, chance 33.3%, and with the outputs read as the classes 2, 0, 1 it is 98.0%: labels and outputs count the classes in different orders",
             "no cause that was tried explains it; a diagnosis on training data, or with the optimizer (optimizer=), would tell more",
