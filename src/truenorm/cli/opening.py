@@ -16,6 +16,7 @@ from truenorm.errors import InvalidInput, TruenormError, extra
 from truenorm.lab.images.feed import Feed, Scale
 from truenorm.lab.images.sets import load
 from truenorm.model.evaluate import Forward, evaluating, random_states_kept, run
+from truenorm.model.layers import is_program
 
 
 def open_network(
@@ -103,12 +104,14 @@ def open_functions(*, score: str | None, forward: str | None) -> Functions:
 
 
 def try_batch(network: nn.Module, data: Iterable[Any]) -> None:
-    """Run one batch, so that what cannot work is one sentence. A one-shot iterator is left alone.
+    """Run one batch, so that what cannot work is one sentence.
+
+    A one-shot iterator is left alone, and so is a program, whose modes and buffers cannot be changed for a while.
 
     Raises:
         InvalidInput: the forward fails.
     """
-    if isinstance(data, Iterator):
+    if isinstance(data, Iterator) or is_program(network):
         return
     with random_states_kept(network):
         images = next(batches_of(data, limit=1)).input
