@@ -16,9 +16,9 @@ from truenorm.metrics.intervals import Interval
 
 # The run that is shown, as values.
 DIAGNOSIS = Diagnosis(
-    healthy=False,
     outcome=Outcome(
         kind="repairable",
+        healthy=False,
         off=2,
         layers=2,
         improved=(
@@ -30,7 +30,7 @@ DIAGNOSIS = Diagnosis(
     findings=(
         Finding(
             cause="initial values",
-            evidence={"agrees": True, "momentum": 0.001, "counted_batches": 190, "left": 0.8269},
+            evidence={"momentum": 0.001, "batches": 190, "left": 0.8269},
             explained=0.98,
         ),
     ),
@@ -39,7 +39,7 @@ DIAGNOSIS = Diagnosis(
     best="joint",
     ruled_out=(),
     steps=(Step(remedy=RepairStatistics()),),
-    looked=Looked(measured=291, scored=290, batch_size=32),
+    looked=Looked(limit=2000, kind="classes", measured=291, scored=290, batch_size=32),
 )
 STATISTICS = tn.Statistics({})
 REPAIR = Repair(
@@ -64,7 +64,7 @@ def certain(diagnosis, repair):
     return (
         (diagnosis.healthy, diagnosis.best, diagnosis.ruled_out, diagnosis.steps, diagnosis.looked, others),
         (outcome.kind, outcome.off, outcome.layers, [part.metric for part in outcome.improved]),
-        (first.cause, first.level, first.evidence["agrees"], first.evidence["counted_batches"]),
+        (first.cause, first.level, first.evidence["batches"]),
         (repair.chosen, list(repair.gains["joint"])),
     )
 
