@@ -52,6 +52,7 @@ def diagnose(
         json: write the figures there, as a record.
         html: write a page there.
     """
+    from truenorm.cli.looking import looking
     from truenorm.cli.opening import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.cli.terminal import console
     from truenorm.doctor.diagnose import diagnosed
@@ -71,9 +72,9 @@ def diagnose(
         if forward is None:
             with unchanged(weights, model, data):
                 try_batch(network, batches)
-    looking = console(stderr=True).status("looking at the network")
-    with looking, users_code("looking at the network"), unchanged(weights, model, data, score, forward):
-        diagnosis = diagnosed(network, batches, limit=limit, **functions)
+    code = (model, data, score, forward)
+    with looking(network) as started, users_code("looking at the network"), unchanged(weights, *code):
+        diagnosis = diagnosed(network, batches, limit=limit, started=started, **functions)
     named: dict[str, object] = {"--model": model, "--checkpoint": checkpoint or "CHECKPOINT", "--key": key}
     named |= {"--data-root": data_root, "--image-size": image_size, "--score": score, "--forward": forward}
     named |= {"--device": device if device != "cpu" else None}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:  # what shows a record need not import what makes one
     from truenorm.lab.jobs.runner import Progress as OnProgress
@@ -22,13 +22,17 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextmanager
-def bars() -> "Generator[OnProgress]":
-    """A bar for the work that is on; nothing where standard error is no terminal."""
+def bars(*, percent: bool = False) -> "Generator[OnProgress]":
+    """A bar for the work that is on; nothing where standard error is no terminal.
+
+    Args:
+        percent: show how much is done in percent, not as a count.
+    """
     output = console(stderr=True)
     columns = (
         TextColumn("{task.description:28}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn() if percent else MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as progress:

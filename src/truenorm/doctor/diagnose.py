@@ -93,12 +93,12 @@ def diagnosed(
     optimizer: torch.optim.Optimizer | None = None,
     forward: Forward | None = None,
     limit: int | None = None,
-    started: Callable[[int], None] = lambda limit: None,
+    started: Callable[[int], None] = lambda samples: None,
 ) -> Diagnosis:
     """`diagnose`, for the command line.
 
     Args:
-        started: called once with the number of samples that will be looked at.
+        started: called once with the number of samples that are looked at, when they have been read.
     """
     unknown = tuple(like_batch_norm(model))
     if not has_batch_norm(model):
@@ -114,8 +114,8 @@ def diagnosed(
         # Programs have no modes to choose and no hooks: they are looked at without running them.
         if data is not None and not is_program(model):
             size, batches = fitting(model, data, forward=forward, limit=limit)
-            started(size)
             sample = take_sample(batches, limit=size)
+            started(len(sample))
             limit = size
         case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
         return _concluded(case, limit, unknown)

@@ -1,17 +1,23 @@
 """`truenorm diagnose`: exit codes, a line to run, figures in files; whatever is wrong is one sentence."""
 
+import re
 import runpy
 import shlex
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 from inline_snapshot import snapshot
+from rich.console import Console
 
 import truenorm as tn
+from truenorm.cli import looking, terminal
 from truenorm.cli.terminal import WIDE
+from truenorm.doctor import diagnose as in_steps
+from truenorm.doctor import size
 from truenorm.lab.report.diagnosis import diagnosis_conclusion, read_diagnosis
 from truenorm.record import Record
 from truenorm.show import plain
@@ -70,6 +76,9 @@ def empty():
 
 def no_labels():
     return [x for x, _ in batches(2)]
+
+def few():
+    return [(x[:3], y[:3]) for x, y in batches(2, 2)]
 
 def audio():
     return [{"audio": x} for x, _ in batches(2)]
@@ -134,7 +143,9 @@ def diagnosed(diagnose, tmp_path):
 
     def run(*arguments, **how):
         ended = diagnose(*arguments, "--json", "found.json", **how)
-        assert ended.err == ""
+        # The only line beside the answer, and none where nothing is run.
+        assert (re.fullmatch(r"truenorm: looking at [\d,]+ samples\n", ended.err) is None) == (not ended.err)
+        assert bool(ended.err) == (how.get("data", True) is not None)
         diagnosis = read_diagnosis(Record.load(tmp_path / "found.json"))
         (tmp_path / "found.json").unlink()
         steps = len(diagnosis.diagnosis.steps)
@@ -156,6 +167,7 @@ def to_run(found, **named):
     return [named.get(word, word) for word in words]
 
 
+LOOKING = "truenorm: looking at 1,024 samples\n"
 REPAIRED = ("repair", "--model", "net.py:make", "--checkpoint", "last.pt", "--data", "data.py:train", "--out", "ok.pt")
 
 
@@ -164,7 +176,7 @@ def test_what_is_wrong_is_recorded_and_is_exit_code_3(diagnosed):
     assert (code, found["healthy"], found["outcome"]["kind"]) == (3, False, "repairable")
     first = found["findings"][0]
     assert first["cause"] == "initial values"
-    assert first["evidence"]["momentum"] == pytest.approx(0.001) and first["evidence"]["counted_batches"] == 64
+    assert first["evidence"]["momentum"] == pytest.approx(0.001) and first["evidence"]["batches"] == 64
     assert first["evidence"]["left"] == pytest.approx((1 - 0.001) ** 64, abs=0.005)
     assert sentences(found) == snapshot(
         {"do": "truenorm repair --model net.py:make --checkpoint last.pt --data TRAINING_DATA --out last-mended.pt"}
@@ -176,7 +188,7 @@ def test_what_is_printed_is_what_python_finds(diagnose):
     net.load_state_dict(torch.load("last.pt")["model"])
     found = tn.diagnose(net, data)
     ended = diagnose()
-    assert ended.err == ""
+    assert ended.err == LOOKING
     assert ended.text == (
         f"{plain(replace(found, steps=()), WIDE)}\n"
         "do       truenorm repair --model net.py:make --checkpoint last.pt --data TRAINING_DATA --out last-mended.pt\n"
@@ -221,17 +233,22 @@ def test_what_reading_needed_the_line_to_run_needs_too(diagnosed):
 
 
 def test_a_data_set_by_name(diagnosed, tmp_path):
-    """A network that was never trained: it is said, and nobody is told that other statistics would help."""
+    """A network that was never trained: it is said, and nobody is told that other statistics would help.
+
+    Its statistics are as useful as any, as those of a network that were folded on purpose: no alarm.
+    """
     (tmp_path / "flat.py").write_text(
         "from torch import nn\n"
         "def make():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))\n"
     )
     code, found = diagnosed("--limit", "200", model="flat.py:make", checkpoint=None, data="digits")
-    assert (code, found["cause"]) == (3, "never updated")
-    assert sentences(found) == snapshot(
-        {"do": "leave the statistics alone: none that was tried does better on these data"}
+    assert (code, found["outcome"]["kind"], found["cause"]) == (0, "harmless", None)
+    assert found["findings"][-1]["cause"] == "folded statistics"
+    assert found["findings"][-1]["sentence"] == snapshot(
+        "layer 2 holds mean 0 and variance 1, and no other statistics score better: so it is where statistics were folded into γ and β, and in a network that was not trained yet"
     )
+    assert sentences(found) == snapshot({"do": "leave the statistics alone"})
 
 
 def test_what_cannot_be_scored_is_repaired_with_a_score(diagnosed, truenorm):
@@ -333,6 +350,246 @@ def test_weights_under_a_key_and_as_safetensors(diagnose, diagnosed, tmp_path):
     assert to_run(found)[-4:] == ["--data", "TRAINING_DATA", "--out", "last-mended.safetensors"]
 
 
+def test_a_printed_limit_repeats_the_diagnosis_to_the_bit(diagnosed, monkeypatch):
+    """Where no limit is given it depends on how fast the network runs, so that it differs from machine to machine."""
+    with monkeypatch.context() as slow:
+        slow.setattr(size, "SECONDS", 0.0)
+        by_time = diagnosed()[1]
+    assert by_time["looked"]["limit"] == size.LEAST < 1024
+    (limit,) = re.findall(r"limit (\d+)", "; ".join(by_time["notes"]))
+    assert diagnosed("--limit", limit)[1] == by_time
+    assert diagnosed()[1]["looked"] != by_time["looked"]  # the limit is what makes it
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ({}, "repairable"),
+        ({"data": None}, "no defect"),
+        ({"data": "data.py:no_labels"}, "not scored"),
+        ({"checkpoint": "ok.pt"}, "sound"),
+        ({"checkpoint": "ok.pt", "data": "data.py:no_labels"}, "not scored"),
+        ({"checkpoint": "ok.pt", "data": "data.py:few"}, "undecided"),
+        ({"checkpoint": "nan.pt"}, "repairable"),
+        ({"checkpoint": "nan.pt", "data": None}, "defect"),
+        ({"checkpoint": "nan.pt", "data": "data.py:no_labels"}, "damaged"),
+        ({"model": "torch.nn:Flatten", "checkpoint": None, "data": None}, "no batch norm"),
+    ],
+    ids=str,
+)
+def test_the_exit_code_is_what_the_record_holds(diagnosed, truenorm, how, kind):
+    truenorm(*REPAIRED)
+    damaged = torch.load("last.pt")
+    damaged["model"]["1.running_var"][0] = torch.nan
+    torch.save(damaged, "nan.pt")
+    code, found = diagnosed(**how)
+    assert (found["outcome"]["kind"], found["outcome"]["healthy"]) == (kind, found["healthy"])
+    assert code == (0 if found["healthy"] else 3)
+
+
+# Checkpoints without running statistics
+
+
+@pytest.fixture
+def parameters(trained, tmp_path):
+    """Files of the parameters alone, as optimizers and some ports save them: of torch and of safetensors."""
+    from safetensors.torch import save_file
+
+    (tmp_path / "last.pt").write_bytes(trained["last.pt"])
+    state = torch.load(tmp_path / "last.pt")["model"]
+    state = {name: value for name, value in state.items() if "running" not in name and "num_batches" not in name}
+    assert len(state) == 8
+    torch.save({"epoch": 3, "model": state}, tmp_path / "parameters.pt")
+    save_file(state, tmp_path / "parameters.safetensors")
+    return state
+
+
+FORMS = pytest.mark.parametrize("name", ["parameters.pt", "parameters.safetensors"])
+
+
+@FORMS
+def test_a_checkpoint_of_parameters_alone(diagnose, diagnosed, parameters, name):
+    ended = diagnose(checkpoint=name)
+    assert ended.text.splitlines()[0] == (
+        f"{name} holds no running statistics: eval() divides by the initial mean 0 and variance 1"
+    )
+    code, found = diagnosed(checkpoint=name)
+    assert (code, found["outcome"]["kind"], found["cause"]) == (3, "repairable", "never updated")
+    assert found["findings"][0]["layers"] == ["1", "4"]
+    assert sentences(found)["later"] == snapshot(
+        "save model.state_dict(), which holds the running statistics, not the parameters alone"
+    )
+
+
+@FORMS
+def test_the_line_to_run_gives_parameters_their_statistics(diagnosed, truenorm, parameters, tmp_path, name):
+    from safetensors.torch import load_file
+
+    _, found = diagnosed(checkpoint=name)
+    ended = truenorm(*to_run(found, TRAINING_DATA="data.py:train"))
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.text.splitlines()[-1] == f"note: {name} held no running statistics; they were added"
+    mended = tmp_path / name.replace(".", "-mended.")
+    state = load_file(mended) if mended.suffix == ".safetensors" else torch.load(mended)["model"]
+    added = ("running_mean", "running_var", "num_batches_tracked")
+    assert set(state) - set(parameters) == {f"{layer}.{part}" for layer in "14" for part in added}
+    assert all(torch.equal(state[kept], value) for kept, value in parameters.items())
+    network = runpy.run_path("net.py")["make"]()
+    network.load_state_dict(state, strict=True)
+    code, found = diagnosed(checkpoint=mended.name)
+    assert (code, found["healthy"]) == (0, True)
+    assert diagnosed(checkpoint=name)[0] == 3  # the file that came is as it was
+
+
+def test_the_network_that_is_built_lends_no_statistics(diagnose, parameters, tmp_path):
+    """Those of a network that was built with statistics of its own belong to other weights."""
+    (tmp_path / "own.py").write_text(
+        f"{NET}\ndef odd():\n    net = make()\n    net[1].running_mean.fill_(7)\n    net[4].running_var.fill_(9)\n"
+        "    net[1].num_batches_tracked.fill_(5)\n    return net\n"
+    )
+    plain = diagnose(checkpoint="parameters.pt")
+    odd = diagnose(checkpoint="parameters.pt", model="own.py:odd")
+    assert (odd.code, odd.out.replace("own.py:odd", "net.py:make")) == (plain.code, plain.out)
+
+
+@pytest.mark.parametrize("command", ["diagnose", "repair"])
+def test_a_checkpoint_that_lacks_some_statistics_is_refused(truenorm, diagnose, parameters, tmp_path, command):
+    torch.save(parameters | {"1.running_mean": torch.zeros(8), "1.running_var": torch.ones(8)}, "some.pt")
+    rest = ["--data", "data.py:train", *(["--out", "out.pt"] if command == "repair" else [])]
+    ended = truenorm(command, "--model", "net.py:make", "--checkpoint", "some.pt", *rest)
+    assert (ended.code, ended.sentence) == snapshot(
+        (
+            2,
+            "truenorm: some.pt does not fit the network: it lacks 4.running_mean, 4.running_var; is it of another network, or under another --key?",
+        )
+    )
+    assert not (tmp_path / "out.pt").exists()
+
+
+# Progress
+
+
+def shown(monkeypatch, diagnose, *arguments, **how):
+    """What it prints where standard error is a terminal, and the progress that it shows."""
+    bars = in_terminal(monkeypatch)
+    ended = diagnose(*arguments, **how)
+    assert "truenorm: looking" not in ended.err
+    return ended, bars
+
+
+def in_terminal(monkeypatch):
+    """Standard error is a terminal, standard output is none."""
+    usual = terminal.console
+    bars = Bars()
+
+    def console(*, stderr=False):
+        return Console(stderr=True, force_terminal=True, highlight=False) if stderr else usual()
+
+    for module in (terminal, looking):
+        monkeypatch.setattr(module, "console", console)
+    monkeypatch.setattr(looking, "bars", bars)
+    return bars
+
+
+class Bars:
+    """Bars as a terminal shows them, and what they were told."""
+
+    def __init__(self):
+        self.told = []
+
+    @contextmanager
+    def __call__(self, **how):
+        with terminal.bars(**how) as progress:
+
+            def told(*what_done_total):
+                self.told.append(what_done_total)
+                progress(*what_done_total)
+
+            yield told
+
+
+def test_progress_in_a_terminal(diagnose, monkeypatch):
+    plain = diagnose()
+    ended, bars = shown(monkeypatch, diagnose)
+    assert (ended.code, ended.out) == (plain.code, plain.out)
+    assert "looking at 1,024 samples" in ended.err and "%" in ended.err
+    assert {(what, total) for what, _, total in bars.told} == {("looking at 1,024 samples", 8 * 1024)}
+    done = [done for _, done, _ in bars.told]
+    assert done[0] == 0 and done == sorted(done) and len(set(done)) > 20
+    assert 8 * 1024 / 2 < done[-1] <= 8 * 1024  # what is expected comes near
+
+
+def test_progress_leaves_no_hook_and_changes_no_figure(diagnose, monkeypatch):
+    net, data = runpy.run_path("net.py")["usual"](), runpy.run_path("data.py")["val"]()
+    expected = tn.diagnose(net, data)
+    bars = in_terminal(monkeypatch)
+    with looking.looking(net) as started:
+        found = in_steps.diagnosed(net, data, started=started)
+        assert len(net._forward_pre_hooks) == 1
+    assert not net._forward_pre_hooks and not net._forward_pre_hooks_with_kwargs
+    assert bars.told[-1][1] > 0
+    assert found.to_dict() == expected.to_dict() and found.rows() == expected.rows()
+
+
+def test_progress_leaves_no_hook_where_it_fails(monkeypatch):
+    in_terminal(monkeypatch)
+    net = torch.nn.Linear(2, 2)
+    with suppress(KeyboardInterrupt), looking.looking(net) as started:
+        started(3)
+        assert net._forward_pre_hooks
+        raise KeyboardInterrupt
+    assert not net._forward_pre_hooks
+
+
+ODD = f"""
+{NET}
+class Unhookable(nn.Sequential):
+    def register_forward_pre_hook(self, *given, **named):
+        raise RuntimeError("no hooks here")
+
+def unhookable():
+    return Unhookable(*make())
+
+def program():
+    return torch.jit.script(make().eval())
+
+def by_parts(model, batch):
+    output = batch[0]
+    for part in model:
+        output = part(output)
+    return output
+
+def by_name(model, batch):
+    return model(input=batch[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "forward", "counted"),
+    [
+        ("unhookable", None, False),
+        ("program", None, False),
+        ("make", "by_parts", False),
+        ("make", "by_name", True),
+    ],
+)
+def test_what_cannot_be_counted_is_looked_at_all_the_same(diagnose, monkeypatch, tmp_path, model, forward, counted):
+    (tmp_path / "odd.py").write_text(ODD)
+    how = ["--forward", f"odd.py:{forward}"] if forward else []
+    network = {"model": f"odd.py:{model}", "checkpoint": None}
+    torch.manual_seed(0)
+    plain = diagnose(*how, **network)
+    torch.manual_seed(0)
+    ended, bars = shown(monkeypatch, diagnose, *how, **network)
+    assert (ended.code, ended.text) == (plain.code, plain.text) and plain.code in (0, 3)
+    assert any(done > 0 for _, done, _ in bars.told) == counted
+
+
+def test_without_a_terminal_one_line_and_without_data_none(diagnose):
+    assert diagnose().err == LOOKING
+    assert diagnose(data=None).err == ""
+
+
 # Files
 
 
@@ -387,7 +644,7 @@ def test_files_that_cannot_be_written(diagnose, tmp_path):
     (tmp_path / "a_file").write_text("")
     for option in ("--json", "--html"):
         ended = diagnose(option, "a_file/found")
-        assert (ended.code, ended.sentence) == snapshot(
+        assert (ended.code, replace(ended, err=ended.err.removeprefix(LOOKING)).sentence) == snapshot(
             (2, "truenorm: cannot write a_file/found: File exists; choose another folder")
         )
 
@@ -399,7 +656,7 @@ def test_files_that_cannot_be_written(diagnose, tmp_path):
 def refused(diagnose):
     def run(*arguments, **how):
         ended = diagnose(*arguments, **how)
-        return ended.code, ended.sentence
+        return ended.code, replace(ended, err=ended.err.removeprefix(LOOKING)).sentence
 
     return run
 
@@ -562,6 +819,8 @@ def test_a_file_that_writes_the_checkpoint_is_named_and_nothing_is_said(truenorm
     words = [word for name, value in named.items() if value for word in (f"--{name}", value)]
     ended = truenorm("diagnose", *words, "--checkpoint", "last.pt", "--json", "out.json")
     assert ended.code == 1
+    if which == "loader":  # which was read to its end
+        ended = replace(ended, err=ended.err.removeprefix("truenorm: looking at 192 samples\n"))
     code = "net.py:make, train.py:late" if which == "loader" else f"train.py:{WORDS[which]}"
     assert ended.sentence == (
         f"truenorm: last.pt was written to while {code} ran, so the command stops here; that code seems to train or to "

@@ -382,7 +382,7 @@ def test_data_that_are_none(refused):
     assert refused(data="data.py:no_labels") == snapshot(
         (
             2,
-            "truenorm: nothing says whether other statistics do better: the batches hold no classes that fit the model's output; pass --score FILE.py:FUNCTION",
+            "truenorm: nothing says whether other statistics do better: the batches hold no labels that fit the model's output; pass --score FILE.py:FUNCTION",
         )
     )
     assert refused(data="data.py:fails") == snapshot(
