@@ -71,7 +71,10 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         kind = "other remedy"
     elif any(isinstance(finding.remedy, Unfreeze) for finding in causes) and case.best_unfrozen is not None:
         kind, after = "frozen", case.unfrozen[case.best_unfrozen]
-    elif case.best is not None and (off or damaged or case.scores[case.best].is_far_above(case.scores[AS_IS])):
+    elif case.best is not None and (
+        # Noise in the statistics, beyond which no layer is off, moves scores a little, too: as often for the better.
+        off or defect or damaged or case.scores[case.best].is_far_above(case.scores[AS_IS])
+    ):
         kind, after = "repairable", case.scores[case.best]
     elif (off or defect) and (undecided := _undecided(case)) is not None:
         kind, healthy = "undecided", not defect

@@ -93,6 +93,21 @@ def test_no_alarm_where_what_is_gained_is_noise(net, data, kind):
     assert found.steps == (Step(remedy=Nothing()),)
 
 
+@pytest.mark.parametrize(("gain", "kind"), [(0.1, "sound"), (0.3, "repairable")])
+def test_where_no_layer_is_off_only_a_large_gain_is_an_alarm(net, data, gain, kind):
+    """Statistics that are right up to noise score a little better or worse than others."""
+    layer = next(module for module in net.modules() if isinstance(module, nn.BatchNorm1d))
+    stored = layer.running_mean.clone()
+
+    def score(output, batch):  # of a standard deviation of 1
+        return torch.arange(len(output)) % 2 * 2.0 + gain * float(not torch.equal(layer.running_mean, stored))
+
+    found = tn.diagnose(net, data, score=score)
+    assert (found.outcome.kind, found.healthy, found.outcome.off) == (kind, kind == "sound", 0)
+    assert (found.best is None) == found.healthy
+    assert found.steps == (Step(remedy=Nothing() if found.healthy else RepairStatistics()),)
+
+
 def test_overfitting_and_wrong_labels_are_not_batch_norm():
     torch.manual_seed(0)
     few = [(x, torch.randint(0, 3, y.shape)) for x, y in patients.blobs(2)]
