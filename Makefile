@@ -65,6 +65,7 @@ bench: venv
 	$(BIN)/python benchmarks/watching.py --pairs 50 --out benchmarks/results/watching.json
 	$(BIN)/python benchmarks/layers.py --pairs 40 --out benchmarks/results/layers.json
 	$(BIN)/python benchmarks/doctor.py --pairs 8 --out benchmarks/results/doctor.json
+	$(BIN)/python benchmarks/diagnosis.py --pairs 4 --out benchmarks/results/diagnosis.json
 	$(BIN)/python benchmarks/arms.py --pairs 4 --out benchmarks/results/arms.json
 	$(BIN)/python benchmarks/study.py --pairs 4 --out benchmarks/results/study.json
 	$(BIN)/python benchmarks/first_call.py --pairs 12 --out benchmarks/results/first_call.json
