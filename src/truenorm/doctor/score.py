@@ -31,6 +31,9 @@ AS_IS, BY_BATCH = "as it is", "batch"
 _LARGE = 10.0
 """Times what is relevant, from which on a gain of the first metric outweighs losses of others."""
 
+_FAR = 25.0
+"""Times what is relevant, from which on a gain counts though no layer is off beyond noise."""
+
 _ROUNDING = 2.0**-20
 """Of a score, relative: eight units in the last place of float32."""
 
@@ -105,9 +108,9 @@ class Scored:
         return gained[0] >= _LARGE if lost else any(gained)
 
     def is_far_above(self, other: "Scored") -> bool:
-        """Whether the first metric gains ten times what is relevant: enough where nothing is seen to be off."""
+        """Whether the first metric gains so much that it counts where nothing is seen to be off: 5 points of accuracy."""
         metric = next(iter(self.values))
-        return self.gain(other)[metric].mean >= _LARGE * other.relevant(metric) > 0
+        return self.gain(other)[metric].mean >= _FAR * other.relevant(metric) > 0
 
     def relevant(self, metric: str) -> float:
         """The smallest gain over these scores that counts."""
