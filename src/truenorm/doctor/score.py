@@ -108,7 +108,7 @@ class Scored:
         return gained[0] >= _LARGE if lost else any(gained)
 
     def is_far_above(self, other: "Scored") -> bool:
-        """Whether the first metric gains so much that it counts where nothing is seen to be off: 5 points of accuracy."""
+        """Whether the first metric gains what counts even where no layer is off: 5 points of accuracy."""
         metric = next(iter(self.values))
         return self.gain(other)[metric].mean >= _FAR * other.relevant(metric) > 0
 
