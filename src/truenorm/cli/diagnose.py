@@ -118,8 +118,9 @@ def _advice(options: list[str], *, repaired_from: str, diagnosed_on: str, out: s
 
     def advice(remedy: "Remedy") -> str:
         match remedy:
-            case DiagnoseAgain(needs_score=needs_score):
-                return command("diagnose", needs_score, "--data", diagnosed_on)
+            case DiagnoseAgain(needs_score=needs_score, samples=samples):
+                more = [] if samples is None else ["--limit", str(2 * samples)]
+                return command("diagnose", needs_score, "--data", diagnosed_on, *more)
             case RepairStatistics(needs_score=needs_score):
                 return command("repair", needs_score, "--data", repaired_from, "--out", out)
             case _:

@@ -73,8 +73,8 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
     if not sizes:
         return None, 0.0, 1.0
     # Each size costs a pass: those around the one that fits are measured, from the one that the variances tell.
-    told = -1 / math.expm1(-2 * float(log_std.median()))
-    place, previous = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / told))), -1
+    expected = -1 / math.expm1(-2 * float(log_std.median()))
+    place, previous = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / expected))), -1
     while place != previous:
         around = range(max(0, place - 1), min(len(sizes), place + 2))
         place, previous = min(around, key=fit), place
