@@ -16,6 +16,7 @@ RESULTS = sorted(str(path.parent.relative_to(PLACE)) for path in PLACE.glob("**/
 EXPERIMENTS = {
     "accuracy": "accuracy.py",
     "broken-models": "doctor.py",
+    "healthy-networks": "doctor.py",
     "small-batches": "small_batches.py",
     "verdicts": "verdicts.py",
 }
