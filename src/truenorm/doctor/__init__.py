@@ -1,1 +1,1 @@
-"""Why a network is bad in eval(), and what mending its statistics would give."""
+"""Why a network is bad in eval(), and what repairing its statistics would give."""

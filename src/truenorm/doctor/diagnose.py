@@ -25,7 +25,7 @@ from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.layers import has_batch_norm, is_program, like_batch_norm
 
 _TRIED = 16
-"""Layers that are mended one by one, to see what each does to the output."""
+"""Layers that are repaired one by one, to see what each does to the output."""
 
 _MOST = 1e6
 """σ; a variance of 0 is off by more than any number."""
@@ -46,7 +46,7 @@ def diagnose(
     forward: Forward | None = None,
     limit: int | None = None,
 ) -> Diagnosis:
-    """Why a network is good in train() and bad in eval(), and what mending its statistics would give.
+    """Why a network is good in train() and bad in eval(), and what repairing its statistics would give.
 
     One evaluation pass shows what arrives at each batch-norm layer; statistics are right if and only if they
     equal it. What is off is split into a layer's own error and what it inherits from layers below, causes

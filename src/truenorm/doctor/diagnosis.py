@@ -1,4 +1,4 @@
-"""The answer: how far each layer is off, why, what mending it gives, and what to do."""
+"""The answer: how far each layer is off, why, what a repair gives, and what to do."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class LayerState:
         inherited: the part that comes from layers below.
         floor: below it nothing can be told, for the sample is finite; None where that is not known.
         harm: how wrong its output is for its own error, weighted by |γ|; 0 where it is below the floor.
-        effect: by how much the network's output moves when this layer alone is mended, in standard deviations of
+        effect: by how much the network's output moves when this layer alone is repaired, in standard deviations of
             the output; None where it was not tried.
     """
 
@@ -54,7 +54,7 @@ class Diagnosis:
 
     Args:
         outcome: the verdict as a value; `verdict` is its sentence.
-        layers: the most harmful first: by what mending one alone does to the output, else by its weighted error.
+        layers: the most harmful first: by what repairing one alone does to the output, else by its weighted error.
         findings: causes, the likeliest first; then notes.
         gains: what each estimate of the statistics gives on held-out samples, by estimate and metric.
         scores: by statistics and metric: "as it is", with each batch's own ("batch", as in train()), each estimate.

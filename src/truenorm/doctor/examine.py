@@ -29,7 +29,7 @@ _FEW = 256
 """Samples on which candidates are compared at most."""
 
 _LEAST = 8
-"""Samples that show what mending one layer does, at least."""
+"""Samples that show what repairing one layer does, at least."""
 
 _GIANT = 2**30
 """Bytes that a giant batch may take."""
@@ -318,7 +318,7 @@ def harm(layer: Layer, moments: Moments, truth: Moments) -> float:
 
 
 def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, float]:
-    """By how much the network's output moves when one layer alone is mended, in standard deviations of the output.
+    """By how much the network's output moves when one layer alone is repaired, in standard deviations of the output.
 
     Together the layers take no more than one pass over what was measured. Empty where the output is no tensor of finite
     numbers.
@@ -338,9 +338,9 @@ def effects(case: Case, names: list[str], *, samples: int = 256) -> dict[str, fl
     return effect
 
 
-def _output(case: Case, part: Sample, mended: dict[str, Moments]) -> Tensor | None:
+def _output(case: Case, part: Sample, repaired: dict[str, Moments]) -> Tensor | None:
     parts: list[Tensor] = []
-    with evaluating(case.model, mended):
+    with evaluating(case.model, repaired):
         for batch in part.batches[:8]:
             tensor = logits_in(run(case.model, batch, case.forward))
             if tensor is None:
