@@ -61,8 +61,9 @@ def test_what_is_wrong_in_one_part(changed, part):
     assert not wrong.right
 
 
-def test_names_are_compared_by_their_words():
-    assert judged(ALARM, replace(SAID, findings=(("gamma unused", "defect"),)), **REACHED).first
+def test_right_answers_are_known_by_what_they_are_called_now():
+    assert judged(ALARM, replace(SAID, findings=(("weights of batch norm", "defect"),)), **REACHED).first
+    assert not judged(ALARM, replace(SAID, findings=(("common factor", "defect"),)), **REACHED).first
 
 
 def test_notes_stand_before_no_cause():
@@ -79,11 +80,11 @@ def test_of_a_healthy_network_nothing_need_be_said():
     assert not judged(right, replace(said, repaired=0.8), **REACHED).repair
 
 
-def test_what_is_no_fault_may_be_said_in_a_note():
+def test_where_nothing_is_wrong_no_finding_is_due_and_another_one_is_not_right():
     right = Expected(healthy=True, first=frozenset({"no_batch_norm"}))
-    said = Answer(healthy=True, findings=(("no batch norm", "note"),), before=0.9)
+    said = Answer(healthy=True, findings=(), before=0.9)
     assert judged(right, said, **REACHED).first
-    assert not judged(right, replace(said, findings=()), **REACHED).first
+    assert not judged(right, replace(said, findings=(("eps", "cause"),)), **REACHED).first
 
 
 def test_a_remedy_that_does_not_help_is_wrong_as_the_second_step_too():
@@ -120,8 +121,9 @@ def test_dividing_by_batches_leaves_no_trace():
 
 def test_advice_on_preprocessing_as_a_layer():
     images = torch.rand(2, 3, 4, 4)
-    made = judge.Affine(2.0, (0.0, 1.0, -1.0))(images)
-    torch.testing.assert_close(made, torch.stack([2 * images[:, 0], 2 * images[:, 1] + 1, 2 * images[:, 2] - 1], 1))
+    advice = remedy.Preprocess(scale=2.0, offset=(0.0, 1.0, -1.0), reverse=True)
+    made = judge.Prepared(advice, torch.nn.Identity())(images)
+    torch.testing.assert_close(made, torch.stack([2 * images[:, 2], 2 * images[:, 1] + 1, 2 * images[:, 0] - 1], 1))
 
 
 @pytest.mark.slow

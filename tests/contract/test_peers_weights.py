@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import truenorm as tn
-from truenorm.doctor.remedy import CountOnce, RepairStatistics, SetEps
+from truenorm.doctor.remedy import CountOnce, RepairStatistics
 from truenorm.errors import InvalidInput, NotMeasurable
 
 
@@ -260,5 +260,5 @@ def test_m30_another_eps_than_in_training_is_diagnosed():
     other.load_state_dict(net.state_dict())
     data = batches_of(x, y, 64)
     found = tn.diagnose(other, data)
-    assert found.cause == "eps" and found.steps[0].remedy == SetEps(eps=1e-3)
+    assert found.cause == "eps" and found.findings[0].evidence["eps"] == 1e-3
     assert tn.diagnose(net, data).cause != "eps"

@@ -50,7 +50,10 @@ def advised(case: Case, after: Scored | None, remedy: Remedy) -> Advice | None:
     }
     if after.beats(best):
         return Advice(remedy=remedy, level="cause", evidence=evidence)
-    lost = any(gain.high is not None and gain.high < 0 for gain in after.gain(before).values())
+    lost = any(
+        gain.high is not None and gain.high < 0 and -gain.mean > before.relevant(name)
+        for name, gain in after.gain(before).items()
+    )
     if lost or after.mean(metric) - before.mean(metric) < _REACHES * (best.mean(metric) - before.mean(metric)):
         return None
     return Advice(remedy=RepairStatistics(), level="cause", evidence=evidence)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import truenorm as tn
-from truenorm.doctor.remedy import DiagnoseAgain, RepairStatistics
+from truenorm.doctor.remedy import RepairStatistics
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms
 from truenorm.nn.batchnorm import TrackedBatchNorm
@@ -127,15 +127,10 @@ def test_a_spoilt_layer_is_found_and_mended(network):
 
 
 @pytest.mark.parametrize(("library", "name"), [ZOO[1], ZOO[5], ZOO[-1]], ids=[" ".join(ZOO[i]) for i in (1, 5, -1)])
-def test_classes_of_images_are_scored_by_and_those_of_voxels_are_not(network, library):
+def test_classes_of_images_and_of_voxels_are_scored(network, library):
     found = tn.diagnose(network, data_of(network), limit=LIMIT)
-    if library == "here":
-        assert not found.gains and found.outcome.kind == "not scored"
-        assert all(
-            step.remedy.needs_score for step in found.steps if isinstance(step.remedy, DiagnoseAgain | RepairStatistics)
-        )
-    else:
-        assert list(found.gains["joint"]) == ["accuracy", "log likelihood"]
+    assert list(found.gains["joint"]) == ["accuracy", "log likelihood"]
+    assert found.looked.kind == ("classes of positions" if library == "here" else "classes")
     assert found.layers and found.recommendation
 
 
