@@ -11,7 +11,7 @@ from truenorm.doctor.layers import Layer
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
-_LEAST = 0.03
+LEAST = 0.03
 """Weight of the initial values from which on it is named."""
 
 _EXPLAINS = 0.2
@@ -49,11 +49,11 @@ def find(case: Case) -> Iterable[Finding]:
         explained = _explained(case, names, expected, before)
         contradicted = abs(expected - fitted) > _ERROR and best > _FITS and 1 - explained > _WORSE * (1 - best)
         if explained > max(_EXPLAINS, _NEARLY * best) and not contradicted:
-            if expected >= _LEAST:
+            if expected >= LEAST:
                 yield _finding(layers[0], expected, explained, measured=True)
             return
     # In a single layer other means and variances may look like a mixture by chance.
-    if len(names) < 2 or fitted < _LEAST or best < _FITS or abs(_weight_of_means(case, names) - fitted) > _AGREE:
+    if len(names) < 2 or fitted < LEAST or best < _FITS or abs(_weight_of_means(case, names) - fitted) > _AGREE:
         return
     batches = {layer.batches for layer in layers if layer.batches}
     if not counted:

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from truenorm.doctor.causes.initial import LEAST, initial_weight
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import TRAINED_WITH
@@ -52,6 +53,8 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
     names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged and not case.layers[n].pooled]
     if len(names) < 2 or case.sample is None or case.sample.joined is None:
         return None, 0.0, 1.0
+    if any((initial_weight(case.layers[name]) or 0.0) >= LEAST for name in names):
+        return None, 0.0, 1.0  # what is left of the initial 1 would be taken for another batch size
     behind = names[1:]  # the first one's input has no batch norm before it
     log_std = torch.cat([errors(case.stored[name], case.exact[name])[1] for name in behind])
     if float(log_std.median()) < 0.01:
