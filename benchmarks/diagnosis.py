@@ -166,10 +166,10 @@ def counted(network: nn.Module, data: Any) -> tuple[tn.Diagnosis, float]:
         passed += len(inputs[0])
 
     handle = network.register_forward_pre_hook(count)
-    found = tn.diagnose(network, data)
+    diagnosis = tn.diagnose(network, data)
     handle.remove()
-    assert found.looked is not None
-    return found, passed / (found.looked.measured + found.looked.scored)
+    assert diagnosis.looked is not None
+    return diagnosis, passed / (diagnosis.looked.measured + diagnosis.looked.scored)
 
 
 def evaluated(network: nn.Module, data: Batches, times: int) -> None:
@@ -212,15 +212,17 @@ def main() -> None:
     for name, make in NETWORKS.items():
         for kind in KINDS:
             network, data = broken(kind, make)
-            found, passes = counted(network, data)
+            diagnosis, passes = counted(network, data)
             what = f"{name}, {kind}"
             results[f"{what}: passes"] = [passes]
             if passes > allowed(kind):
                 missed.append(f"{what}: {passes:.2f} passes")
-            print(f"{what:30} {passes:.2f} passes of {allowed(kind)}  {[f.cause for f in found.causes]}", flush=True)
+            print(
+                f"{what:30} {passes:.2f} passes of {allowed(kind)}  {[f.cause for f in diagnosis.causes]}", flush=True
+            )
             times = math.ceil(passes)
             plain = partial(evaluated, network, data, times)
-            pairs = ratios(lambda n=network, d=data: tn.diagnose(n, d), plain, pairs=options.pairs, warm_up=1)  # type: ignore[arg-type, return-value]
+            pairs = ratios(lambda n=network, d=data: tn.diagnose(n, d), plain, pairs=options.pairs, warm_up=1)  # type: ignore[arg-type, return-value]  # what they give is not used
             results[f"{what}: time"] = [ratio * times / passes for ratio in pairs]
             say(f"{what}: time over plain passes", results[f"{what}: time"])
     for kind in ("healthy", "no cause fits"):
@@ -228,11 +230,11 @@ def main() -> None:
         if kind != "healthy":
             unlike(network)
         start = time.perf_counter()
-        found, passes = counted(network, pictures(125))
+        diagnosis, passes = counted(network, pictures(125))
         seconds = time.perf_counter() - start
-        assert found.looked is not None
+        assert diagnosis.looked is not None
         what = f"resnet50 at 224, {kind}"
-        looked = found.looked
+        looked = diagnosis.looked
         print(f"{what}: {looked.measured} + {looked.scored} images, {passes:.2f} passes, {seconds:.0f} s", flush=True)
         for metric, value in (("images", looked.limit), ("passes", passes), ("seconds", seconds)):
             results[f"{what}: {metric}"] = [float(value or 0)]

@@ -85,7 +85,7 @@ def build(seed: int) -> Situation:
             tn.freeze(model)
     else:
         fit(model, training, loss, seed=seed, epochs=3)
-        for value in model[0].parameters():  # type: ignore[index]
+        for value in model[0].parameters():  # type: ignore[index]  # a Sequential
             value.requires_grad_(False)
         fit(model, other, loss, seed=seed, epochs=1, rate=1e-4)
 

@@ -46,7 +46,7 @@ def advised(case: Case, after: Scored | None, remedy: Remedy) -> Advice | None:
         "metric": metric,
         "before": before.mean(metric),
         "after": after.mean(metric),
-        "repaired": None if case.best is None else best.mean(metric),
+        "repaired": None if best is before else best.mean(metric),
     }
     if after.beats(best):
         return Advice(remedy=remedy, level="cause", evidence=evidence)

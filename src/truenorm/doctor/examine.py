@@ -14,7 +14,7 @@ from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, best_estimate,
 from truenorm.doctor.target import logits_in
 from truenorm.errors import NotMeasurable
 from truenorm.metrics.intervals import Interval
-from truenorm.model.evaluate import Forward, Prepare, evaluating, nothing, run
+from truenorm.model.evaluate import Forward, evaluating, run
 from truenorm.model.layers import batch_norms
 from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure
 from truenorm.model.statistics import using
@@ -92,6 +92,16 @@ class Case:
         """What each layer would see at inference, were all right."""
         return self.estimates["sequential"]
 
+    @property
+    def compared(self) -> list[str]:
+        """Layers whose running statistics can be compared with those measured: reached, and not damaged."""
+        return [name for name in self.joint if name in self.stored and not self.layers[name].damaged]
+
+    @property
+    def moved(self) -> list[str]:
+        """Of these, the layers that no longer hold the initial 0 and 1."""
+        return [name for name in self.compared if not self.layers[name].untouched]
+
     def shift(self) -> ShiftReport | None:
         """How far each layer is off what arrives at it."""
         return None if self.arriving is None else _between(self.stored, self.arriving)
@@ -151,18 +161,16 @@ class Case:
                 return on_cpu(measure(model, sample.batches, forward=self.forward, flow="eval"))
             return on_cpu(joint_estimates(model, sample.batches, forward=self.forward, frozen=[])[0])
 
-    def measure_both(self, sample: Sample, prepare: Prepare = nothing) -> tuple[Statistics, Statistics]:
+    def measure_both(self, sample: Sample) -> tuple[Statistics, Statistics]:
         """The joint flow over other batches, with either variance."""
         with using(self.model):
             self.model.eval()
-            pooled, within = joint_estimates(
-                self.model, sample.batches, forward=self.forward, frozen=[], prepare=prepare
-            )
+            pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])
         return on_cpu(pooled), on_cpu(within)
 
-    def judged(self, sample: Sample, prepare: Prepare = nothing) -> Scored | None:
-        """The score as it is, on other samples or in another mode."""
-        return scored(self.model, sample, score=self.score, forward=self.forward, prepare=prepare)
+    def judged(self, sample: Sample) -> Scored | None:
+        """The score as it is, on other samples."""
+        return scored(self.model, sample, score=self.score, forward=self.forward)
 
     def judged_on(self, model: nn.Module) -> Scored | None:
         """The score of a changed copy of the network, on the held-out samples."""

@@ -89,7 +89,7 @@ class Scored:
             gains[metric] = paired(ours.tolist(), theirs.tolist(), resolution=resolution)
         return gains
 
-    def beats(self, other: "Scored", *, tried: int = TRIED) -> bool:
+    def beats(self, other: "Scored") -> bool:
         """Whether a metric gains beyond noise and by more than `relevant`, and none loses beyond its interval.
 
         A gain of the first metric that is ten times as much counts whatever the others lose: right answers that come
@@ -97,7 +97,7 @@ class Scored:
         at the level 1 − 0.05/k (Bonferroni).
         """
         gain = self.gain(other)
-        wider = _quantile(tried * len(gain)) / _quantile(1)
+        wider = _quantile(TRIED * len(gain)) / _quantile(1)
         lost = any(part.high is not None and part.high < 0 for part in gain.values())
         gained = [
             part.mean / (other.relevant(metric) or part.mean)

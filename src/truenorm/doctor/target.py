@@ -139,9 +139,8 @@ def rate(target: Target, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     if target.kind == "class probabilities":
         log = _log_softmax(logits, 1)
         return _with_floor((log * labels).sum(1), logits.argmax(1) == labels.argmax(1), logits.isfinite().all(1))
-    if logits.ndim <= 1 or (
-        logits.shape[1] == 1 and target.kind == "classes"
-    ):  # one logit for the second of two classes
+    # One logit stands for the second of two classes.
+    if logits.ndim <= 1 or (logits.shape[1] == 1 and target.kind == "classes"):
         logits = torch.stack([torch.zeros(len(logits)).to(logits), logits.reshape(len(logits))], 1)
     assert target.class_dim is not None
     logits = logits.movedim(target.class_dim, 1)

@@ -24,7 +24,7 @@ _LARGE = 0.3
 
 
 def find(case: Case) -> Iterable[Finding]:
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged and not case.layers[n].untouched]
+    names = case.moved
     if not names:
         return
     averaged = [m for m in case.model.modules() if isinstance(m, AveragedModel) and not m.use_buffers]

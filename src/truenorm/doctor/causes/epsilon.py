@@ -26,7 +26,7 @@ MATTERS = 1e-2
 
 
 def find(case: Case) -> Iterable[Finding]:
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
+    names = case.compared
     if case.arriving is None or case.sample is None or len(names) < 2:
         return
     least = min(float(case.stored[name].var.clamp_min(0).double().quantile(0.25)) for name in names)

@@ -29,7 +29,7 @@ _WEIGHTS: dict[Weight, Callable[[Tensor], Tensor]] = {
 
 
 def find(case: Case) -> Iterable[Finding]:
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
+    names = case.compared
     if len(names) < 2 or case.sample is None:
         return
     first = distance(case.stored, case.joint, names[:1])

@@ -35,7 +35,7 @@ _WORSE = 5.0
 
 def find(case: Case) -> Iterable[Finding]:
     """(1 − m)^t is arithmetic: what is fitted against it is no finding, unless the momentum is a guess."""
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].untouched and not case.layers[n].damaged]
+    names = case.moved
     if not names:
         return
     before = distance(case.stored, case.joint, names)

@@ -37,6 +37,8 @@ def reordered(case: Case) -> tuple[Case, Finding | None]:
     if not scores or case.sample is None or case.held_out is None or case.score is not None:
         return case, None
     name = max((name for name in scores if name != BY_BATCH), key=lambda name: scores[name])
+    if scores[name] > _CHANCES / 2:
+        return case, None
     classes = _classes(case)
     if classes < 2 or len(case.sample) < _LEAST_SAMPLES * classes or scores[name] > _CHANCES / classes:
         return case, None

@@ -21,10 +21,11 @@ USUAL = 0.1
 
 
 def find(case: Case) -> Iterable[Finding]:
+    moved = case.moved
     layers = {
         name: layer
         for name, layer in case.layers.items()
-        if name in case.joint and name in case.stored and layer.momentum and not layer.untouched and not layer.damaged
+        if name in moved and layer.momentum
         if not _is_held(case, layer)
     }
     if not layers or case.sample is None:

@@ -22,7 +22,7 @@ def find(case: Case) -> Iterable[Finding]:
     if sample is None or sample.joined is None or (labels := sample.classes) is None:
         return
     classes = [int(k) for k in labels.unique() if int((labels == k).sum()) >= 8]
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
+    names = case.compared
     if not 2 <= len(classes) <= _MOST_CLASSES or not names:
         return
     by_class = [case.measure(sample.rows((labels == k).nonzero().squeeze(1))) for k in classes]

@@ -34,7 +34,7 @@ _VARIANCES: dict[Stored, Callable[[torch.Tensor, float], torch.Tensor]] = {
 
 def find(case: Case) -> Iterable[Finding]:
     """What is stored is read by each convention and compared with what was measured, in all layers together."""
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].untouched and not case.layers[n].damaged]
+    names = case.moved
     if not names:
         return
     before = distance(case.stored, case.joint, names)

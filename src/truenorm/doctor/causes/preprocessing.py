@@ -42,7 +42,7 @@ def find(case: Case) -> Iterable[Finding]:
     if images is None or not images.is_floating_point() or images.ndim != 4 or images.shape[1] > _MOST_CHANNELS:
         return
     part = sample.rows(torch.arange(min(_SAMPLES, len(sample))))
-    names = [name for name in case.joint if name in case.stored]
+    names = case.compared
     arriving = case.measure(part, flow="eval")
     before = distance(case.stored, arriving, names)
     if before <= 0:

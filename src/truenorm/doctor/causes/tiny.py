@@ -50,7 +50,7 @@ def find(case: Case) -> Iterable[Finding]:
 
 def _fitted(case: Case) -> tuple[int | None, float, float]:
     """The batch size whose stored variances would look most like these, how much of the shift that explains, ratio."""
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged and not case.layers[n].pooled]
+    names = [name for name in case.compared if not case.layers[name].pooled]
     if len(names) < 2 or case.sample is None or case.sample.joined is None:
         return None, 0.0, 1.0
     if any((initial_weight(case.layers[name]) or 0.0) >= LEAST for name in names):

@@ -22,10 +22,10 @@ _EXPLAINS = 0.2
 _TRACED = 16
 """Samples in the batch with which the modules are found in which it begins."""
 
-Print = tuple[object, ...]
+Fingerprint = tuple[object, ...]
 """What tells tensors from others: shapes, sums and sums of squares."""
 
-Trace = list[tuple[str, Print, Print]]
+Trace = list[tuple[str, Fingerprint, Fingerprint]]
 """Module, input and output, in the order in which the calls ended."""
 
 
@@ -42,7 +42,7 @@ def find(case: Case) -> Iterable[Finding]:
     No list of classes is needed: two passes of one batch that differ are random, and a module whose output differs
     where its input does not is where it begins.
     """
-    names = [n for n in case.joint if n in case.stored and not case.layers[n].damaged]
+    names = case.compared
     if not names or case.sample is None:
         return
     random, other = _starts(case)
@@ -106,7 +106,7 @@ def _starts(case: Case) -> tuple[list[str], list[str]]:
             asleep = _traced(network, batch, case)
         with evaluating(network, prepare=awake):
             first, second = _traced(network, batch, case), _traced(network, batch, case)
-    except Exception:  # as above
+    except Exception:  # the same forward in train(): nothing is known then, and nothing said
         return [], []
     return _first_differences(first, second), _first_differences(asleep, first)
 
@@ -121,14 +121,14 @@ def _traced(network: nn.Module, batch: Any, case: Case) -> Trace:
 @contextmanager
 def _tracing(network: nn.Module, trace: Trace) -> Generator[None]:
     def note(name: str) -> Any:
-        # The print of the input is taken before the forward, which may work in place.
-        inputs: list[Print] = []
+        # The fingerprint of the input is taken before the forward, which may work in place.
+        inputs: list[Fingerprint] = []
 
         def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            inputs.append(_print((given, named)))
+            inputs.append(_fingerprint((given, named)))
 
         def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            trace.append((name, inputs.pop(), _print(output)))
+            trace.append((name, inputs.pop(), _fingerprint(output)))
 
         return before, after
 
@@ -162,14 +162,14 @@ def _is_inside(name: str, outer: str) -> bool:
     return name != outer and (not outer or name.startswith(f"{outer}."))
 
 
-def _print(value: Any) -> Print:
+def _fingerprint(value: Any) -> Fingerprint:
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.numel():
             wide = value.detach().double()
             return (tuple(value.shape), float(wide.sum()), float(wide.square().sum()))
         return (tuple(value.shape),)
     if isinstance(value, dict):
-        return tuple(_print(part) for part in value.values())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # of the user's
+        return tuple(_fingerprint(part) for part in value.values())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # of the user's
     if isinstance(value, tuple | list):
-        return tuple(_print(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # of the user's
+        return tuple(_fingerprint(part) for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # of the user's
     return ()
