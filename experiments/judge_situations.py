@@ -1,8 +1,8 @@
 """Is what `diagnose` says right in situations that users of batch norm meet?
 
-Ten kinds, each a file of `situations/` that builds small networks and says what is right. Judged are the verdict, the
-cause that is named first, whether a cause is named that is untrue, the first thing to do, and what `repair` gives by
-the situation's own measure.
+Ten kinds, and ten further ones, each a file of `situations/` that builds small networks and says what is right. Judged
+are the verdict, the cause that is named first, whether a cause is named that is untrue, the first thing to do, and what
+`repair` gives by the situation's own measure.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from situations.kinds import KINDS
+from situations.kinds import FURTHER, KINDS
 from situations.situation import Answer, Situation, judged
 from torch import Tensor, nn
 
@@ -35,29 +35,48 @@ ARMS = _AS_IS, _REPAIRED, _PREPROCESSED, _REACHED = "as it is", "repaired", "pre
 def answered(situation: Situation) -> tuple[Answer, list[tuple[str, str]]]:
     """What `diagnose` says and `repair` gives, each on a copy; the sentences with their headings."""
     before = situation.measure(copy.deepcopy(situation.model))
-    repaired = _repaired(situation)
+    repaired, crash = _repaired(situation)
+    common: dict[str, Any] = {"before": before, "repaired": repaired, "crashed": ("repair",) if crash else ()}
+    crashes = [("crashed", f"repair: {crash}")] if crash else []
     try:
         diagnosis = tn.diagnose(copy.deepcopy(situation.model), situation.data, **situation.options)
     except TruenormError as error:
-        return Answer(before=before, repaired=repaired, refused=str(error)), [("refused", str(error))]
+        return Answer(**common, refused=str(error)), [*crashes, ("refused", str(error))]
+    except Exception as error:
+        common["crashed"] += ("diagnose",)
+        return Answer(**common, refused=type(error).__name__), [*crashes, ("crashed", f"diagnose: {_in_a_line(error)}")]
     answer = Answer(
+        **common,
         healthy=diagnosis.healthy,
         findings=tuple((str(finding.cause), str(finding.level)) for finding in diagnosis.findings),
         steps=tuple((type(step.remedy).__name__, step.when) for step in diagnosis.steps),
-        before=before,
-        repaired=repaired,
         preprocessed=_preprocessed(situation, diagnosis),
+        named=_named(diagnosis),
     )
-    return answer, list(diagnosis.lines())
+    return answer, [*crashes, *diagnosis.lines()]
 
 
-def _repaired(situation: Situation) -> float | None:
+def _repaired(situation: Situation) -> tuple[float | None, str]:
+    """The measure after a repair, None where it was refused; an error that is not truenorm's own."""
     model = copy.deepcopy(situation.model)
     try:
         tn.repair(model, situation.training, **situation.options)
     except TruenormError:
-        return None
-    return situation.measure(model)
+        return None, ""
+    except Exception as error:
+        return None, _in_a_line(error)
+    return situation.measure(model), ""
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _named(diagnosis: tn.Diagnosis) -> tuple[str, ...]:
+    """Layers of causes, and the one that is most off by itself."""
+    causes = [layer for finding in diagnosis.causes for layer in finding.layers]
+    most = max(diagnosis.layers, key=lambda layer: layer.own, default=None)
+    return tuple(dict.fromkeys([*causes, *([] if most is None else [most.layer])]))
 
 
 def _preprocessed(situation: Situation, diagnosis: tn.Diagnosis) -> float | None:
@@ -92,6 +111,8 @@ def examined(situation: Situation) -> tuple[dict[str, Any], dict[str, float]]:
         "findings": [list(finding) for finding in answer.findings],
         "steps": [list(step) for step in answer.steps],
         "refused": answer.refused,
+        "named": list(answer.named),
+        "crashed": list(answer.crashed),
         "judgement": {
             "verdict": judgement.verdict,
             "first": judgement.first,
@@ -129,7 +150,8 @@ def tables(record: Record) -> tuple[Table, ...]:
         judgement = trial["judgement"]
         causes = [cause for cause, level in trial["findings"] if level != "note"]
         numbers = (f"{values[name, arm]:.3f}" if (name, arm) in values else "" for arm in ARMS)
-        said = "refused" if trial["refused"] else causes[0] if causes else "nothing"
+        crashed = "diagnose" in trial.get("crashed", ())  # not in the records of before
+        said = "crashed" if crashed else "refused" if trial["refused"] else causes[0] if causes else "nothing"
         rows.append(
             (
                 f"{name}: {trial['variant']}",
@@ -191,26 +213,28 @@ def main() -> None:
     """Build, ask, judge; write the record and its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="parts of names of kinds, with commas between")
+    parser.add_argument("--further", action="store_true", help="the ten further kinds instead of the first ten")
     parser.add_argument("--seeds", type=int, default=3, help="networks of each kind; three are one of each variant")
     parser.add_argument("--out", type=Path, help="the record's file; the table goes beside it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     wanted = [part for part in options.only.split(",") if part]
-    kinds = [kind for kind in KINDS if not wanted or any(part in kind for part in wanted)]
+    known = FURTHER if options.further else KINDS
+    kinds = [kind for kind in known if not wanted or any(part in kind for part in wanted)]
     if not kinds:
-        parser.error(f"no such kind; there are {', '.join(KINDS)}")
+        parser.error(f"no such kind; there are {', '.join(known)}")
     trials: dict[str, dict[str, Any]] = {}
     rows: list[Measurement] = []
     for kind in kinds:
         for seed in range(options.seeds):
             name = f"{kind} #{seed}"
-            trials[name], values = examined(KINDS[kind](seed))
+            trials[name], values = examined(known[kind](seed))
             rows += [Measurement(name, arm, None, "measure", value) for arm, value in values.items()]
             print(name, "right" if trials[name]["judgement"]["right"] else "WRONG", file=sys.stderr, flush=True)
     record = Record(
         command=shlex.join(["python", *sys.argv]),
         rows=tuple(rows),
-        configuration={"only": options.only, "seeds": options.seeds},
+        configuration={"only": options.only, "further": options.further, "seeds": options.seeds},
         trials=trials,
         versions=installed_versions("truenorm", "torch"),
         machine=this_machine() | {"threads": 1},

@@ -20,6 +20,7 @@ situation = importlib.import_module("situations.situation")
 training = importlib.import_module("situations.training")
 Answer, Expected, Judgement, judged = situation.Answer, situation.Expected, situation.Judgement, situation.judged
 
+ALL = judge.KINDS | judge.FURTHER
 KEPT = sorted((ROOT / "docs" / "results" / "situations").glob("*.json"))
 
 ALARM = Expected(
@@ -102,6 +103,36 @@ def test_a_refusal_is_right_only_where_it_may_be_and_says_of_what():
     assert not judged(replace(allowed, refusal=False), refused, **REACHED).right
 
 
+def test_a_refusal_names_what_it_is_about():
+    right = Expected(healthy=False, refusal=True, named=frozenset({"norms.1"}), refusal_words=frozenset({"depends on"}))
+    refused = Answer(before=0.9, refused="norms.1 is no batch norm of torch's; what it gives depends on the batch")
+    assert judged(right, refused, **REACHED).right
+    assert not judged(right, replace(refused, refused="norms.1 is no batch norm of torch's"), **REACHED).right
+    assert not judged(right, replace(refused, refused="a batch norm, depends on the batch"), **REACHED).right
+
+
+def test_layers_that_have_to_be_named():
+    right = replace(ALARM, named=frozenset({"norms.1"}))
+    assert not judged(right, SAID, **REACHED).first
+    assert judged(right, replace(SAID, named=("norms.0", "norms.1")), **REACHED).right
+
+
+def test_an_error_of_another_kind_is_wrong():
+    right = Expected(healthy=True, refusal=True)
+    crashed = Answer(before=0.9, refused="a batch norm", crashed=("diagnose",))
+    assert not judged(right, crashed, **REACHED).verdict
+    healthy = Answer(healthy=True, steps=(("Nothing", "do"),), before=0.9)
+    assert judged(right, healthy, **REACHED).right
+    assert not judged(right, replace(healthy, crashed=("repair",)), **REACHED).repair
+
+
+def test_a_layer_is_written_over_in_each_channel():
+    layer = torch.nn.BatchNorm1d(8)
+    training.overwrite(layer, 0, by=2.0, times=3.0)
+    assert torch.equal(layer.running_mean.abs(), torch.full((8,), 2.0))
+    assert torch.equal(layer.running_var, torch.full((8,), 3.0))
+
+
 def test_statistics_measured_anew_are_averages_over_batches():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
     batches = [(torch.randn(16, 3) + 2,) for _ in range(4)]
@@ -127,9 +158,9 @@ def test_advice_on_preprocessing_as_a_layer():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", judge.KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_a_situation_comes_out_as_it_is_needed(kind):
-    built = judge.KINDS[kind](0)
+    built = ALL[kind](0)
     assert built.name == kind and built.seed == 0
     assert not (built.right.forbidden & built.right.first)
     assert {*built.right.remedy, *built.right.useless} <= {kind.__name__ for kind in remedy.Remedy.__args__}
@@ -143,9 +174,11 @@ def test_there_are_records():
 def test_the_table_beside_a_record_is_made_from_it(path):
     record = Record.load(path)
     assert record.complete
-    assert record.command == f"python experiments/judge_situations.py --out {path.relative_to(ROOT)}"
+    further = path.stem.startswith("further")
+    option = "--further " if further else ""
+    assert record.command == f"python experiments/judge_situations.py {option}--out {path.relative_to(ROOT)}"
     assert judge.printed(record) == path.with_suffix(".txt").read_text()
-    assert len({trial["kind"] for trial in record.trials.values()}) == len(judge.KINDS)
+    assert len({trial["kind"] for trial in record.trials.values()}) == len(judge.FURTHER if further else judge.KINDS)
 
 
 def test_causes_that_are_forbidden_exist():

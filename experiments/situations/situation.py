@@ -37,6 +37,11 @@ CALLED: Mapping[str, frozenset[str]] = {
     "labels": frozenset({"order of classes"}),
     "channel_order": frozenset({"preprocessing"}),
     "initial values": frozenset({"initial values", "another momentum in training"}),
+    "overwritten": frozenset({"overwritten", "unexplained"}),
+    "mixture": frozenset({"mixture"}),
+    "padding": frozenset({"padding"}),
+    "batches of one": frozenset({"batches of one"}),
+    "by the batch": frozenset({"by the batch"}),
 }
 """What right answers are called in `truenorm.doctor.causes.CAUSES`: they were written before there were such causes.
 
@@ -52,7 +57,32 @@ CALLED: Mapping[str, frozenset[str]] = {
 - `no_batch_norm`: there is no batch norm in it; no finding is due.
 - `initial values`: they are still in the statistics; where the network has another momentum than the run had, that one
   may be named.
+- `overwritten`: the buffers of one layer were written over, and nothing else is wrong; that it is unexplained is true.
+- `mixture`: in training two populations went through a layer, and what is stored is of both together.
+- `padding`: what is stored has padded positions in it, more of them than the data have.
+- `batches of one`: training divided each sample by its own statistics, as instance norm does, and no stored ones can.
+- `by the batch`: in eval() too a layer divides by the batch, so that a sample's output depends on those beside it.
 """
+
+UNTRUE = NOT_PLANTED | {
+    "mixture",
+    "padding",
+    "batches of one",
+    "by the batch",
+    "called several times",
+    "never updated",
+    "updated in part",
+    "momentum 0",
+    "common factor",
+    "not the variance",
+    "weights of batch norm",
+    "track_running_stats",
+    "frozen statistics",
+    "order of classes",
+    "training mode",
+    "randomness",
+}
+"""All that is untrue, as a note too, wherever it was not planted; the further kinds begin with it."""
 
 
 def causes_of(names: Iterable[str]) -> frozenset[str]:
@@ -82,6 +112,8 @@ class Expected:
         forbidden: causes that are untrue here, also as harmless ones and as notes.
         repair_gain: whether `truenorm.repair` on training batches brings it back. If not, it must do no harm.
         refusal: an error of truenorm's own that speaks of batch norm is as good as an answer.
+        refusal_words: any of them has to be in it. Empty: no more is asked of a refusal.
+        named: layers that have to be named, be it in a cause, as the one that is most off, or in a refusal.
     """
 
     healthy: bool
@@ -91,6 +123,8 @@ class Expected:
     forbidden: frozenset[str] = NOT_PLANTED
     repair_gain: bool = False
     refusal: bool = False
+    refusal_words: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -149,6 +183,8 @@ class Answer:
         before, repaired: by the situation's own measure, on a copy. None: the repair was refused.
         preprocessed: the same with images as the advice on preprocessing has them. None: no such advice.
         refused: the sentence of an error of truenorm's own.
+        named: layers of causes, and the one that is most off.
+        crashed: functions that ended with an error that is not truenorm's own; their part of an answer is wrong.
     """
 
     healthy: bool | None = None
@@ -158,6 +194,8 @@ class Answer:
     repaired: float | None = None
     preprocessed: float | None = None
     refused: str | None = None
+    named: tuple[str, ...] = ()
+    crashed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,15 +223,20 @@ def judged(right: Expected, answer: Answer, *, reached: float, noise: float) -> 
         >>> judged(right, said, reached=0.9, noise=0.02)
         Judgement(verdict=True, first=False, untrue=('lag',), remedy=False, repair=True)
     """
+    if "diagnose" in answer.crashed:
+        repair = _repair(right, answer, reached, noise)
+        return Judgement(verdict=False, first=False, untrue=(), remedy=False, repair=repair)
     if answer.refused is not None:
         fine = right.refusal and "batch norm" in plain(answer.refused)
+        fine = fine and all(name in answer.refused for name in right.named)
+        fine = fine and (not right.refusal_words or any(word in answer.refused for word in right.refusal_words))
         return Judgement(
             verdict=fine, first=fine, untrue=(), remedy=fine, repair=_repair(right, answer, reached, noise)
         )
     forbidden = set(map(plain, right.forbidden))
     return Judgement(
         verdict=answer.healthy is right.healthy,
-        first=_first(right, answer),
+        first=_first(right, answer) and right.named <= set(answer.named),
         untrue=tuple(cause for cause, _ in answer.findings if plain(cause) in forbidden),
         remedy=_remedy(right, answer, reached - noise),
         repair=_repair(right, answer, reached, noise),
@@ -231,6 +274,8 @@ def _remedy(right: Expected, answer: Answer, enough: float) -> bool:
 
 
 def _repair(right: Expected, answer: Answer, reached: float, noise: float) -> bool:
+    if "repair" in answer.crashed:
+        return False
     if answer.repaired is None:
         return not right.repair_gain
     if right.repair_gain:

@@ -58,6 +58,14 @@ def recalibrated(model: nn.Module, batches: Sequence[Any], run: Callable[[nn.Mod
     return mended.eval()
 
 
+def overwrite(layer: Any, seed: int, *, by: float = 1.5, times: float = 1.0) -> None:
+    """Move a layer's means by so many σ, up or down by channel, and multiply its variances."""
+    mean, variance = layer.running_mean, layer.running_var
+    side = torch.randint(0, 2, mean.shape, generator=seeded(seed)) * 2 - 1
+    mean += by * side * variance.sqrt()
+    variance *= times
+
+
 @contextmanager
 def by_batch(model: nn.Module) -> Iterator[None]:
     """Batch norm divides by each batch, as in train(); nothing is stored, and all else is in eval()."""
