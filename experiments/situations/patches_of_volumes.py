@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 VARIANTS = ("scans of any contrast", "photographs of any exposure, to restore", "patches that are alike")
 _TISSUES, _SIDE, _PIXELS = 3, 12, 24
+_MOMENTUM = 0.02  # an average over a hundred batches: what is stored is no accident of the last few
 
 
 def scans(n: int, seed: int, spread: float) -> list[tuple[Tensor, Tensor]]:
@@ -35,14 +36,15 @@ def photographs(n: int, seed: int) -> list[tuple[Tensor, Tensor]]:
         clean = ((clean - clean.mean((2, 3), keepdim=True)) / clean.std((2, 3), keepdim=True)).tanh()
         gain, offset = torch.randn(2, generator=g)
         noisy = clean + 0.3 * torch.randn(clean.shape, generator=g)
-        made.append((gain.exp() * (noisy + 4 * offset), clean))
+        made.append(((0.7 * gain).exp() * (noisy + 4 * offset), clean))
     return made
 
 
 def network(conv: Any, norm: Any, inputs: int, outputs: int) -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in [(inputs, 8), (8, 8), (8, 8)]:
-        layers += [conv(before, after, 3, padding=1, padding_mode="replicate", bias=False), norm(after), nn.ReLU()]
+        mapped = conv(before, after, 3, padding=1, padding_mode="replicate", bias=False)
+        layers += [mapped, norm(after, momentum=_MOMENTUM), nn.ReLU()]
     return nn.Sequential(*layers, conv(8, outputs, 1))
 
 
@@ -52,8 +54,8 @@ def right_voxels(output: Tensor, batch: Any) -> Tensor:
 
 
 def nearness(output: Tensor, batch: Any) -> Tensor:
-    """Minus the squared error of a picture."""
-    return -(output - batch[1]).square().flatten(1).mean(1)
+    """Share of a picture's values that are near to the clean ones."""
+    return ((output - batch[1]).abs() < 0.25).double().flatten(1).mean(1)
 
 
 def run(model: nn.Module, batch: Any) -> Tensor:
@@ -85,7 +87,7 @@ def build(seed: int) -> Situation:
     before, anew = measure(model), measure(recalibrated(model, training, run))
     with by_batch(model):
         one_by_one = measured(model, held_out, score, run)
-    require(one_by_one > (-0.1 if restored else 0.8), f"{one_by_one:.3f} each by itself in train()")
+    require(one_by_one > 0.8, f"{one_by_one:.3f} each by itself in train()")
     alike = variant == 2
     if alike:
         require(abs(anew - before) < 0.01, f"{before:.3f} as it is, {anew:.3f} measured anew: not healthy")
