@@ -92,7 +92,7 @@ def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
         torch.Size([2, 3])
     """
     here = Batch.of(batch).to(device_of(model))
-    return unwrap(model)(here.input) if forward is None else forward(model, here.raw)
+    return unwrap(model)(here.given) if forward is None else forward(model, here.raw)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -13,6 +13,9 @@ from torch import nn
 
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model.layers import batch_norms, refuse_programs
+from truenorm.model.probe import takes_its_batch
+from truenorm.model.scratch import is_swappable
+from truenorm.model.stored import Stored
 
 _AFFINE = "affine_before_freeze"
 """Where a layer remembers which of its parameters were trained."""
@@ -39,8 +42,8 @@ def freeze(
     Raises:
         UnknownName: a pattern that fits no layer.
         InvalidInput: neither of the two is to be frozen; a layer has no running statistics to hold
-            (`track_running_stats=False`); the model is a program (TorchScript, `torch.export`). Nothing is changed
-            then.
+            (`track_running_stats=False`) or normalises by its batch whatever its mode; the model is a program
+            (TorchScript, `torch.export`). Nothing is changed then.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
@@ -57,6 +60,12 @@ def freeze(
             raise InvalidInput(
                 f"layer {name!r} has no running statistics (track_running_stats=False): it normalises by its batch in "
                 "eval() too, and there is nothing to freeze; nothing was changed"
+            )
+        if statistics and not is_swappable(layer) and takes_its_batch(layer):
+            raise InvalidInput(
+                f"layer {name!r} ({type(layer).__name__}) normalises by its batch in eval(), too, so that its "
+                "statistics cannot be frozen; let its forward pass training=self.training to batch_norm; "
+                "nothing was changed"
             )
     if affine:
         # All are looked at before any is changed: layers may share a parameter.
@@ -116,8 +125,8 @@ def is_frozen(layer: nn.Module) -> bool:
 
 
 def tracks(layer: Any) -> bool:
-    """Does evaluation use statistics that the layer stores?"""
-    return layer.running_mean is not None and layer.running_var is not None
+    """Does the layer store statistics?"""
+    return Stored.of(layer) is not None
 
 
 class StaysFrozen:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.errors import NotMeasurable
-from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.model.evaluate import device_of
+from truenorm.model.layers import batch_norms, stored_by
 from truenorm.stats.moments import Moments
 from truenorm.stats.provenance import Provenance
 from truenorm.stats.statistics import Statistics, merge_statistics
@@ -66,8 +67,8 @@ def gathered(model: nn.Module, found: Mapping[str, Statistics]) -> dict[str, Sta
     world = num_processes()
     if world == 1 or not found:
         return dict(found)
-    layers = {name: len(buffers_of(layer)[0]) for name, layer in batch_norms(model).items()}
-    device = buffers_of(next(iter(batch_norms(model).values())))[0].device
+    layers = {name: stored_by(layer).num_channels for name, layer in batch_norms(model).items()}
+    device = device_of(next(iter(batch_norms(model).values())))
     samples = torch.tensor([[float(one.provenance.samples or 0)] for one in found.values()], dtype=torch.float64)
     packed = torch.stack([_packed(statistics, layers) for statistics in found.values()])
     mine = torch.cat([samples, packed], 1).flatten().to(device)

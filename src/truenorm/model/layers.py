@@ -9,13 +9,15 @@ from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[repor
 from torch.nn.parameter import UninitializedBuffer
 
 from truenorm.errors import InvalidInput
+from truenorm.model.stored import Stored
 
 
 def batch_norms(model: nn.Module, *, tracking: bool = True) -> dict[str, nn.Module]:
     """The batch-norm layers that carry running statistics, by name, in the order of registration.
 
-    They are torch's (Sync and subclasses with an activation among them) and every other module with the
-    buffers `running_mean` and `running_var`, instance norm aside. Wrappers (`torch.compile`, data
+    They are torch's (Sync and subclasses with an activation among them) and every other module whose buffers are
+    statistics by name and form (`truenorm.model.stored`): `running_mean` and `running_var`, `moving_mean` and
+    `moving_std`, a variance alone; instance norm aside. Wrappers (`torch.compile`, data
     parallelism) leave no trace in the names. A module that is used twice is listed once.
 
     Args:
@@ -35,10 +37,10 @@ def batch_norms(model: nn.Module, *, tracking: bool = True) -> dict[str, nn.Modu
         if isinstance(module, _InstanceNorm) or not _looks_like_batch_norm(module):
             continue
         name = ".".join(part for part in path.split(".") if part != "_orig_mod")
-        if tracking and (module.running_mean is None or module.running_var is None):
-            without.append(name)
-        elif isinstance(module.running_mean, UninitializedBuffer):
+        if any(isinstance(buffer, UninitializedBuffer) for buffer in module.buffers(recurse=False)):
             raise InvalidInput(f"layer {name!r} is lazy and has no shape yet; run one batch through the model first")
+        if tracking and Stored.of(module) is None:
+            without.append(name)
         else:
             layers[name] = module
     if not layers:
@@ -60,12 +62,12 @@ def has_batch_norm(model: nn.Module) -> bool:
 def like_batch_norm(model: nn.Module) -> list[str]:
     """Modules that are not among `batch_norms`, and have buffers named as statistics are: they may be of another make.
 
-    A buffer counts if it holds one number per channel and its name has a mean or spread behind another word, such as
-    `stored_mean` or `moving_var`; constants of a preprocessing are usually called `mean` and `std`.
+    A buffer counts if its name has a mean or spread behind another word, as in `batch_mean` or `running_var_0`;
+    constants of a preprocessing are usually called `mean` and `std`.
 
     Example:
         >>> norm = nn.Linear(2, 3)
-        >>> norm.register_buffer("stored_mean", torch.zeros(3))
+        >>> norm.register_buffer("batch_mean", torch.zeros(3))
         >>> like_batch_norm(nn.Sequential(norm))
         ['0']
     """
@@ -75,7 +77,7 @@ def like_batch_norm(model: nn.Module) -> list[str]:
         statistics = [
             name
             for name, value in buffers
-            if value is not None and value.is_floating_point() and value.ndim == 1 and len(value) > 1
+            if value is not None and (value.is_floating_point() or value.is_complex()) and value.numel() > 1
             if _STATISTIC.search(name)
         ]
         if statistics and not isinstance(module, _InstanceNorm) and not _looks_like_batch_norm(module):
@@ -134,16 +136,15 @@ def _is_exported(module: nn.Module) -> bool:
     return isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
 
 
-def buffers_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """running_mean and running_var of a layer that `batch_norms` listed."""
-    mean, var = layer.running_mean, layer.running_var
-    assert isinstance(mean, torch.Tensor) and isinstance(var, torch.Tensor)
-    return mean, var
-
-
 _STATISTIC = re.compile(r".(mean|var|std|sigma)", re.IGNORECASE)
 
 
+def stored_by(layer: nn.Module) -> Stored:
+    """The form in which a layer that `batch_norms` listed keeps its statistics."""
+    stored = Stored.of(layer)
+    assert stored is not None
+    return stored
+
+
 def _looks_like_batch_norm(module: nn.Module) -> bool:
-    buffers = module._buffers  # pyright: ignore[reportPrivateUsage]  # attribute access would meet other tensors
-    return isinstance(module, _BatchNorm) or ("running_mean" in buffers and "running_var" in buffers)
+    return isinstance(module, _BatchNorm) or Stored.of(module) is not None

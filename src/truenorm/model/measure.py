@@ -1,7 +1,7 @@
 """Measure population statistics over data, in one of three flows; the model is left as it was."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -43,8 +43,9 @@ def measure(
       on the same data gives each layer the moments it divides by.
     - `eval`: what arrives at each layer with the buffers as they are. Buffers are right if they equal it.
 
-    Only batch-norm layers go into training mode (none for `eval`); dropout stays as in evaluation. Layers
-    that are frozen (by `freeze`, or in evaluation mode while the model trains) stay so. Buffers,
+    Dropout and all else stay as in evaluation. Layers that are frozen (by `freeze`, by evaluation mode while the model
+    trains, or by a class that never trains) stay so. What a layer of another make depends on is found out by calling a
+    copy of it with a few rows of its first input. Buffers,
     counts, modes, hooks and random state come out as they were, whatever happens in between.
 
     Args:
@@ -118,8 +119,8 @@ def joint_estimates(
 ) -> tuple[Statistics, Statistics]:
     """Statistics of the joint flow with either variance, pooled and within batches, from one pass.
 
-    `frozen` names the layers to leave alone; None: those that `frozen_layers` finds. `prepare` is done to the model in
-    evaluation mode; what it changes beside modes and batch norm is not undone.
+    `frozen` names the layers to leave alone; None: those that `frozen_layers` finds or whose class never trains.
+    `prepare` is done to the model in evaluation mode; what it changes beside modes and batch norm is not undone.
     """
     rules = (Population(), Within())
     with random_states_kept(model):
@@ -128,6 +129,36 @@ def joint_estimates(
             model, batches, "joint", forward, rules=rules, tolerance=tolerance, frozen=frozen, prepare=prepare
         )
     return pooled, within
+
+
+def settled(
+    model: nn.Module, batches: Sequence[Any], start: Statistics, *, forward: Forward | None = None, rounds: int = 4
+) -> Statistics:
+    """The sequential flow where samples cannot be joined: rounds of the eval flow from the statistics of the joint one.
+
+    In a round every layer that is in `start` takes what arrives with the numbers of the round before, until no layer
+    moves by more than 1e-2 σ.
+
+    Example:
+        >>> net, batches = nn.Sequential(nn.BatchNorm1d(2)), [torch.randn(8, 2)] * 2
+        >>> found = settled(net, batches, measure(net, batches))
+        >>> list(found)
+        ['0']
+    """
+    found = start
+    for _ in range(rounds):
+        with using(model, found):
+            arriving = measure(model, batches, flow="eval", forward=forward)
+        arriving = Statistics({name: moments for name, moments in arriving.items() if name in found})
+        moved = estimation_shift(found, arriving).worst.shift
+        found = Statistics(dict(arriving), provenance=arriving.provenance)
+        if moved < _SETTLED:
+            break
+    return found
+
+
+_SETTLED = 1e-2
+"""σ; layers that move by less in a round are where they stay, for samples of this size."""
 
 
 def _sequential(
@@ -199,17 +230,18 @@ def _pooled(
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
     refuse_programs(model)
-    frozen = frozen_layers(model) if frozen is None else frozen
+    held = frozen_layers(model) if frozen is None else frozen
     observed = LayerMoments(layers, rules)
     seen = 0
-    with evaluating(model, prepare=prepare), observed.observing() if flow == "eval" else observed.normalising(frozen):
+    looking = observed.observing() if flow == "eval" else observed.normalising(held, leave_fixed=frozen is None)
+    with evaluating(model, prepare=prepare), looking:
         for number, batch in enumerate(batches, start=1):
             seen += batch.size
             run(model, batch, forward)
             observed.end_batch()
             if tolerance is not None and number % _LOOK_EVERY == 0 and observed.standard_error() <= tolerance:
                 break
-    return observed.result(flow, seen, frozen, tolerance)
+    return observed.result(flow, seen, held, tolerance)
 
 
 def _one_batch(
@@ -219,11 +251,15 @@ def _one_batch(
     if forward is not None:
         return None  # only the caller knows how its batches are joined
     batches = batches_of(data, limit=limit)
-    first = next(batches).input
+    first = next(batches).images
+    if first is None:
+        return None
     largest = bytes_per_sample(model, first)
     parts, total = [first], len(first)
     for batch in batches:
-        images = batch.input
+        images = batch.images
+        if images is None:
+            return None
         total += len(images)
         # Input, output and a temporary of the widest layer are alive at once; branches add a few.
         if images.shape[1:] != first.shape[1:] or 4 * largest * total > memory:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,8 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm import kernels
 from truenorm.errors import NotFinite, NotMeasurable
-from truenorm.model.layers import buffers_of
-from truenorm.model.scratch import ScratchBuffers, channel_dim, is_swappable, too_small
+from truenorm.model.layers import stored_by
+from truenorm.model.probe import AS_TORCH, Behaviour, behaviour_of
+from truenorm.model.scratch import channel_dim, is_swappable, too_small
 from truenorm.model.stream import streams_of
 from truenorm.rules import Rule, Within
 from truenorm.stats.moments import Moments
@@ -29,6 +31,11 @@ class LayerMoments:
 
     def __init__(self, layers: dict[str, nn.Module], rules: tuple[Rule, ...]) -> None:
         self._layers = layers
+        # Of layers whose forward is not torch's, found out by the first input that each gets.
+        self._behaviours: dict[str, Behaviour | None] = {
+            name: AS_TORCH for name, layer in layers.items() if is_swappable(layer)
+        }
+        self._fixed: list[str] = []
         self._rules = rules
         self._order: dict[str, int] = {}
         self._calls: dict[str, int] = {}
@@ -48,28 +55,26 @@ class LayerMoments:
         return max(map(_error_of_mean, moments), default=math.inf)
 
     @contextmanager
-    def normalising(self, frozen: list[str]) -> Generator[None]:
+    def normalising(self, frozen: list[str], *, leave_fixed: bool) -> Generator[None]:
         """Normalise by each batch's moments, and record them.
 
-        Layers whose forward is known stay in evaluation mode, with the batch's moments as their buffers; others are
-        in training mode, and their input is measured. The caller restores all buffers.
+        Layers that normalise by what they store stay in evaluation mode, with the batch's moments as their buffers;
+        those that take their batch in any mode stay as they are; what is not understood is put into training mode.
+        The caller restores modes and buffers.
+
+        Args:
+            frozen: layers that normalise by what they store.
+            leave_fixed: whether layers do so, too, whose class never trains.
         """
-        scratch: list[ScratchBuffers] = []
         handles: list[RemovableHandle] = []
         try:
             for index, (name, layer) in enumerate(self._layers.items()):
                 if name in frozen:
                     continue
-                if is_swappable(layer):
-                    observe = self._observer(index, normalises=True)
-                    handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
-                else:
-                    scratch.append(ScratchBuffers(self, index, name, layer))
-                    layer.train()
+                observe = self._observer(index, normalises=True, leave_fixed=leave_fixed)
+                handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
             yield
         finally:
-            for buffers in scratch:
-                buffers.close()
             for handle in handles:
                 handle.remove()
 
@@ -79,7 +84,7 @@ class LayerMoments:
         handles: list[RemovableHandle] = []
         try:
             for index, layer in enumerate(self._layers.values()):
-                observe = self._observer(index, normalises=False)
+                observe = self._observer(index, normalises=False, leave_fixed=False)
                 handles.append(layer.register_forward_pre_hook(observe, with_kwargs=True))
             yield
         finally:
@@ -87,13 +92,24 @@ class LayerMoments:
                 handle.remove()
 
     def _observer(
-        self, index: int, *, normalises: bool
+        self, index: int, *, normalises: bool, leave_fixed: bool
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         name = self._names[index]
-        num_channels = len(buffers_of(self._layers[name])[0])
-        kind = buffers_of(self._layers[name])[0].dtype
+        stored = stored_by(self._layers[name])
+        num_channels = stored.num_channels
 
         def observe(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if layer is not self._layers[name] or name in self._fixed:
+                return  # a copy of the layer carries the same hook
+            if name not in self._behaviours:
+                self._behaviours[name] = behaviour_of(layer, inputs, named)
+            behaviour = self._behaviours[name]
+            if leave_fixed and behaviour is not None and behaviour.fixed:
+                self._fixed.append(name)
+                return
+            swaps = normalises and behaviour is not None and behaviour.normalises
+            if normalises and not swaps and not (behaviour is not None and behaviour.by_batch):
+                layer.train()
             values = inputs[0] if inputs else None
             if not isinstance(values, Tensor):
                 values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
@@ -107,13 +123,16 @@ class LayerMoments:
             if normalises and count < 2:
                 raise too_small(name, values)
             values = values if dim == 1 else values.movedim(dim, 1)
+            values = values.dequantize() if values.is_quantized else values
             mean, var = kernels.deliver_moments(values, *self.slot(index))
             self.receive(index, count, None)
-            if normalises:
+            if swaps:
                 # In evaluation mode it divides by its buffers: they are swapped for the batch's moments.
                 buffers = layer._buffers  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
-                same = mean.dtype == kind
-                buffers["running_mean"], buffers["running_var"] = (mean, var) if same else (mean.to(kind), var.to(kind))
+                assert behaviour is not None
+                spread = var + mean.square() if behaviour.mean_square else var
+                for key, moments in stored.tensors(mean, spread).items():
+                    buffers[key] = moments if moments.dtype == stored.dtype else moments.to(stored.dtype)
 
         return observe
 
@@ -130,14 +149,19 @@ class LayerMoments:
 
     def result(self, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> list[Statistics]:
         """The statistics by each rule."""
+        frozen = [*frozen, *self._fixed]
         return [self._result(rule, flow, seen, frozen, tolerance) for rule in range(len(self._rules))]
 
     def _result(self, rule: int, flow: Flow, seen: int, frozen: list[str], tolerance: float | None) -> Statistics:
-        moments = {name: layer for stream in self._streams for name, layer in stream.read(rule, 0)[0].items()}
+        moments = {
+            name: self._as_stored(name, layer)
+            for stream in self._streams
+            for name, layer in stream.read(rule, 0)[0].items()
+        }
         if not moments and len(frozen) == len(self._layers):
             raise NotMeasurable(
-                "every batch-norm layer is frozen (by truenorm.freeze, or by eval() while the model trains): "
-                "nothing to measure"
+                "every batch-norm layer is frozen (by truenorm.freeze, by eval() while the model trains"
+                f"{self._by_class()}): nothing to measure"
             )
         if not moments:
             raise NotMeasurable(
@@ -156,6 +180,20 @@ class LayerMoments:
             repeated=tuple(self._repeated),
         )
         return Statistics({name: moments[name] for name in self._order if name in moments}, provenance=provenance)
+
+    def _by_class(self) -> str:
+        """The classes that never train, for a sentence."""
+        kinds = dict.fromkeys(type(self._layers[name]) for name in self._fixed)
+        return (
+            f", or by its class: {', '.join(f'{kind.__module__}.{kind.__name__}' for kind in kinds)}" if kinds else ""
+        )
+
+    def _as_stored(self, name: str, moments: Moments) -> Moments:
+        """With the mean square in the place of the variance, where the layer stores that."""
+        behaviour = self._behaviours.get(name)
+        if behaviour is None or not behaviour.mean_square:
+            return moments
+        return replace(moments, var=moments.var + moments.mean.square())
 
 
 def _error_of_mean(moments: Moments) -> float:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput
-from truenorm.model.layers import buffers_of
+from truenorm.model.layers import stored_by
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
 # Forwards that only pass their buffers to torch's batch norm, with the momentum of the attribute; truenorm's own do,
@@ -57,7 +57,9 @@ class ScratchBuffers:
         self._layer = layer
         self._own: tuple[dict[str, Tensor | None], dict[str, Any]] | None = None
         self._slot: tuple[Tensor, Tensor] | None = None
-        self._num_channels = len(buffers_of(layer)[0])
+        stored = stored_by(layer)
+        self._num_channels = stored.num_channels
+        self._spread = stored.spread
         self._swappable = is_swappable(layer)
         self._attributes: dict[str, Any] = {"momentum": 1.0}
         self._swapped = ("running_mean", "running_var")
@@ -151,13 +153,13 @@ class ScratchBuffers:
         var, mean = torch.var_mean(values.detach().to(_accumulating(values.dtype)), dim=dims, correction=1)
         self._slot[0].copy_(mean)
         self._slot[1].copy_(var)
-        self._before = None if self._tracks else buffers_of(layer)[1].clone()
+        self._before = None if self._tracks else getattr(layer, self._spread).clone()
 
     def _buffers_changed(self, layer: nn.Module) -> bool:
         """Whether the forward changed the buffers. Checked only until it did: the check makes a GPU wait."""
         if self._before is not None:
             self._checks += 1
-            self._tracks = not torch.equal(self._before, buffers_of(layer)[1])
+            self._tracks = not torch.equal(self._before, getattr(layer, self._spread))
             self._before = None
         return self._tracks
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model.freeze import StaysFrozen
-from truenorm.model.layers import batch_norms, buffers_of, refuse_programs
+from truenorm.model.layers import batch_norms, refuse_programs, stored_by
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -59,10 +59,15 @@ def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:
     for name, moments in stats.items():
         if name not in layers:
             raise UnknownName("layer", name, layers)
-        for buffer, values, what in zip(
-            buffers_of(layers[name]), (moments.mean, moments.var), ("mean", "variance"), strict=True
-        ):
-            writes.append((buffer, _fitting(name, what, buffer, values)))
+        layer = layers[name]
+        stored = stored_by(layer)
+        spread_type = getattr(layer, stored.spread).dtype
+        mean_type = spread_type if stored.mean is None else getattr(layer, stored.mean).dtype
+        mean = _fitting(name, "mean", stored.num_channels, mean_type, moments.mean)
+        var = _fitting(name, "variance", stored.num_channels, spread_type, moments.var)
+        for key, values in stored.tensors(mean, var).items():
+            buffer = getattr(layer, key)
+            writes.append((buffer, values.to(buffer.device)))
     previous = Statistics({name: _carried(layers[name]) for name in stats})
     before = [buffer.detach().clone() for buffer, _ in writes]
     try:
@@ -123,8 +128,7 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
 
 
 def _carried(layer: nn.Module) -> Moments:
-    mean, var = (buffer.detach().clone() for buffer in buffers_of(layer))
-    return Moments(mean, var)
+    return Moments(*stored_by(layer).read(layer))
 
 
 def _saved(layer: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Tensor], Any]:
@@ -144,20 +148,20 @@ def _put_back(layer: nn.Module, buffers: dict[str, Tensor | None], copies: dict[
         layer.__dict__["momentum"] = momentum
 
 
-def _fitting(name: str, what: str, buffer: Tensor, values: Tensor) -> Tensor:
-    if values.shape != buffer.shape:
+def _fitting(name: str, what: str, num_channels: int, dtype: torch.dtype, values: Tensor) -> Tensor:
+    if tuple(values.shape) != (num_channels,):
         raise InvalidInput(
-            f"layer {name!r} has {len(buffer)} channels, the {what} given has shape {tuple(values.shape)}; "
+            f"layer {name!r} has {num_channels} channels, the {what} given has shape {tuple(values.shape)}; "
             "were the statistics taken from the same network?"
         )
-    if not buffer.is_floating_point():
+    if not dtype.is_floating_point:
         raise InvalidInput(
-            f"the running {what} of layer {name!r} has type {buffer.dtype}, which cannot hold it; "
+            f"the running {what} of layer {name!r} has type {dtype}, which cannot hold it; "
             "convert the buffer to float32 first; nothing was assigned"
         )
-    converted = values.detach().to(buffer)
+    converted = values.detach().to(dtype)
     if not bool(converted.isfinite().all()):
-        cause = "not finite" if not bool(values.isfinite().all()) else f"too large for {buffer.dtype}"
+        cause = "not finite" if not bool(values.isfinite().all()) else f"too large for {dtype}"
         raise InvalidInput(f"the {what} given for layer {name!r} is {cause}; nothing was assigned")
     if what == "variance" and bool((converted < 0).any()):
         raise InvalidInput(f"the variance given for layer {name!r} is negative; nothing was assigned")

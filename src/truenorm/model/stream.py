@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.errors import InvalidInput
-from truenorm.model.layers import buffers_of
+from truenorm.model.layers import stored_by
 from truenorm.rules import Batches, Layout, Reading, Rule, State
 from truenorm.stats.moments import Moments
 
@@ -36,7 +36,7 @@ class Stream:
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], rules: Sequence[Rule], *, scratch: bool = True) -> None:
-        means = [buffers_of(layer)[0] for layer in layers.values()]
+        means = [stored_by(layer).read(layer)[0] for layer in layers.values()]
         eps = tuple(float(getattr(layer, "eps", 1e-5)) for layer in layers.values())
         dtype = torch.float64 if any(mean.dtype == torch.float64 for mean in means) else torch.float32
         self.names = tuple(layers)
@@ -244,7 +244,7 @@ def streams_of(
     """A stream for each device; gives, layer by layer, its stream and its place in that."""
     devices: dict[torch.device, dict[str, nn.Module]] = {}
     for name, layer in layers.items():
-        devices.setdefault(buffers_of(layer)[0].device, {})[name] = layer
+        devices.setdefault(getattr(layer, stored_by(layer).spread).device, {})[name] = layer
     streams = [Stream(members, rules, scratch=scratch) for members in devices.values()]
     places = {name: (stream, i) for stream in streams for i, name in enumerate(stream.names)}
     return [places[name] for name in layers]

@@ -30,7 +30,7 @@ class Provenance:
 
     Example:
         >>> Provenance(flow="joint", samples=128, skipped=("auxiliary",)).words()
-        {'flow': 'joint', 'samples': '128', 'dropout': 'off, as in evaluation', 'not reached': 'auxiliary'}
+        {'flow': 'joint', 'samples': 128, 'dropout': 'off, as in evaluation', 'not reached': 'auxiliary'}
     """
 
     rule: str | None = None
@@ -47,8 +47,8 @@ class Provenance:
     measured_beside: tuple[str, ...] = ()
     passes_differ: Literal["order", "images"] | None = None
 
-    def words(self) -> dict[str, str]:
-        """What is printed: a key and a phrase for whatever there is to say."""
+    def words(self) -> dict[str, str | int]:
+        """What is printed: a key and a phrase or a count for whatever there is to say."""
         said = {
             "rule": self.rule,
             "flow": self.flow,
@@ -64,7 +64,7 @@ class Provenance:
             "called more than once per forward": ", ".join(self.repeated) or None,
             "forward of its own, measured beside it (slower)": ", ".join(self.measured_beside) or None,
         }
-        phrases = {key: str(value) for key, value in said.items() if value is not None}
+        phrases: dict[str, str | int] = {key: value for key, value in said.items() if value is not None}
         return phrases | _DIFFERENCES.get(self.passes_differ or "", {})
 
     def to_dict(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Statistics(Mapping[str, Moments]):
         return self._provenance
 
     @property
-    def about(self) -> Mapping[str, str]:
+    def about(self) -> Mapping[str, str | int]:
         """`provenance` in words, as it is printed."""
         return self._provenance.words()
 

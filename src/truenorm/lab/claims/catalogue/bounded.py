@@ -15,7 +15,7 @@ from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.images.feed import EVALUATION_BATCH
 from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.hooks import hooked
-from truenorm.model.layers import batch_norms, buffers_of
+from truenorm.model.layers import batch_norms, stored_by
 from truenorm.model.statistics import using
 
 IMAGES = 8_000
@@ -86,7 +86,7 @@ def furthest(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     layers: list[Tensor] = []
 
     def look(norm: nn.BatchNorm1d, inputs: tuple[Tensor], output: Tensor) -> None:
-        mean, var = (None, None) if norm.training else (buffer.double() for buffer in buffers_of(norm))
+        mean, var = (None, None) if norm.training else (values.double() for values in stored_by(norm).read(norm))
         values = F.batch_norm(inputs[0].double(), mean, var, training=norm.training, eps=norm.eps)
         layers.append(values.abs().flatten(1).amax(1))
 
