@@ -26,6 +26,8 @@ class Batch:
         raw: as the loader gave it.
         images: the tensor that a model is given: the batch itself, the first element of a tuple or list, or what a
             mapping holds under one of `IMAGE_KEYS`; None where there is no tensor in those places.
+        listed: the list of images, each of shape (C, H, W), that stands in one of those places instead, as detectors
+            take it.
         labels: the tensor beside it: the second element, or what a mapping holds under one of `LABEL_KEYS`.
         size: the number of samples.
 
@@ -37,13 +39,19 @@ class Batch:
 
     raw: Any
     images: Tensor | None
+    listed: list[Tensor] | None
     labels: Tensor | None
     size: int
 
     @classmethod
     def of(cls, raw: object) -> "Batch":
         """What is in a batch; a `Batch` is returned as it is."""
-        return raw if isinstance(raw, Batch) else cls(raw, _images(raw), _labels(raw), _size(raw))
+        if isinstance(raw, Batch):
+            return raw
+        listed = _listed(raw)
+        if listed is not None:
+            return cls(raw, None, listed, None, len(listed))
+        return cls(raw, _images(raw), None, _labels(raw), _size(raw))
 
     @property
     def input(self) -> Tensor:
@@ -57,6 +65,19 @@ class Batch:
                 f"a batch is {_describe(self.raw)}, and no tensor of images was found in it", "forward"
             )
         return self.images
+
+    @property
+    def given(self) -> Tensor | list[Tensor]:
+        """What a model is called with: the images, or the list of them.
+
+        Raises:
+            MissingFunction: neither is in the usual places.
+
+        Example:
+            >>> len(Batch.of(([torch.ones(3, 8, 8), torch.ones(3, 6, 9)], [{}, {}])).given)
+            2
+        """
+        return self.input if self.listed is None else self.listed
 
     @property
     def classes(self) -> Tensor | None:
@@ -146,6 +167,29 @@ def _images(batch: object) -> Tensor | None:
         items = cast(tuple[object, ...] | list[object], batch)
         return _images(items[0]) if items else None
     return None
+
+
+def _listed(batch: object) -> list[Tensor] | None:
+    """The images of a batch that holds them as a list or tuple; of any length where it is the first part of a batch."""
+    if isinstance(batch, Mapping):
+        mapping = cast(Mapping[object, object], batch)
+        return next((images for key in IMAGE_KEYS if key in mapping if (images := _all_images(mapping[key]))), None)
+    if not isinstance(batch, tuple | list) or not batch:
+        return None
+    images = _all_images(cast(object, batch[0]))
+    if images is None and (alone := _all_images(cast(object, batch))) is not None and len(alone) > 2:
+        # Two tensors of three dimensions would be sequences and what is wanted of them.
+        return alone if alone[0].shape[0] in (1, 3, 4) else None
+    return images
+
+
+def _all_images(value: object) -> list[Tensor] | None:
+    """The parts if each is one image, all of one number of channels."""
+    if not isinstance(value, tuple | list) or not value:
+        return None
+    parts = list(cast(tuple[object, ...] | list[object], value))
+    images = [part for part in parts if isinstance(part, Tensor) and part.ndim == 3 and part.is_floating_point()]
+    return images if len(images) == len(parts) and len({len(image) for image in images}) == 1 else None
 
 
 def _labels(batch: object) -> Tensor | None:

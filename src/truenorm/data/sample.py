@@ -20,10 +20,12 @@ class Sample:
     Args:
         batches: as the loader gave them.
         joined: all of them as one batch; None where that cannot be made.
+        whole: the two parts are of whole batches, though samples could be batched anew.
     """
 
     batches: tuple[Batch, ...]
     joined: Batch | None
+    whole: bool = False
 
     def __len__(self) -> int:
         """Samples."""
@@ -41,17 +43,24 @@ class Sample:
         return None if any(part is None for part in classes) else torch.cat(cast(list[Tensor], classes))
 
     def parts(self, share: float = 0.5) -> tuple["Sample", "Sample"]:
-        """Two samples without a common element: shuffled (always the same way), else every second batch.
+        """Two samples without a common element: halves of the shuffled samples, or of the batches; always the same.
 
         A single sample, or a single batch that cannot be cut, is both.
         """
-        if self.joined is None:
-            if len(self.batches) < 2:
-                return self, self
-            return Sample(self.batches[::2], None), Sample(self.batches[1::2], None)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        if self.joined is None and len(self.batches) < 2:
+            return self, self
+        if self.joined is None or (self.whole and len(self.batches) > 1):
+            # Drawn, not every second one: loaders may give two domains in turn.
+            first = sorted(torch.randperm(len(self.batches), generator=_seeded()).tolist()[::2])
+            second = [number for number in range(len(self.batches)) if number not in first]
+            return self._of([self.batches[n] for n in first]), self._of([self.batches[n] for n in second])
+        order = torch.randperm(len(self), generator=_seeded())
         first = min(max(1, math.ceil(share * len(self))), max(1, len(self) - 1))
         return self.rows(order[:first]), self.rows(order[first:] if len(self) > 1 else order)
+
+    def _of(self, batches: list[Batch]) -> "Sample":
+        joined = None if self.joined is None else _joined([batch.raw for batch in batches])
+        return Sample(tuple(batches), None if joined is None else Batch.of(joined), self.whole)
 
     def rows(self, order: Tensor) -> "Sample":
         """These samples in this order, in batches of the size they had."""
@@ -68,7 +77,7 @@ class Sample:
             starts.pop()
         ends = [*starts[1:], total]
         parts = [_rows(self.joined, slice(a, b)) for a, b in zip(starts, ends, strict=True)]
-        return Sample(tuple(parts), self.joined)
+        return replace(self, batches=tuple(parts))
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Sample | None":
         """With other images; None where there is no tensor of floating-point images."""
@@ -78,6 +87,10 @@ class Sample:
         new = change(images)
         joined = self.joined.map(lambda tensor: new if tensor is images else tensor)
         return replace(self, joined=joined).batched(self.batch_size)
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Sample:
@@ -101,8 +114,8 @@ def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Samp
     for number, batch in enumerate(batches_of(data, limit=limit)):
         if batch.size == 0:
             continue
-        held += sum(tensor.nbytes for tensor in _tensors(batch.raw))
-        if batch.images is not None and not bool(batch.images.isfinite().all()):
+        held += sum(tensor.nbytes for tensor in tensors_in(batch.raw))
+        if not all(bool(images.isfinite().all()) for images in (batch.listed or [batch.images]) if images is not None):
             raise InvalidInput(f"batch {number} of the data holds images that are not finite (NaN or inf)")
         batches.append(batch)
         if held > memory:
@@ -113,22 +126,22 @@ def take_sample(data: Iterable[Any], *, limit: int, memory: int = 2**30) -> Samp
     return Sample(tuple(batches), None if joined is None else Batch.of(joined))
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists and mappings, however deep."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for value in cast(Mapping[Any, Any], batch).values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(batch, tuple | list):
         for value in cast(Sequence[Any], batch):
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 def _has_rows(batch: Batch) -> bool:
     """Whether every tensor of the batch has one row for each sample. Lists of images have not."""
-    several = cast(Sequence[Any], batch.raw) if isinstance(batch.raw, tuple | list) else ()
-    listed = len(several) > 1 and all(isinstance(part, Tensor) and part.ndim == 3 for part in several)
-    return not listed and all(tensor.ndim > 0 and len(tensor) == batch.size for tensor in _tensors(batch.raw))
+    tensors = tensors_in(batch.raw)
+    return batch.listed is None and all(tensor.ndim > 0 and len(tensor) == batch.size for tensor in tensors)
 
 
 def _joined(parts: list[Any]) -> Any | None:

@@ -11,14 +11,15 @@ from torch import nn
 from truenorm.data.batches import batches_of
 from truenorm.data.sample import Sample, take_sample
 from truenorm.doctor import words
-from truenorm.doctor.examine import giant_batch
+from truenorm.doctor.examine import exact_statistics
+from truenorm.doctor.rows import taken_apart
 from truenorm.doctor.score import AS_IS, Score, Scored, best_estimate, scored
 from truenorm.doctor.size import LIMIT
 from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
 from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.gather import all_or_none, gathered, num_processes
-from truenorm.model.measure import joint_estimates, measure
+from truenorm.model.measure import joint_estimates
 from truenorm.model.statistics import assign, statistics
 from truenorm.show import Table, number, plain
 from truenorm.stats.statistics import Statistics
@@ -175,11 +176,12 @@ def _repaired(
     with all_or_none():
         batches = batches_of(data, limit=limit)
         sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
+        sample = taken_apart(model, sample, forward)
         judged, measured = _parts(sample, held_out)
         own = {AS_IS: _judged(model, judged, None, score, forward)}
         joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)
-        giant = measured.batched(giant_batch(model, measured, forward))
-        estimates = {"joint": joint, "within": within, "sequential": measure(model, giant.batches, forward=forward)}
+        exact = exact_statistics(model, measured, forward, joint)
+        estimates = {"joint": joint, "within": within, "sequential": exact}
     estimates = gathered(model, estimates)
     with all_or_none():
         own |= {name: _judged(model, judged, estimate, score, forward) for name, estimate in estimates.items()}
