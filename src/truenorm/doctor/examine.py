@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.data.sample import Sample
-from truenorm.doctor.layers import Layer, layers_of, stored_statistics
+from truenorm.doctor.layers import Layer, comparable, layers_of, stored_statistics
+from truenorm.doctor.rows import taken_apart
 from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, best_estimate, scored
 from truenorm.doctor.target import logits_in
-from truenorm.errors import NotMeasurable
+from truenorm.errors import InvalidInput, NotMeasurable
 from truenorm.metrics.intervals import Interval
+from truenorm.model.behaviours import behaviours
 from truenorm.model.evaluate import Forward, evaluating, run
 from truenorm.model.layers import batch_norms
-from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure
+from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure, settled
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
 from truenorm.stats.shift import ShiftReport, errors, estimation_shift, noise_floor
@@ -30,6 +32,9 @@ _FEW = 256
 
 _LEAST = 8
 """Samples that show what repairing one layer does, at least."""
+
+_LARGE = 64
+"""Samples in a batch from which on its statistics are near those of all data."""
 
 _GIANT = 2**30
 """Bytes that a giant batch may take."""
@@ -57,6 +62,7 @@ class Case:
         left: layers that a repair would leave alone (frozen).
         partly: layers that some of the passes did not reach.
         sizes: samples in each batch of the data, as they came.
+        by_batch: modules without statistics that normalise by their batch in eval(), too.
     """
 
     model: nn.Module
@@ -75,6 +81,7 @@ class Case:
     left: tuple[str, ...] = ()
     partly: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    by_batch: tuple[str, ...] = ()
 
     @property
     def momentum_known(self) -> bool:
@@ -101,6 +108,11 @@ class Case:
     def moved(self) -> list[str]:
         """Of these, the layers that no longer hold the initial 0 and 1."""
         return [name for name in self.compared if not self.layers[name].untouched]
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the loader gives one sample at a time."""
+        return bool(self.sizes) and max(self.sizes) == 1
 
     def shift(self) -> ShiftReport | None:
         """How far each layer is off what arrives at it."""
@@ -158,15 +170,16 @@ class Case:
         with using(model):
             model.eval()
             if flow == "eval":
-                return on_cpu(measure(model, sample.batches, forward=self.forward, flow="eval"))
-            return on_cpu(joint_estimates(model, sample.batches, forward=self.forward, frozen=[])[0])
+                return comparable(measure(model, sample.batches, forward=self.forward, flow="eval"), self.layers)
+            joint, _ = joint_estimates(model, sample.batches, forward=self.forward, frozen=[])
+            return comparable(joint, self.layers)
 
     def measure_both(self, sample: Sample) -> tuple[Statistics, Statistics]:
         """The joint flow over other batches, with either variance."""
         with using(self.model):
             self.model.eval()
             pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])
-        return on_cpu(pooled), on_cpu(within)
+        return comparable(pooled, self.layers), comparable(within, self.layers)
 
     def judged(self, sample: Sample) -> Scored | None:
         """The score as it is, on other samples."""
@@ -199,7 +212,10 @@ def examine(
     Raises:
         InvalidInput, NotMeasurable: as `measure` and `scored` do.
     """
-    layers = layers_of(model)
+    sample = None if sample is None else taken_apart(model, sample, forward)
+    behaves = {} if sample is None else behaviours(model, sample.batches[0], forward)
+    by_batch = tuple(name for name, one in behaves.items() if one.by_batch and not one.stores)
+    layers = layers_of(model, behaves)
     stored = stored_statistics(layers)
     bare = Case(
         model=model,
@@ -209,21 +225,24 @@ def examine(
         stored=stored,
         estimates={},
         scores={},
+        by_batch=by_batch,
     )
     if sample is None or not len(stored):
         return bare
-    if sample.batch_size == 1:
-        sample = sample.batched(_BATCH)  # the joint flow needs two
+    sizes = tuple(batch.size for batch in sample.batches)
+    if max(sizes) == 1:
+        sample = sample.batched(_BATCH)  # the joint flow of vectors needs two
     measured, held_out = sample.parts()
     arriving = None
-    left = frozen_layers(model)
+    fixed = [name for name, layer in layers.items() if layer.behaviour.fixed]
+    left = list(dict.fromkeys([*frozen_layers(model), *fixed]))
     with using(model):
         model.eval()
         if not any(layer.damaged for layer in layers.values()):
-            arriving = on_cpu(measure(model, measured.batches, flow="eval", forward=forward))
-        joint, within = map(on_cpu, joint_estimates(model, measured.batches, forward=forward, frozen=[]))
-        giant = measured.batched(giant_batch(model, measured, forward))
-        exact = on_cpu(joint_estimates(model, giant.batches, forward=forward, frozen=[])[0])
+            arriving = comparable(measure(model, measured.batches, flow="eval", forward=forward), layers)
+        estimated = joint_estimates(model, measured.batches, forward=forward, frozen=[])
+        joint, within = (comparable(statistics, layers) for statistics in estimated)
+        exact = comparable(exact_statistics(model, measured, forward, estimated[0]), layers)
     passes = [statistics for statistics in (joint, exact, arriving) if statistics is not None]
     # A layer that the model calls for some batches only may be missing in a pass: what it should carry is not known.
     reached = [name for name in joint if all(name in statistics for statistics in passes)]
@@ -242,12 +261,29 @@ def examine(
         arriving=arriving,
         estimates=estimates,
         scores={},
-        sizes=tuple(batch.size for batch in sample.batches),
+        sizes=sizes,
         repeated=(arriving or joint).provenance.repeated,
         left=tuple(left),
         partly=tuple(name for name in joint if name not in reached),
+        by_batch=by_batch,
     )
     return with_scores(case)
+
+
+def exact_statistics(model: nn.Module, sample: Sample, forward: Forward | None, joint: Statistics) -> Statistics:
+    """What each layer sees at inference, were all right: from one giant batch, or by rounds where none can be made.
+
+    Args:
+        model: the network.
+        sample: what is measured.
+        forward: how to run a batch.
+        joint: what the joint flow gave; layers that are not in it are left alone.
+    """
+    giant = sample.batched(giant_batch(model, sample, forward))
+    if giant.joined is None and sample.batch_size < _LARGE:
+        return settled(model, [batch.raw for batch in sample.batches], joint, forward=forward)
+    frozen = [name for name in batch_norms(model) if name not in joint]
+    return joint_estimates(model, giant.batches, forward=forward, frozen=frozen)[0]
 
 
 def with_scores(case: Case) -> Case:
@@ -268,19 +304,25 @@ def with_scores(case: Case) -> Case:
             unfrozen[name] = every
     synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in case.model.modules())
     if scores and not synchronised:  # whose training mode would wait for other processes
-        values = scored(case.model, case.held_out, prepare=_by_batch, **how)
+        values = _scored_by_batch(case)
         scores |= {} if values is None else {BY_BATCH: values}
     return replace(case, scores=scores, unfrozen=unfrozen if case.left else {})
 
 
+def _scored_by_batch(case: Case) -> Scored | None:
+    """With each batch's own statistics: in batches of the loader's size, one by one where that is so."""
+    assert case.held_out is not None
+    how: dict[str, Any] = {"score": case.score, "forward": case.forward, "prepare": _by_batch}
+    if case.one_by_one:
+        try:
+            return scored(case.model, case.held_out.batched(1), **how)
+        except (ValueError, InvalidInput):  # one vector has no variance: training had larger batches
+            pass
+    return scored(case.model, case.held_out, **how)
+
+
 def _only(statistics: Statistics, names: list[str]) -> Statistics:
     return Statistics({name: statistics[name] for name in names}, provenance=statistics.provenance)
-
-
-def on_cpu(statistics: Statistics) -> Statistics:
-    """Small tensors of many layers: comparing them elsewhere would wait for the device each time."""
-    moved = {name: replace(part, mean=part.mean.cpu(), var=part.var.cpu()) for name, part in statistics.items()}
-    return Statistics(moved, provenance=statistics.provenance)
 
 
 def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:

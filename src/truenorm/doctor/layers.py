@@ -1,13 +1,17 @@
 """What can be read off batch-norm layers without running them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from truenorm.model.freeze import is_frozen, tracks
+from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms
+from truenorm.model.probe import AS_TORCH, Behaviour
+from truenorm.model.stored import Stored
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -20,7 +24,9 @@ class Layer:
         name: as `model.named_modules()` has it.
         kind: its class.
         num_channels: C.
-        stored: what evaluation divides by; None without running statistics.
+        stored: what evaluation divides by, with 0 and 1 for means and spreads that the output does not depend on; None
+            without running statistics, or where the output depends on neither.
+        keeps_none: it has no buffers for statistics.
         switched_off: it has statistics, and `track_running_stats=False`.
         momentum: torch's; None averages, or the layer has none.
         eps: ε.
@@ -31,12 +37,14 @@ class Layer:
         learns: whether γ or β have gradients; None without them.
         dtype: of the buffers.
         pooled: whether it keeps pooled statistics (ours).
+        behaviour: what its output depends on, as far as that is known: torch's without data.
     """
 
     name: str
     kind: str
     num_channels: int
     stored: Moments | None
+    keeps_none: bool
     switched_off: bool
     momentum: float | None
     eps: float
@@ -47,6 +55,7 @@ class Layer:
     learns: bool | None
     dtype: torch.dtype
     pooled: bool
+    behaviour: Behaviour = AS_TORCH
 
     @property
     def damaged(self) -> bool:
@@ -62,8 +71,12 @@ class Layer:
         return self.stored is not None and bool((self.stored.mean == 0).all() and (self.stored.var == 1).all())
 
 
-def layers_of(model: nn.Module) -> dict[str, Layer]:
+def layers_of(model: nn.Module, behaviours: Mapping[str, Behaviour] = MappingProxyType({})) -> dict[str, Layer]:
     """Every batch-norm layer of a model, in the order of registration.
+
+    Args:
+        model: the network.
+        behaviours: of layers whose forward is not torch's.
 
     Raises:
         InvalidInput: there is none.
@@ -72,7 +85,28 @@ def layers_of(model: nn.Module) -> dict[str, Layer]:
         >>> layers_of(nn.Sequential(nn.BatchNorm1d(2)))["0"].untouched
         True
     """
-    return {name: _layer(name, module) for name, module in batch_norms(model, tracking=False).items()}
+    layers = batch_norms(model, tracking=False)
+    return {name: _layer(name, module, behaviours.get(name, AS_TORCH)) for name, module in layers.items()}
+
+
+def comparable(statistics: Statistics, layers: Mapping[str, Layer]) -> Statistics:
+    """Statistics on the CPU, without what no output depends on: unused means and spreads, layers that use neither.
+
+    Small tensors of many layers: comparing them elsewhere would wait for the device each time.
+    """
+    found: dict[str, Moments] = {}
+    for name, part in statistics.items():
+        if layers[name].stored is not None:
+            found[name] = _used(replace(part, mean=part.mean.cpu(), var=part.var.cpu()), layers[name].behaviour)
+    return Statistics(found, provenance=statistics.provenance)
+
+
+def _used(moments: Moments, behaviour: Behaviour) -> Moments:
+    return replace(
+        moments,
+        mean=moments.mean if behaviour.uses_mean else torch.zeros_like(moments.mean),
+        var=moments.var if behaviour.uses_spread else torch.ones_like(moments.var),
+    )
 
 
 def stored_statistics(layers: dict[str, Layer]) -> Statistics:
@@ -80,13 +114,15 @@ def stored_statistics(layers: dict[str, Layer]) -> Statistics:
     return Statistics({name: layer.stored for name, layer in layers.items() if layer.stored is not None})
 
 
-def _layer(name: str, module: Any) -> Layer:
+def _layer(name: str, module: Any, behaviour: Behaviour) -> Layer:
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     affine = [value for value in (weight, bias) if isinstance(value, nn.Parameter)]
+    form = Stored.of(module)
     stored = None
-    if tracks(module):
-        stored = Moments(module.running_mean.detach().cpu().clone(), module.running_var.detach().cpu().clone())
-    channels = stored.num_channels if stored is not None else int(module.num_features)
+    if form is not None and (behaviour.uses_mean or behaviour.uses_spread):
+        mean, var = form.read(module)
+        stored = _used(Moments(mean.cpu(), var.cpu()), behaviour)
+    channels = form.num_channels if form is not None else int(module.num_features)
     count = getattr(module, "num_batches_tracked", None)
     momentum = getattr(module, "momentum", None)
     gamma = weight.detach().abs().double().cpu() if isinstance(weight, Tensor) else torch.ones(channels).double()
@@ -95,6 +131,7 @@ def _layer(name: str, module: Any) -> Layer:
         kind=type(module).__name__,
         num_channels=channels,
         stored=stored,
+        keeps_none=form is None,
         switched_off=stored is not None and not getattr(module, "track_running_stats", True),
         momentum=None if momentum is None else float(momentum),
         eps=float(getattr(module, "eps", 1e-5)),
@@ -103,6 +140,7 @@ def _layer(name: str, module: Any) -> Layer:
         frozen=is_frozen(module),
         gamma=gamma,
         learns=any(value.requires_grad for value in affine) if affine else None,
-        dtype=stored.mean.dtype if stored is not None else torch.float32,
+        dtype=form.dtype if form is not None else torch.float32,
         pooled=getattr(module, "tracking", "torch") == "pooled",
+        behaviour=behaviour,
     )

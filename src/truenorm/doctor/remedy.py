@@ -113,17 +113,21 @@ class Freeze:
     layers: str | tuple[str, ...]
 
 
+FrozenBy = Literal["freeze", "eval", "class"]
+"""`truenorm.freeze` holds them; they are in eval() while the model trains; their class never trains."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfreeze:
     """Let frozen layers take statistics again: a shell pattern, or names.
 
     Args:
-        held: whether `truenorm.freeze` holds them; False: they are in eval() while the model trains.
+        by: what freezes them.
     """
 
     kind: ClassVar[str] = "unfreeze"
     layers: str | tuple[str, ...]
-    held: bool
+    by: FrozenBy
 
 
 Weight = Literal["1", "1 + γ", "|γ|"]
@@ -143,6 +147,13 @@ class ReorderClasses:
     """Give labels and outputs the same order of classes."""
 
     kind: ClassVar[str] = "reorder classes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormaliseAlone:
+    """Normalise each sample by itself, with the same weights: `truenorm.convert(model, to="instance")`."""
+
+    kind: ClassVar[str] = "normalise alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +191,7 @@ class ChangeCode:
         "drop the last batch",
         "no synchronisation",
         "convert statistics",
+        "stored statistics in eval",
     ]
 
 
@@ -215,6 +227,7 @@ Remedy = (
     | Unfreeze
     | SetWeight
     | ReorderClasses
+    | NormaliseAlone
     | ConvertLayers
     | RetrainWith
     | ChangeCode
@@ -227,7 +240,7 @@ InCode = SetEps | SetMomentum | TrackStatistics | CountOnce | SetWeight | Change
 """Remedies that come before a repair: the network itself is built or run wrongly."""
 
 
-ScoredAdvice = Preprocess | SetEps | SetWeight | ReorderClasses
+ScoredAdvice = Preprocess | SetEps | SetWeight | ReorderClasses | NormaliseAlone
 """Changes of data or code that a cause advises only if they score better than the best repair."""
 
 

@@ -82,8 +82,8 @@ def _lag(e: Mapping[str, Any]) -> str:
 
 def _domain(e: Mapping[str, Any]) -> str:
     data = (
-        "training saw other data (another domain, other noise, augmentation, several populations, as a discriminator "
-        "sees)"
+        "training saw other data (another domain, other noise, augmentation), or several populations went through it "
+        "in each step (real and generated, a teacher's or target's pass), of which a mixture is stored"
     )
     if e["momentum"] is None or e["batches"] is None:
         why = data
@@ -149,10 +149,22 @@ def _weights(e: Mapping[str, Any]) -> str:
 
 
 def _frozen_statistics(e: Mapping[str, Any]) -> str:
-    how = "held by truenorm.freeze" if e["held"] else "in eval() inside a network in train()"
+    how = {
+        "freeze": "held by truenorm.freeze",
+        "eval": "in eval() inside a network in train()",
+        "class": f"their class never trains: {', '.join(e['classes'])}",
+    }[e["by"]]
     return (
         "{layers} {are} frozen " + f"({how}), and the running statistics there are wrong, up to {{shift:.2g}} σ: "
         "a repair leaves frozen layers as they are"
+    )
+
+
+def _always_by_the_batch(e: Mapping[str, Any]) -> str:
+    stored = "the stored statistics are not used" if e["stored"] else "no statistics are stored"
+    return (
+        "in eval(), too, {layers} " + f"({', '.join(e['classes'])}) normalise by the batch they get: {stored}, and an "
+        "output depends on the other samples of its batch"
     )
 
 
@@ -285,16 +297,20 @@ _SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "pruned weights": "{zeros:.0%} of the weights are exactly 0, and the statistics are off: if the network was pruned "
     "after training, they are of the weights before",
     "updated twice": _updated_twice,
-    "called several times": lambda e: (
-        "{layers} {are} called more than once per forward: in training each call normalises by its own batch, in "
-        f"eval() all by one pair of statistics{'' if e['shift'] is None else ' ({shift:.2g} σ off what arrives)'}"
-    ),
+    "called several times": "{layers} {are} called {calls} times per forward, on populations that are {apart:.2g} σ "
+    "apart: in training each call normalises by its own batch, and what is stored is a mixture that fits none of them",
     "frozen parameters": "γ and β of {layers} do not learn while other parameters do, and the running statistics there "
     "are free: every forward in train() draws them to the data it sees",
     "frozen by eval()": "{layers} {are} in eval() while the model trains: the next model.train() wakes them",
+    "frozen by class": lambda e: (
+        f"{{layers}} {{are}} frozen by class ({', '.join(e['classes'])}): training never changes what is stored there"
+    ),
+    "by the batch": _always_by_the_batch,
     "eps": _eps,
     "track_running_stats": _track_running_stats,
     "tiny batches": _tiny_batches,
+    "batches of one": "the data come one by one, and in train(), where each sample is normalised by itself, the "
+    "network does better than with any stored statistics{scored}: it was trained so, and works as instance norm",
     "dead channels": "{channels} of {of_channels} channels vary little on these data (variance below {below:g}), in "
     "{layers}: the shift does not count them",
     "bias before batch norm": "a bias feeds straight into {layers}: batch norm subtracts it again; bias=False saves it",

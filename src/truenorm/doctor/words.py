@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 _CODE: Mapping[str, str] = {
-    "a norm for each call": "give each call a batch norm of its own (the other layers can stay shared)",
+    "a norm for each call": "give each population a batch norm of its own (the other layers can stay shared), or put "
+    "both into one forward",
     "eval before export": "call model.eval() before it is exported",
     "eval before scripting": "call model.eval() before it is scripted",
     "float32 statistics": "keep batch norm in float32",
@@ -22,6 +23,8 @@ _CODE: Mapping[str, str] = {
     "no decay": "put γ and β into a parameter group without weight decay",
     "drop the last batch": "load training data with drop_last=True",
     "convert statistics": "convert running statistics to torch's convention when they are ported",
+    "stored statistics in eval": "let these layers divide by stored statistics in eval(): F.batch_norm(…, "
+    "training=self.training)",
     "no synchronisation": "build the network with BatchNorm instead of SyncBatchNorm, or run several processes",
 }
 
@@ -73,18 +76,23 @@ def advice(remedy: Remedy) -> str:
         case remedies.Freeze(layers=layers):
             names = layers if isinstance(layers, str) else list(layers)
             return f"truenorm.freeze(model, {names!r}) before training: it survives train()"
-        case remedies.Unfreeze(layers=layers, held=held):
-            names = layers if isinstance(layers, str) else list(layers)
-            return (
-                f"truenorm.unfreeze(model, {names!r})"
-                if held
-                else f"unfreeze {some([layers] if isinstance(layers, str) else layers)}: call model.eval() or "
-                "model.train() on the whole network"
-            )
+        case remedies.Unfreeze(layers=layers, by="freeze"):
+            return f"truenorm.unfreeze(model, {layers if isinstance(layers, str) else list(layers)!r})"
+        case remedies.Unfreeze(layers=layers, by="eval"):
+            names = some([layers] if isinstance(layers, str) else layers)
+            return f"unfreeze {names}: call model.eval() or model.train() on the whole network"
+        case remedies.Unfreeze(layers=layers):
+            names = some([layers] if isinstance(layers, str) else layers)
+            return f"put torch's batch norm with the same weights, bias and statistics in the place of {names}"
         case remedies.SetWeight(weight=weight):
             return f"set the weights γ of batch norm to {weight}, as training seems to have had them"
         case remedies.ReorderClasses():
             return "give labels and outputs the same order of classes"
+        case remedies.NormaliseAlone():
+            return (
+                'truenorm.convert(model, to="instance"), which gives each sample what train() gives it alone; or train '
+                "with larger batches"
+            )
         case remedies.ConvertLayers(small_batch=None):
             return "train with truenorm.convert(model), which stores what eval() needs"
         case remedies.ConvertLayers(small_batch=size):

@@ -20,6 +20,7 @@ from truenorm.doctor.causes import (
     preprocessing,
     program,
     reuse,
+    single,
     switched_off,
     tiny,
     training_mode,
@@ -40,10 +41,11 @@ STATIC: tuple[Find, ...] = (
     untouched.find_setting,
     dead.find,
     frozen.find_asleep,
+    frozen.find_by_class,
 )
 """Seen without running anything (and better with it)."""
 
-CERTAIN: tuple[Find, ...] = (untouched.find, frozen.find_wrong)
+CERTAIN: tuple[Find, ...] = (untouched.find, frozen.find_wrong, single.find)
 """Need data, and are looked for though nothing may be off on them."""
 
 MEASURED: tuple[Find, ...] = (

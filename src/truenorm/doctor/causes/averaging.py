@@ -23,6 +23,10 @@ _LARGE = 0.3
 """Logarithm of the factor from which on a larger one is no stronger evidence."""
 
 
+_FROM_DATA = 0.9
+"""From here on too much speaks for the data."""
+
+
 def find(case: Case) -> Iterable[Finding]:
     names = case.moved
     if not names:
@@ -44,7 +48,7 @@ def find(case: Case) -> Iterable[Finding]:
         yield Finding(cause="averaged weights", evidence={"models": models}, rank=OTHER_WEIGHTS)
         return
     log_factor = float(log_std.median())
-    if shrunk > _SHRUNK and log_factor > 0.02 and (from_the_data(case) or 0.0) < 0.9:
+    if shrunk > _SHRUNK and log_factor > 0.02 and (from_the_data(case) or 0.0) < _FROM_DATA:
         yield Finding(
             cause="averaged weights",
             evidence={

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import get_args
 
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.layers import Layer
 from truenorm.doctor.rank import BUFFERS, FREE
-from truenorm.doctor.remedy import Freeze, RepairStatistics, Unfreeze
+from truenorm.doctor.remedy import Freeze, FrozenBy, Nothing, RepairStatistics, Unfreeze
 from truenorm.doctor.score import AS_IS
 
 
@@ -34,25 +36,46 @@ def find_wrong(case: Case) -> Iterable[Finding]:
     own = case.own()
     if own is None:
         return
-    for held in (True, False):
-        wrong = [
-            name
-            for name in case.left
-            if name in case.exact and own[name].shift > _OFF and case.layers[name].frozen is held
-        ]
+    off = [name for name in case.left if name in case.exact and own[name].shift > _OFF]
+    for by in get_args(FrozenBy):
+        wrong = [name for name in off if _frozen_by(case.layers[name]) == by]
         if wrong:
+            layers = _pattern(case, wrong) if by == "freeze" else tuple(wrong)
             yield Finding(
                 cause="frozen statistics",
-                evidence={"shift": max(own[name].shift for name in wrong), "held": held},
+                evidence={"shift": max(own[name].shift for name in wrong), "by": by, "classes": _classes(case, wrong)},
                 rank=BUFFERS,
                 level="defect",
                 layers=tuple(wrong),
-                remedy=Unfreeze(layers=_pattern(case, wrong) if held else tuple(wrong), held=held),
+                remedy=Unfreeze(layers=layers, by=by),
             )
 
 
 _OFF = 0.05
 """σ from which on a frozen layer is named among those that are wrong."""
+
+
+def find_by_class(case: Case) -> Iterable[Finding]:
+    """Layers whose class never trains."""
+    fixed = [name for name, layer in case.layers.items() if layer.behaviour.fixed]
+    if fixed:
+        yield Finding(
+            cause="frozen by class",
+            evidence={"classes": _classes(case, fixed)},
+            level="note",
+            layers=tuple(fixed),
+            remedy=Nothing(),
+        )
+
+
+def _classes(case: Case, names: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(case.layers[name].kind for name in names))
+
+
+def _frozen_by(layer: Layer) -> FrozenBy:
+    if layer.behaviour.fixed:
+        return "class"
+    return "freeze" if layer.frozen else "eval"
 
 
 def find_asleep(case: Case) -> Iterable[Finding]:

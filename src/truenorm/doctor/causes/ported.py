@@ -34,7 +34,8 @@ _VARIANCES: dict[Stored, Callable[[torch.Tensor, float], torch.Tensor]] = {
 
 def find(case: Case) -> Iterable[Finding]:
     """What is stored is read by each convention and compared with what was measured, in all layers together."""
-    names = case.moved
+    # One convention is in means and variances alike: layers that use but one of them tell nothing.
+    names = [name for name in case.moved if case.layers[name].behaviour.uses_both]
     if not names:
         return
     before = distance(case.stored, case.joint, names)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from truenorm.data.sample import Sample
 from truenorm.doctor.advice import advised
+from truenorm.doctor.causes.response import response_to_input
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import Preprocess
@@ -16,7 +17,6 @@ from truenorm.stats.statistics import Statistics
 
 _MOST_CHANNELS = 4
 _SAMPLES = 256
-_CONSTANT = 2
 
 _FITS = 0.85
 """Share of the shift that a·x + δ must explain: other domains are explained by half."""
@@ -88,23 +88,11 @@ def _fitted(case: Case, part: Sample, first: str, now: Moments) -> Iterable[Prep
         assert sample is not None
         return case.measure(sample, flow="eval")[first]
 
-    assert part.joined is not None
-    images = part.joined.input
-    channels = images.shape[1]
-    unit = float(images.std().clamp_min(1e-6))
-    constant = part.rows(torch.arange(min(_CONSTANT, len(part))))
-    at_zero = arriving(constant.changed(torch.zeros_like))
-    responses: list[Tensor] = []  # to a constant added to one channel: the same whatever the images
-    for channel in range(channels):
-
-        def shifted(x: Tensor, channel: int = channel) -> Tensor:
-            changed = torch.zeros_like(x)
-            changed[:, channel] += unit
-            return changed
-
-        responses.append((arriving(constant.changed(shifted)).mean - at_zero.mean).double())
-    response = torch.stack(responses, 1)
-    stored, centre = case.stored[first], at_zero.mean.double()
+    found = response_to_input(case, first)
+    if found is None:
+        return
+    response, centre, stored = found.matrix, found.at_zero, case.stored[first]
+    channels = response.shape[1]
     std = stored.std.double().clamp_min(1e-6)
 
     def fit(plain: Moments, sign: float) -> tuple[float, Tensor, float]:
@@ -116,7 +104,7 @@ def _fitted(case: Case, part: Sample, first: str, now: Moments) -> Iterable[Prep
         rest = (stored.mean.double() - scaled) / std
         offset = torch.linalg.lstsq(response / std[:, None], rest[:, None]).solution[:, 0]
         predicted = Moments(scaled + response @ offset, plain.var.double() * scale**2)
-        return scale, offset * unit, _explained(stored, now, predicted)
+        return scale, offset, _explained(stored, now, predicted)
 
     for reverse in (False, True) if channels == 3 else (False,):
         plain = arriving(part.changed(lambda x: x.flip(1))) if reverse else now

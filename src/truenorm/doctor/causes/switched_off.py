@@ -1,16 +1,29 @@
-"""`track_running_stats=False`: taken for frozen, it is the opposite."""
+"""Layers that take their batch in eval(): by `track_running_stats=False`, or written into their forward."""
 
 from collections.abc import Iterable
 
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import MODE, SETTINGS
-from truenorm.doctor.remedy import TrackStatistics
+from truenorm.doctor.remedy import ChangeCode, TrackStatistics
 
 
 def find(case: Case) -> Iterable[Finding]:
     off = [name for name, layer in case.layers.items() if layer.switched_off]
-    without = [name for name, layer in case.layers.items() if layer.stored is None]
+    by_batch = [name for name, layer in case.layers.items() if layer.behaviour.by_batch]
+    without = [name for name, layer in case.layers.items() if layer.keeps_none and name not in by_batch]
+    if by_batch or case.by_batch:
+        names = (*by_batch, *case.by_batch)
+        modules = dict(case.model.named_modules())
+        kinds = dict.fromkeys(type(modules[name]).__name__ for name in names if name in modules)
+        yield Finding(
+            cause="by the batch",
+            evidence={"classes": tuple(kinds), "stored": bool(by_batch)},
+            rank=MODE,
+            level="defect",
+            layers=names,
+            remedy=ChangeCode(what="stored statistics in eval"),
+        )
     if off:
         yield Finding(
             cause="track_running_stats",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
-from truenorm.doctor.examine import Case, distance, on_cpu
+from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
+from truenorm.doctor.layers import comparable
 from truenorm.doctor.remedy import ChangeTraining, RepairStatistics
 from truenorm.model.evaluate import evaluating, run
 from truenorm.model.layers import batch_norms
@@ -90,7 +91,7 @@ def _measured(case: Case) -> Statistics | None:
         statistics, _ = joint_estimates(network, case.sample.batches, forward=case.forward, frozen=[], prepare=awake)
     except Exception:  # a forward that needs targets in train(), say: nothing is known then, and nothing said
         return None
-    return on_cpu(statistics)
+    return comparable(statistics, case.layers)
 
 
 def _starts(case: Case) -> tuple[list[str], list[str]]:
