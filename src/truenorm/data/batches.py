@@ -177,9 +177,9 @@ def _listed(batch: object) -> list[Tensor] | None:
     if not isinstance(batch, tuple | list) or not batch:
         return None
     images = _all_images(cast(object, batch[0]))
-    if images is None and (alone := _all_images(cast(object, batch))) is not None and len(alone) > 2:
-        # Two tensors of three dimensions would be sequences and what is wanted of them.
-        return alone if alone[0].shape[0] in (1, 3, 4) else None
+    if images is None and (alone := _all_images(cast(object, batch))) is not None and len(alone) > 1:
+        # Two tensors of three dimensions may be sequences and what is wanted of them.
+        return alone if len(alone[0]) in ((3,) if len(alone) == 2 else (1, 3, 4)) else None
     return images
 
 

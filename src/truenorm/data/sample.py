@@ -51,11 +51,12 @@ class Sample:
             return self, self
         if self.joined is None or (self.whole and len(self.batches) > 1):
             # Drawn, not every second one: loaders may give two domains in turn.
-            first = sorted(torch.randperm(len(self.batches), generator=_seeded()).tolist()[::2])
+            drawn = torch.randperm(len(self.batches), generator=_seeded()).tolist()
+            first = sorted(drawn[: _first_part(share, len(drawn))])
             second = [number for number in range(len(self.batches)) if number not in first]
             return self._of([self.batches[n] for n in first]), self._of([self.batches[n] for n in second])
         order = torch.randperm(len(self), generator=_seeded())
-        first = min(max(1, math.ceil(share * len(self))), max(1, len(self) - 1))
+        first = _first_part(share, len(self))
         return self.rows(order[:first]), self.rows(order[first:] if len(self) > 1 else order)
 
     def _of(self, batches: list[Batch]) -> "Sample":
@@ -87,6 +88,10 @@ class Sample:
         new = change(images)
         joined = self.joined.map(lambda tensor: new if tensor is images else tensor)
         return replace(self, joined=joined).batched(self.batch_size)
+
+
+def _first_part(share: float, total: int) -> int:
+    return min(max(1, math.ceil(share * total)), max(1, total - 1))
 
 
 def _seeded() -> torch.Generator:

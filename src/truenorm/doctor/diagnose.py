@@ -16,6 +16,7 @@ from truenorm.doctor.diagnosis import Diagnosis, LayerState
 from truenorm.doctor.examine import Case, effects, examine, harm, own_share
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.outcome import Looked, Outcome, RuledOut
+from truenorm.doctor.phrases import some
 from truenorm.doctor.rank import EXPLAINS, NOTHING_FITS
 from truenorm.doctor.remedy import Nothing, Step
 from truenorm.doctor.score import AS_IS, Score, scored
@@ -101,14 +102,8 @@ def diagnosed(
         started: called once with the number of samples that are looked at, when they have been read.
     """
     unknown = tuple(like_batch_norm(model))
-    if not has_batch_norm(model):
-        if unknown:
-            raise InvalidInput(
-                f"{type(model).__name__} has no batch norm that truenorm knows; {unknown[0]} holds buffers of one "
-                "number per channel, and may be one of another make: give it buffers named running_mean and "
-                "running_var to have it looked at"
-            )
-        return _without_batch_norm()
+    if not has_batch_norm(model) and (data is None or is_program(model)):
+        return _without_batch_norm(model, unknown)
     with seeded(model, data):
         sample = None
         # Programs have no modes to choose and no hooks: they are looked at without running them.
@@ -118,10 +113,19 @@ def diagnosed(
             started(len(sample))
             limit = size
         case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
+        unknown = tuple(name for name in unknown if name not in case.constant)
+        if not case.layers and not case.by_batch:
+            return _without_batch_norm(model, unknown)
         return _concluded(case, limit, unknown)
 
 
-def _without_batch_norm() -> Diagnosis:
+def _without_batch_norm(model: nn.Module, unknown: tuple[str, ...]) -> Diagnosis:
+    if unknown:
+        raise InvalidInput(
+            f"{type(model).__name__} has no batch norm that truenorm knows; {some(unknown)} may be one of another "
+            "make: its buffers are named as statistics are: one pair of buffers, running_mean and running_var, can be "
+            "looked at"
+        )
     return Diagnosis(
         outcome=Outcome(kind="no batch norm"),
         layers=(),

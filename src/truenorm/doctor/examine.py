@@ -15,9 +15,9 @@ from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, best_estimate,
 from truenorm.doctor.target import logits_in
 from truenorm.errors import InvalidInput, NotMeasurable
 from truenorm.metrics.intervals import Interval
-from truenorm.model.behaviours import behaviours
+from truenorm.model.behaviours import behaviours, behaviours_without_data
 from truenorm.model.evaluate import Forward, evaluating, run
-from truenorm.model.layers import batch_norms
+from truenorm.model.layers import batch_norms, has_batch_norm
 from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure, settled
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
@@ -63,6 +63,8 @@ class Case:
         partly: layers that some of the passes did not reach.
         sizes: samples in each batch of the data, as they came.
         by_batch: modules without statistics that normalise by their batch in eval(), too.
+        constant: other modules without statistics, whose output depends on no other sample and which training does not
+            change.
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class Case:
     partly: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     by_batch: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
 
     @property
     def momentum_known(self) -> bool:
@@ -213,9 +216,10 @@ def examine(
         InvalidInput, NotMeasurable: as `measure` and `scored` do.
     """
     sample = None if sample is None else taken_apart(model, sample, forward)
-    behaves = {} if sample is None else behaviours(model, sample.batches[0], forward)
+    behaves = behaviours_without_data(model) if sample is None else behaviours(model, sample.batches[0], forward)
     by_batch = tuple(name for name, one in behaves.items() if one.by_batch and not one.stores)
-    layers = layers_of(model, behaves)
+    constant = tuple(name for name, one in behaves.items() if not one.trains and not one.stores)
+    layers = layers_of(model, behaves) if has_batch_norm(model) else {}
     stored = stored_statistics(layers)
     bare = Case(
         model=model,
@@ -226,6 +230,7 @@ def examine(
         estimates={},
         scores={},
         by_batch=by_batch,
+        constant=constant,
     )
     if sample is None or not len(stored):
         return bare
@@ -266,6 +271,7 @@ def examine(
         left=tuple(left),
         partly=tuple(name for name in joint if name not in reached),
         by_batch=by_batch,
+        constant=constant,
     )
     return with_scores(case)
 

@@ -152,7 +152,7 @@ def _frozen_statistics(e: Mapping[str, Any]) -> str:
     how = {
         "freeze": "held by truenorm.freeze",
         "eval": "in eval() inside a network in train()",
-        "class": f"their class never trains: {', '.join(e['classes'])}",
+        "class": f"by class: {', '.join(e['classes'])}",
     }[e["by"]]
     return (
         "{layers} {are} frozen " + f"({how}), and the running statistics there are wrong, up to {{shift:.2g}} σ: "

@@ -134,7 +134,7 @@ def verdict(outcome: "Outcome") -> str:
     """The verdict as one sentence."""
     kind = outcome.kind
     off = f"{outcome.off} of {times(outcome.layers, 'layer')} {'is' if outcome.off == 1 else 'are'} off"
-    without = "no layer keeps statistics; " if outcome.data else "without data: "
+    without = "no layer divides by stored statistics; " if outcome.data else "without data: "
     improved = ", ".join(f"{part.metric} {part.before:.4g} → {part.after:.4g}" for part in outcome.improved)
     how = f"(same weights, {'the samples that were measured' if outcome.same else 'samples that were not measured'})"
     unknown = some(outcome.unknown)
@@ -193,7 +193,7 @@ def ruled_out(part: "RuledOut") -> str:
 def looked(at: "Looked") -> tuple[str, ...]:
     """What was looked at, and what was left out."""
     if not at.measured:
-        return ("not run: what is seen without data says enough",)
+        return ("nothing was measured",)
     others = "the same" if at.same else f"{at.scored:,} other{'' if at.scored == 1 else 's'}"
     scored = f"{others} scored" if at.scored else "none scored"
     if at.kind is not None:

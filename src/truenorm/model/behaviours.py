@@ -8,7 +8,7 @@ from torch import nn
 from truenorm.data.batches import Batch
 from truenorm.model.evaluate import Forward, evaluating, random_states_kept, run
 from truenorm.model.layers import is_program, unwrap
-from truenorm.model.probe import Behaviour, behaviour_of
+from truenorm.model.probe import BY_BATCH, Behaviour, behaviour_of, takes_its_batch
 from truenorm.model.scratch import is_swappable
 from truenorm.model.stored import Stored
 
@@ -48,6 +48,21 @@ def behaviours(model: nn.Module, batch: Batch, forward: Forward | None) -> dict[
         for handle in handles:
             handle.remove()
     return {name.replace("_orig_mod.", ""): behaviour for name, behaviour in found.items()}
+
+
+def behaviours_without_data(model: nn.Module) -> dict[str, Behaviour]:
+    """What is certain without data: layers that take their batch in eval(), too.
+
+    Example:
+        >>> behaviours_without_data(nn.Sequential(nn.BatchNorm1d(3)))
+        {}
+    """
+    layers = {name: layer for name, layer in unwrap(model).named_modules() if Stored.of(layer) is not None}
+    return {
+        name.replace("_orig_mod.", ""): BY_BATCH
+        for name, layer in layers.items()
+        if _is_asked(layer) and takes_its_batch(layer)
+    }
 
 
 def _is_asked(module: nn.Module) -> bool:

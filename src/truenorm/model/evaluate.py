@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from truenorm.data.batches import Batch
-from truenorm.model.layers import unwrap
-from truenorm.model.statistics import using
+from truenorm.model.layers import has_batch_norm, unwrap
+from truenorm.model.statistics import modes_kept, using
 from truenorm.model.watch import training_suspended
 from truenorm.stats.moments import Moments
 
@@ -46,7 +46,8 @@ def evaluating(
         >>> net.training
         True
     """
-    with training_suspended(model), other_buffers_kept(model), using(model, statistics), torch.no_grad(), uncompiled():
+    swapped = using(model, statistics) if has_batch_norm(model) else modes_kept(model)
+    with training_suspended(model), other_buffers_kept(model), swapped, torch.no_grad(), uncompiled():
         model.eval()
         prepare(model)
         yield

@@ -63,7 +63,7 @@ def like_batch_norm(model: nn.Module) -> list[str]:
     """Modules that are not among `batch_norms`, and have buffers named as statistics are: they may be of another make.
 
     A buffer counts if its name has a mean or spread behind another word, as in `batch_mean` or `running_var_0`;
-    constants of a preprocessing are usually called `mean` and `std`.
+    constants of a preprocessing are usually called `mean` and `std`, or `pixel_mean` and `pixel_std`.
 
     Example:
         >>> norm = nn.Linear(2, 3)
@@ -78,7 +78,7 @@ def like_batch_norm(model: nn.Module) -> list[str]:
             name
             for name, value in buffers
             if value is not None and (value.is_floating_point() or value.is_complex()) and value.numel() > 1
-            if _STATISTIC.search(name)
+            if _STATISTIC.search(name) and not _CONSTANT.match(name)
         ]
         if statistics and not isinstance(module, _InstanceNorm) and not _looks_like_batch_norm(module):
             names.append(name or type(module).__name__)
@@ -137,6 +137,7 @@ def _is_exported(module: nn.Module) -> bool:
 
 
 _STATISTIC = re.compile(r".(mean|var|std|sigma)", re.IGNORECASE)
+_CONSTANT = re.compile(r"(pixel|image|img|rgb|data|input|target|output|label|imagenet)s?_", re.IGNORECASE)
 
 
 def stored_by(layer: nn.Module) -> Stored:

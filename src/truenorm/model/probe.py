@@ -57,6 +57,9 @@ class Behaviour:
 AS_TORCH = Behaviour()
 """How torch's own layers behave."""
 
+BY_BATCH = Behaviour(by_batch=True, uses_mean=False, uses_spread=False, normalises=False)
+"""How a layer behaves that normalises by its batch in any mode."""
+
 
 def behaviour_of(layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Behaviour | None:
     """Call copies of a layer with a few rows of its input, and compare the outputs; None if that cannot be done.
@@ -97,7 +100,15 @@ class _Probe:
         by_batch = self._depends_on_others(training=False)
         if stored is None:
             standardises = by_batch and not _differ(self._called(change=lambda x: x.mul(2).add(1)), plain)
-            return Behaviour(stores=False, by_batch=standardises, uses_mean=False, uses_spread=False, normalises=False)
+            trains = by_batch or bool(self._written()[1]) or self._depends_on_others(training=True)
+            return Behaviour(
+                stores=False,
+                by_batch=standardises,
+                uses_mean=False,
+                uses_spread=False,
+                normalises=False,
+                trains=trains,
+            )
         mean, var = stored.read(self._layer)
         std = var.clamp_min(0).sqrt() + 1e-3
         uses_mean = stored.mean is not None and _differ(self._called(stored=(mean + std, var)), plain)

@@ -111,20 +111,37 @@ def using(model: nn.Module, stats: Mapping[str, Moments] | None = None) -> Gener
     layers = batch_norms(model, tracking=False)
     refuse_programs(model)
     saved = [(layer, _saved(layer)) for layer in layers.values()]
-    modes = [(module, module.training) for module in model.modules()]  # wrappers before what they hold
     held = [train for layer in layers.values() if isinstance(train := layer.__dict__.get("train"), StaysFrozen)]
     asked = [train.mode for train in held]
     try:
-        if stats is not None:
-            assign(model, stats)
-        yield model
+        with modes_kept(model):
+            if stats is not None:
+                assign(model, stats)
+            yield model
     finally:
         for layer, (buffers, copies, momentum) in saved:
             _put_back(layer, buffers, copies, momentum)
-        for module, training in modes:
-            module.training = training
         for train, mode in zip(held, asked, strict=True):
             train.mode = mode
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Generator[nn.Module]:
+    """Restore every module's mode on exit.
+
+    Example:
+        >>> net = nn.ReLU()
+        >>> with modes_kept(net):
+        ...     _ = net.eval()
+        >>> net.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]  # wrappers before what they hold
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _carried(layer: nn.Module) -> Moments:

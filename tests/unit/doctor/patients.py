@@ -466,10 +466,72 @@ def updated_twice_in_all(steps=20):
     return net, None, {"optimizer": optimizer}
 
 
+class Populations(nn.Module):
+    """One network for two kinds of data, each in a call of its own: what is stored is of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm, self.head = nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)
+
+    def branch(self, x):
+        return self.head(torch.relu(self.norm(self.fc(x))))
+
+    def forward(self, x):
+        return self.branch(x) + 0.1 * self.branch(-2 * x)
+
+
 @patient("called several times")
 def called_several_times():
     torch.manual_seed(0)
-    return train(Shared(), blobs()).eval(), held_out(), {}
+    return train(Populations(), blobs(), steps=120).eval(), held_out(), {}
+
+
+class ByBatch(nn.BatchNorm1d):
+    def forward(self, x):
+        stored = self.running_mean, self.running_var
+        return F.batch_norm(x, *stored, self.weight, self.bias, True, self.momentum, self.eps)
+
+
+class Fixed(nn.Module):
+    """Buffers that training never changes, as detectors have them."""
+
+    def __init__(self, layer):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(layer, name).detach().clone())
+
+    def forward(self, x):
+        return (x - self.running_mean) / (self.running_var + 1e-5).sqrt() * self.weight + self.bias
+
+
+@patient("by the batch")
+def by_the_batch():
+    torch.manual_seed(0)
+    return train(mlp(ByBatch), blobs()).eval(), held_out(), {}
+
+
+@patient("frozen by class")
+def frozen_by_class():
+    net = sound()
+    net.bn1 = Fixed(net.bn1)
+    return net, held_out(), {}
+
+
+def stripes(num, seed):
+    """Stripes of two directions or squares, one by one, each of a brightness and contrast of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (num,), generator=generator)
+    across = torch.tensor([-1.0, -1.0, 1.0, 1.0]).repeat(3).expand(12, 12)
+    images = torch.stack([across, across.T, across * across.T])[labels][:, None]
+    images = images + 0.3 * torch.randn(num, 1, 12, 12, generator=generator)
+    contrast = torch.exp(1.5 * torch.randn(num, 1, 1, 1, generator=generator))
+    return cut(contrast * (images + 5 * torch.randn(num, 1, 1, 1, generator=generator)), labels, 1)
+
+
+@patient("batches of one")
+def batches_of_one():
+    torch.manual_seed(0)
+    return train(cnn(CLASSES), stripes(1200, 1), steps=1200, lr=0.01).eval(), stripes(500, 2), {}
 
 
 @patient("frozen parameters")

@@ -22,6 +22,7 @@ from truenorm.doctor.remedy import (
     ChangeTraining,
     ConvertLayers,
     CountOnce,
+    NormaliseAlone,
     Nothing,
     Preprocess,
     ReorderClasses,
@@ -87,7 +88,8 @@ def test_what_is_certain_is_certain_without_data(cause):
     beside = {"momentum"} if cause == "momentum" else set()  # a habit that is looked at by its effect, where it can be
     assert without - beside <= with_data
     # A new network holds 0 and 1 too; and only data tell a repeated forward from a layer that is called twice.
-    assert with_data - {"never updated", "updated twice", "frozen statistics"} <= without
+    needs_data = {"never updated", "updated twice", "frozen statistics"}
+    assert with_data - needs_data <= without
 
 
 # Buffers that hold no statistics
@@ -459,12 +461,72 @@ def test_sgd_counts_no_steps():
 
 
 def test_called_several_times():
+    """What one call gets is −2 times what the other gets: d is how far the means are apart."""
     net, data, _ = patients.called_several_times()
     found = examined("called several times")
-    mean, var, _ = oracle.moments(patients.reached(net, data)["norm"])
-    expected = oracle.shift(net.norm.running_mean.numpy(), net.norm.running_var.numpy(), mean, var)
-    assert found.evidence["shift"] == pytest.approx(expected, rel=0.1)
+    x, _ = patients.joined(data)
+    mean, var, _ = oracle.moments(net.fc(x).detach().numpy())
+    first, second = (mean, var), (-2 * mean, 4 * var)
+    log = np.log(2)
+    expected = [np.mean((3 * mean) ** 2 / of[1] + 2 * log**2) ** 0.5 for of in (first, second)]
+    assert found.evidence["calls"] == 2
+    assert min(expected) * 0.9 < found.evidence["apart"] < max(expected) * 1.1
     assert found.layers == ("norm",) and found.remedy == ChangeCode(what="a norm for each call")
+
+
+def test_calls_that_see_one_population_are_no_cause():
+    """Parts of a batch, and a layer that is called twice in a row, each with what it was trained on."""
+    net = patients.sound()
+    ghost = nn.Module()
+    ghost.net = net
+    ghost.forward = lambda x: torch.cat([net(part) for part in x.chunk(4)])
+    net.bn2.running_mean += 1
+    found = tn.diagnose(ghost, patients.held_out())
+    assert "called several times" not in [finding.cause for finding in found.findings]
+    assert found.looked.repeated == ("net.bn1", "net.bn2") and not found.healthy
+
+
+def test_by_the_batch():
+    found = examined("by the batch")
+    assert found.layers == ("bn1", "bn2") and found.level == "defect"
+    net, data, _ = patients.by_the_batch()
+    alone, together = net(data[0][0][:4]), net(data[0][0])[:4]
+    assert (alone - together).abs().max() > 0.1  # as the sentence says
+    with pytest.raises(tn.errors.InvalidInput, match="normalises by its batch in eval"):
+        tn.freeze(net)
+
+
+def test_a_norm_without_buffers_that_takes_its_batch():
+    class Bare(nn.Module):
+        def forward(self, x):
+            return (x - x.mean(0)) / x.std(0)
+
+    found = tn.diagnose(nn.Sequential(nn.Linear(4, 3), Bare()), patients.held_out())
+    assert found.cause == "by the batch" and found.findings[0].layers == ("1",) and not found.healthy
+
+
+def test_frozen_by_class():
+    net, data, _ = patients.frozen_by_class()
+    assert examined("frozen by class").layers == ("bn1",)
+    net.bn1.running_mean += 2
+    wrong = tn.diagnose(net, data)
+    assert wrong.cause == "frozen statistics" and wrong.layers[0].layer == "bn1" and not wrong.healthy
+    assert wrong.findings[0].remedy == Unfreeze(layers=("bn1",), by="class")
+
+
+def test_batches_of_one():
+    net, data, _ = patients.batches_of_one()
+    found = examined("batches of one")
+    assert found.remedy == NormaliseAlone()
+    assert found.evidence["after"] > found.evidence["repaired"] + 0.2
+
+    def right(model):
+        with torch.no_grad():
+            return np.mean([float(model(x).argmax(1) == y) for x, y in data])
+
+    before = right(net)
+    converted = tn.convert(net, to="instance").eval()
+    assert right(converted) > before + 0.2  # what is advised helps
 
 
 def test_frozen_parameters():

@@ -49,6 +49,7 @@ CERTAIN: tuple[Find, ...] = (untouched.find, frozen.find_wrong, single.find)
 """Need data, and are looked for though nothing may be off on them."""
 
 MEASURED: tuple[Find, ...] = (
+    reuse.find,
     initial.find,
     ported.find,
     training_mode.find,
@@ -62,7 +63,7 @@ MEASURED: tuple[Find, ...] = (
 
 Those that fit fewer numbers come first: with enough numbers much can be explained that is not so."""
 
-SIGNS: tuple[Find, ...] = (momentum.find, averaging.find, frozen.find, reuse.find)
+SIGNS: tuple[Find, ...] = (momentum.find, averaging.find, frozen.find)
 """Looked for where something is off; how much of the shift they explain is not measured."""
 
 LEFT_OVER: tuple[Find, ...] = (domain.find, lag.find)

@@ -12,18 +12,17 @@ def find(case: Case) -> Iterable[Finding]:
     off = [name for name, layer in case.layers.items() if layer.switched_off]
     by_batch = [name for name, layer in case.layers.items() if layer.behaviour.by_batch]
     without = [name for name, layer in case.layers.items() if layer.keeps_none and name not in by_batch]
-    if by_batch or case.by_batch:
-        names = (*by_batch, *case.by_batch)
-        modules = dict(case.model.named_modules())
-        kinds = dict.fromkeys(type(modules[name]).__name__ for name in names if name in modules)
-        yield Finding(
-            cause="by the batch",
-            evidence={"classes": tuple(kinds), "stored": bool(by_batch)},
-            rank=MODE,
-            level="defect",
-            layers=names,
-            remedy=ChangeCode(what="stored statistics in eval"),
-        )
+    for stored, names in ((True, tuple(by_batch)), (False, case.by_batch)):
+        if names:
+            kinds = dict.fromkeys(type(case.model.get_submodule(name)).__name__ for name in names)
+            yield Finding(
+                cause="by the batch",
+                evidence={"classes": tuple(kinds), "stored": stored},
+                rank=MODE,
+                level="defect",
+                layers=names,
+                remedy=ChangeCode(what="stored statistics in eval"),
+            )
     if off:
         yield Finding(
             cause="track_running_stats",
