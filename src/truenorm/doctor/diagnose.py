@@ -113,7 +113,9 @@ def diagnosed(
             started(len(sample))
             limit = size
         case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
-        unknown = tuple(name for name in unknown if name not in case.constant)
+        unknown = tuple(dict.fromkeys(name for name in (*unknown, *case.unknown) if name not in case.constant))
+        if case.entangled and not case.by_batch and not any(layer.stored is None for layer in case.layers.values()):
+            unknown = (*unknown, type(model).__name__)  # something in it takes its batch
         if not case.layers and not case.by_batch:
             return _without_batch_norm(model, unknown)
         return _concluded(case, limit, unknown)
@@ -123,8 +125,8 @@ def _without_batch_norm(model: nn.Module, unknown: tuple[str, ...]) -> Diagnosis
     if unknown:
         raise InvalidInput(
             f"{type(model).__name__} has no batch norm that truenorm knows; {some(unknown)} may be one of another "
-            "make: its buffers are named as statistics are: one pair of buffers, running_mean and running_var, can be "
-            "looked at"
+            "make, by the names of its buffers or by what it does: with its statistics in one pair of buffers, "
+            "running_mean and running_var, it can be looked at"
         )
     return Diagnosis(
         outcome=Outcome(kind="no batch norm"),

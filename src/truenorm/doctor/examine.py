@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from truenorm.data.sample import Sample
 from truenorm.doctor.layers import Layer, comparable, layers_of, stored_statistics
-from truenorm.doctor.rows import taken_apart
+from truenorm.doctor.rows import independent
 from truenorm.doctor.score import AS_IS, BY_BATCH, Score, Scored, best_estimate, scored
 from truenorm.doctor.target import logits_in
 from truenorm.errors import InvalidInput, NotMeasurable
@@ -65,6 +65,8 @@ class Case:
         by_batch: modules without statistics that normalise by their batch in eval(), too.
         constant: other modules without statistics, whose output depends on no other sample and which training does not
             change.
+        entangled: whether in eval() an output depends on the other samples of its batch.
+        unknown: modules that normalise by their batch in train() only, and keep what they need then in no known form.
     """
 
     model: nn.Module
@@ -85,6 +87,8 @@ class Case:
     sizes: tuple[int, ...] = ()
     by_batch: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    entangled: bool = False
 
     @property
     def momentum_known(self) -> bool:
@@ -215,10 +219,15 @@ def examine(
     Raises:
         InvalidInput, NotMeasurable: as `measure` and `scored` do.
     """
-    sample = None if sample is None else taken_apart(model, sample, forward)
+    entangled = False
+    if sample is not None:
+        apart = independent(model, sample, forward)
+        entangled = apart is False
+        sample = replace(sample, joined=sample.joined if apart else None, whole=forward is not None)
     behaves = behaviours_without_data(model) if sample is None else behaviours(model, sample.batches[0], forward)
     by_batch = tuple(name for name, one in behaves.items() if one.by_batch and not one.stores)
     constant = tuple(name for name, one in behaves.items() if not one.trains and not one.stores)
+    unknown = tuple(name for name, one in behaves.items() if one.standardises and not one.stores and not one.by_batch)
     layers = layers_of(model, behaves) if has_batch_norm(model) else {}
     stored = stored_statistics(layers)
     bare = Case(
@@ -231,6 +240,8 @@ def examine(
         scores={},
         by_batch=by_batch,
         constant=constant,
+        unknown=unknown,
+        entangled=entangled,
     )
     if sample is None or not len(stored):
         return bare
@@ -272,6 +283,8 @@ def examine(
         partly=tuple(name for name in joint if name not in reached),
         by_batch=by_batch,
         constant=constant,
+        unknown=unknown,
+        entangled=entangled,
     )
     return with_scores(case)
 

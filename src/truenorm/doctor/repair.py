@@ -1,7 +1,7 @@
 """`truenorm.repair`: statistics from a pass over data, if they are shown not to harm; else nothing."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from truenorm.data.batches import batches_of
 from truenorm.data.sample import Sample, take_sample
 from truenorm.doctor import words
 from truenorm.doctor.examine import exact_statistics
-from truenorm.doctor.rows import taken_apart
+from truenorm.doctor.rows import independent
 from truenorm.doctor.score import AS_IS, Score, Scored, best_estimate, scored
 from truenorm.doctor.size import LIMIT
 from truenorm.errors import InvalidInput, MissingFunction
@@ -176,7 +176,8 @@ def _repaired(
     with all_or_none():
         batches = batches_of(data, limit=limit)
         sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
-        sample = taken_apart(model, sample, forward)
+        apart = independent(model, sample, forward)
+        sample = replace(sample, joined=sample.joined if apart else None, whole=forward is not None)
         judged, measured = _parts(sample, held_out)
         own = {AS_IS: _judged(model, judged, None, score, forward)}
         joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)

@@ -1,6 +1,5 @@
 """Whether the samples of a loader can be batched anew."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,24 +15,16 @@ _SAME = 1e-2
 """Relative difference of outputs below which they are the same."""
 
 
-def taken_apart(model: nn.Module, sample: Sample, forward: Forward | None) -> Sample:
-    """The sample, of which batches are cut or joined only where an output does not depend on the others of its batch.
-
-    A few samples are run in evaluation mode, together and in two halves. With a `forward` of the user's what is scored
-    stays in the loader's own batches in any case.
+def independent(model: nn.Module, sample: Sample, forward: Forward | None) -> bool | None:
+    """Whether in evaluation mode an output depends on no other sample of its batch; None where that cannot be tried.
 
     Example:
         >>> from truenorm.data.sample import take_sample
-        >>> sample = take_sample([torch.randn(8, 3)], limit=8)
-        >>> taken_apart(nn.BatchNorm1d(3, track_running_stats=False), sample, None).joined is None
+        >>> independent(nn.BatchNorm1d(3), take_sample([torch.randn(8, 3)], limit=8), None)
         True
     """
-    if sample.joined is None or _independent(model, sample, forward):
-        return replace(sample, whole=forward is not None)
-    return replace(sample, joined=None)
-
-
-def _independent(model: nn.Module, sample: Sample, forward: Forward | None) -> bool:
+    if sample.joined is None:
+        return None
     size = min(_ROWS, len(sample))
     if size < 2:
         return True
@@ -44,9 +35,9 @@ def _independent(model: nn.Module, sample: Sample, forward: Forward | None) -> b
             whole = _outputs(model, together, forward)
             first, second = (_outputs(model, part, forward) for part in parts)
     except Exception:  # it takes no other batches than the loader's
-        return False
+        return None
     if not whole or not len(whole) == len(first) == len(second):
-        return False
+        return None
     return all(map(_same, whole, first, second))
 
 

@@ -161,6 +161,11 @@ def _frozen_statistics(e: Mapping[str, Any]) -> str:
 
 
 def _always_by_the_batch(e: Mapping[str, Any]) -> str:
+    if not e["classes"]:
+        return (
+            "in eval() an output depends on the other samples of its batch, though every layer that was found divides "
+            "by what it stores: something else in the network takes its batch"
+        )
     stored = "the stored statistics are not used" if e["stored"] else "no statistics are stored"
     return (
         "in eval(), too, {layers} " + f"({', '.join(e['classes'])}) normalise by the batch they get: {stored}, and an "

@@ -113,7 +113,9 @@ class LayerMoments:
             values = inputs[0] if inputs else None
             if not isinstance(values, Tensor):
                 values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
-            dim = None if values is None else channel_dim(values, num_channels)
+            dim = None if values is None or values.is_complex() else channel_dim(values, num_channels)
+            if dim is None and behaviour is not AS_TORCH:
+                return  # parts or steps with statistics of their own, or no tensor: it is left alone, and named
             if values is None or dim is None:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
                 raise NotMeasurable(f"layer {name!r} of {num_channels} channels was given {shape}")

@@ -28,6 +28,7 @@ class Behaviour:
         normalises: in eval(), it subtracts the stored means (where it uses them) and divides by the stored spreads:
             with other numbers stored it normalises by those.
         trains: in train(), it normalises by its batch or writes what it stores.
+        standardises: in train(), its output is the same where all inputs are shifted and scaled alike.
         mean_square: what it stores as a variance is the mean square.
 
     Example:
@@ -41,6 +42,7 @@ class Behaviour:
     uses_spread: bool = True
     normalises: bool = True
     trains: bool = True
+    standardises: bool = True
     mean_square: bool = False
 
     @property
@@ -99,7 +101,7 @@ class _Probe:
         stored, plain = self._stored, self._called()
         by_batch = self._depends_on_others(training=False)
         if stored is None:
-            standardises = by_batch and not _differ(self._called(change=lambda x: x.mul(2).add(1)), plain)
+            standardises = by_batch and self._is_invariant(training=False)
             trains = by_batch or bool(self._written()[1]) or self._depends_on_others(training=True)
             return Behaviour(
                 stores=False,
@@ -108,6 +110,7 @@ class _Probe:
                 uses_spread=False,
                 normalises=False,
                 trains=trains,
+                standardises=trains and self._is_invariant(training=True),
             )
         mean, var = stored.read(self._layer)
         std = var.clamp_min(0).sqrt() + 1e-3
@@ -136,6 +139,11 @@ class _Probe:
             return False
         moved = self._called(stored=(mean + 1, var), change=lambda x: x + 1)
         return not uses_mean or not _differ(plain, moved)
+
+    def _is_invariant(self, *, training: bool) -> bool:
+        """Is the output the same where all of the input is shifted and scaled alike?"""
+        moved = self._called(training=training, change=lambda x: x.mul(2).add(1))
+        return not _differ(self._called(training=training), moved)
 
     def _depends_on_others(self, *, training: bool) -> bool:
         """Does the first row's output change with the other rows?"""

@@ -285,7 +285,7 @@ def test_without_batch_norm():
 def test_what_may_be_batch_norm_of_another_make_is_not_acquitted():
     norm = nn.Linear(8, 8)
     norm.register_buffer("running_mean_0", torch.zeros(8))
-    with pytest.raises(InvalidInput, match="layer 1 may be one of another make: its buffers are named as statistics"):
+    with pytest.raises(InvalidInput, match="layer 1 may be one of another make, by the names of its buffers"):
         tn.diagnose(nn.Sequential(nn.Linear(4, 8), norm))
     net = patients.sound()
     net.bn1.register_module("other", norm)

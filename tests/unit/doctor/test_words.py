@@ -59,6 +59,7 @@ FINDINGS = [
     Finding(cause="frozen by class", layers=("a", "b"), evidence={"classes": ("Fixed", "Other")}),
     Finding(cause="by the batch", layers=("a",), evidence={"stored": True, "classes": ("Own",)}),
     Finding(cause="by the batch", layers=("a",), evidence={"stored": False, "classes": ("Own",)}),
+    Finding(cause="by the batch", level="note", evidence={"stored": False, "classes": ()}),
     Finding(cause="batches of one", evidence=SCORED),
     Finding(cause="folded statistics", layers=("1",)),
     Finding(
@@ -162,6 +163,7 @@ def test_there_is_a_sentence_for_every_cause():
             "a, b are frozen by class (Fixed, Other): training never changes what is stored there",
             "in eval(), too, a (Own) normalise by the batch they get: the stored statistics are not used, and an output depends on the other samples of its batch",
             "in eval(), too, a (Own) normalise by the batch they get: no statistics are stored, and an output depends on the other samples of its batch",
+            "in eval() an output depends on the other samples of its batch, though every layer that was found divides by what it stores: something else in the network takes its batch",
             "the data come one by one, and in train(), where each sample is normalised by itself, the network does better than with any stored statistics (accuracy 0.9; as it is 0.31, repaired 0.8): it was trained so, and works as instance norm",
             "layer 1 holds mean 0 and variance 1, and no other statistics score better: so it is where statistics were folded into γ and β, and in a network that was not trained yet",
             "accuracy is 1.0%, chance 10.0%, and with output k read as class (k + 3) mod 10 it is 98.0%: labels and outputs count the classes in different orders",

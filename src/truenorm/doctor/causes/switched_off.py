@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import MODE, SETTINGS
-from truenorm.doctor.remedy import ChangeCode, TrackStatistics
+from truenorm.doctor.remedy import ChangeCode, Nothing, TrackStatistics
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -23,6 +23,8 @@ def find(case: Case) -> Iterable[Finding]:
                 layers=names,
                 remedy=ChangeCode(what="stored statistics in eval"),
             )
+    if case.entangled and not (by_batch or case.by_batch or without):
+        yield Finding(cause="by the batch", evidence={"classes": (), "stored": False}, level="note", remedy=Nothing())
     if off:
         yield Finding(
             cause="track_running_stats",
