@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -30,6 +30,7 @@ class Batch:
             take it.
         labels: the tensor beside it: the second element, or what a mapping holds under one of `LABEL_KEYS`.
         size: the number of samples.
+        before: where the images were changed: what `raw` was before. A mask is taken from this.
 
     Example:
         >>> batch = Batch.of({"label": torch.zeros(2), "pixel_values": torch.ones(2, 3)})
@@ -42,6 +43,7 @@ class Batch:
     listed: list[Tensor] | None
     labels: Tensor | None
     size: int
+    before: Any = None
 
     @classmethod
     def of(cls, raw: object) -> "Batch":
@@ -101,7 +103,24 @@ class Batch:
             >>> Batch.of({"x": torch.ones(2), "name": "a"}).map(lambda x: 2 * x).raw
             {'x': tensor([2., 2.]), 'name': 'a'}
         """
-        return Batch.of(_mapped(self.raw, change))
+        mapped = Batch.of(_mapped(self.raw, change))
+        return mapped if self.before is None else replace(mapped, before=_mapped(self.before, change))
+
+    def with_images(self, images: Tensor) -> "Batch":
+        """With other images, of which it is known what they were.
+
+        Example:
+            >>> batch = Batch.of((torch.ones(2, 3), torch.zeros(2))).with_images(torch.zeros(2, 3))
+            >>> batch.images.sum(), batch.original[0].sum()
+            (tensor(0.), tensor(6.))
+        """
+        changed = self.map(lambda tensor: images if tensor is self.images else tensor)
+        return replace(changed, before=self.original)
+
+    @property
+    def original(self) -> Any:
+        """As the loader gave it, though its images were changed."""
+        return self.raw if self.before is None else self.before
 
     def to(self, device: torch.device | str) -> "Batch":
         """With every tensor on `device`."""

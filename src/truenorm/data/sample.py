@@ -85,9 +85,7 @@ class Sample:
         images = None if self.joined is None else self.joined.images
         if self.joined is None or images is None or not images.is_floating_point():
             return None
-        new = change(images)
-        joined = self.joined.map(lambda tensor: new if tensor is images else tensor)
-        return replace(self, joined=joined).batched(self.batch_size)
+        return replace(self, joined=self.joined.with_images(change(images))).batched(self.batch_size)
 
 
 def _first_part(share: float, total: int) -> int:
