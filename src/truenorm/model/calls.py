@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.data.batches import Batch
-from truenorm.model.evaluate import Forward, evaluating, run
+from truenorm.model.evaluate import Forward, device_of, evaluating, run
 from truenorm.model.layers import batch_norms, stored_by
+from truenorm.model.mask import ALL, Mask, valid_positions
 from truenorm.model.observe import LayerMoments
 from truenorm.model.scratch import channel_dim
 from truenorm.rules import Population
@@ -33,6 +34,7 @@ def calls_of(
     names: Sequence[str],
     *,
     forward: Forward | None,
+    mask: Mask | None = None,
 ) -> dict[str, tuple[Call, ...]]:
     """The moments of what reaches each call of these layers, in their order within a forward, in the joint flow.
 
@@ -49,17 +51,19 @@ def calls_of(
     layers = {name: layer for name, layer in batch_norms(model).items() if name in names}
     seen: dict[str, list[tuple[list[Moments], list[Moments]]]] = {name: [] for name in layers}
     called: dict[str, int] = {}
-    half = 0
+    half, valid = 0, ALL
 
     def look(name: str, num_channels: int) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
             number = called[name] = called.get(name, -1) + 1
             values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             dim = None if values is None else channel_dim(values, num_channels)
-            if values is None or dim is None or number >= _MOST or values.numel() <= num_channels:
+            if values is None or dim is None or number >= _MOST or not values.numel():
                 return
             rows = values.dequantize() if values.is_quantized else values
-            rows = rows.detach().double().movedim(dim, 0).flatten(1)
+            rows = valid.rows(rows.detach(), dim, name).double().movedim(1, 0).flatten(1)
+            if rows.shape[1] < 2:
+                return
             if number == len(seen[name]):
                 seen[name].append(([], []))
             var, mean = torch.var_mean(rows, 1, correction=0)
@@ -77,7 +81,10 @@ def calls_of(
             for number, batch in enumerate(batches):
                 half = number % 2
                 called.clear()
-                run(model, batch, forward)
+                here = batch.to(device_of(model))
+                valid = valid_positions(mask, here.original)
+                observed.start_batch(valid)
+                run(model, here, forward)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from truenorm.data.batches import Batch, batches_of
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
-from truenorm.model.evaluate import Forward, Prepare, evaluating, nothing, random_states_kept, run
+from truenorm.model.evaluate import Forward, Prepare, device_of, evaluating, nothing, random_states_kept, run
 from truenorm.model.freeze import is_frozen
 from truenorm.model.layers import batch_norms, is_program, refuse_programs
+from truenorm.model.mask import Mask, valid_positions
 from truenorm.model.observe import LayerMoments
 from truenorm.model.statistics import using
 from truenorm.rules import Population, Rule, Within
@@ -30,6 +31,7 @@ def measure(
     *,
     flow: Flow = "joint",
     forward: Forward | None = None,
+    mask: Mask | None = None,
     limit: int | None = None,
     tolerance: float | None = None,
     variance: Variance = "pooled",
@@ -54,6 +56,13 @@ def measure(
             `sequential` reads it more than once unless it fits into `memory`.
         flow: see above.
         forward: how to run a batch, `forward(model, batch)`, where `model(images)` is not it.
+        mask: `mask(batch)` gives the valid positions of a batch, so that padding stays out of every moment: a boolean
+            tensor, True where valid, with the shape of a layer's input without channels: (B, L) for sequences, (B, H,
+            W) for images; or several, one for each resolution of the network. Each layer takes the one of its shape.
+            An input of flattened positions, (B·L, C), takes the mask of B·L elements, flattened in its order. An input
+            of the valid positions alone (packed), or of one row for each sample (after pooling), needs none. `mask` is
+            given what `forward` is given, and must depend on that alone. Each layer is normalised by the moments of
+            its valid positions in `joint`; `sequential` makes rounds.
         limit: stop after this many samples.
         tolerance: stop once the standard error of every layer's mean, √(D/N), is below this, in σ. Batches must
             come shuffled: sorted ones look more certain than they are. Not for `sequential`.
@@ -62,14 +71,14 @@ def measure(
         memory: bytes that one giant batch may take in `sequential`; beyond, rounds are made.
 
     Returns:
-        a mapping in the order in which layers were called, with counts and `provenance`: flow, samples,
-        rounds, layers that were skipped.
+        a mapping in the order in which layers were called, with counts (of valid positions) and `provenance`: flow,
+        samples, rounds, layers that were skipped.
 
     Raises:
         InvalidInput: no batches, an unknown flow, a batch of one value per channel, a tolerance that is not
-            positive or is asked of `sequential`.
-        NotMeasurable: no layer was reached, values that are not finite, or a layer called twice in the
-            sequential flow (it has no such statistics).
+            positive or is asked of `sequential`; a mask that is not boolean, or has no valid position.
+        NotMeasurable: no layer was reached, values that are not finite, a layer called twice in the
+            sequential flow (it has no such statistics), or a layer whose input no mask fits.
 
     Source: pooling after Chan, Golub & LeVeque 1983; the joint pass as in "precise" BN, Wu & Johnson 2021.
 
@@ -79,6 +88,14 @@ def measure(
         >>> population = measure(net, [torch.randn(32, 4) for _ in range(4)])
         >>> population["1"].count, population.provenance.flow
         (128, 'joint')
+
+        Sequences, padded to 6 positions:
+
+        >>> net = nn.Sequential(nn.Conv1d(4, 3, 1), nn.BatchNorm1d(3))
+        >>> padded, lengths = torch.randn(2, 4, 6), torch.tensor([6, 2])
+        >>> batches, valid = [(padded, lengths)], lambda batch: torch.arange(6) < batch[1][:, None]
+        >>> measure(net, batches, mask=valid)["1"].count
+        8
     """
     if flow not in get_args(Flow):
         raise UnknownName("flow", flow, get_args(Flow))
@@ -93,8 +110,9 @@ def measure(
     rule = Population() if variance == "pooled" else Within()
     with random_states_kept(model):
         if flow == "sequential":
-            return _sequential(model, data, forward, limit, memory)
-        return _pooled(model, batches_of(data, limit=limit), flow, forward, rules=(rule,), tolerance=tolerance)[0]
+            return _sequential(model, data, forward, mask, limit, memory)
+        batches = batches_of(data, limit=limit)
+        return _pooled(model, batches, flow, forward, mask, rules=(rule,), tolerance=tolerance)[0]
 
 
 def frozen_layers(model: nn.Module) -> list[str]:
@@ -113,6 +131,7 @@ def joint_estimates(
     data: Iterable[Any],
     *,
     forward: Forward | None = None,
+    mask: Mask | None = None,
     tolerance: float | None = None,
     frozen: list[str] | None = None,
     prepare: Prepare = nothing,
@@ -126,13 +145,19 @@ def joint_estimates(
     with random_states_kept(model):
         batches = batches_of(data, limit=None)
         pooled, within = _pooled(
-            model, batches, "joint", forward, rules=rules, tolerance=tolerance, frozen=frozen, prepare=prepare
+            model, batches, "joint", forward, mask, rules=rules, tolerance=tolerance, frozen=frozen, prepare=prepare
         )
     return pooled, within
 
 
 def settled(
-    model: nn.Module, batches: Sequence[Any], start: Statistics, *, forward: Forward | None = None, rounds: int = 4
+    model: nn.Module,
+    batches: Sequence[Any],
+    start: Statistics,
+    *,
+    forward: Forward | None = None,
+    mask: Mask | None = None,
+    rounds: int = 4,
 ) -> Statistics:
     """The sequential flow where samples cannot be joined: rounds of the eval flow from the statistics of the joint one.
 
@@ -148,7 +173,7 @@ def settled(
     found = start
     for _ in range(rounds):
         with using(model, found):
-            arriving = measure(model, batches, flow="eval", forward=forward)
+            arriving = measure(model, batches, flow="eval", forward=forward, mask=mask)
         arriving = Statistics({name: moments for name, moments in arriving.items() if name in found})
         moved = estimation_shift(found, arriving).worst.shift
         found = Statistics(dict(arriving), provenance=arriving.provenance)
@@ -162,27 +187,32 @@ _SETTLED = 1e-2
 
 
 def _sequential(
-    model: nn.Module, data: Iterable[Any], forward: Forward | None, limit: int | None, memory: int
+    model: nn.Module,
+    data: Iterable[Any],
+    forward: Forward | None,
+    mask: Mask | None,
+    limit: int | None,
+    memory: int,
 ) -> Statistics:
-    """One giant batch where it fits: its batch statistics are the sequential ones. Else rounds."""
+    """One giant batch where it fits: its batch statistics are the sequential ones. Else, and with a mask, rounds."""
     if isinstance(data, Iterator):
         data = list(batches_of(data, limit=limit))  # a one-shot iterator: it is needed twice
-    giant = _one_batch(model, data, forward, limit, memory)
+    giant = None if mask is not None else _one_batch(model, data, forward, limit, memory)
     if giant is not None:
-        return _called_once(_pooled(model, iter([giant]), "sequential", forward)[0])
+        return _called_once(_pooled(model, iter([giant]), "sequential", forward, None)[0])
     totals: list[list[float]] = []
 
     def batches() -> Iterator[Batch]:
         totals.append([])
         return _totalled(batches_of(data, limit=limit), totals[-1])
 
-    found = _called_once(_pooled(model, batches(), "joint", forward)[0])
+    found = _called_once(_pooled(model, batches(), "joint", forward, mask)[0])
     # In a round every layer moves to what arrives with the buffers of the round before; the first layer
     # that was wrong is right afterwards, so there are at most as many rounds as layers.
     rounds, residual, provenance = 0, float("inf"), found.provenance
     while residual > EXACT and rounds <= len(found):
         with using(model, found):
-            arriving = _pooled(model, batches(), "eval", forward)[0]
+            arriving = _pooled(model, batches(), "eval", forward, mask)[0]
         # Values arrive at layers that take no batches, too (frozen ones): theirs are not ours to set.
         arriving = Statistics({name: moments for name, moments in arriving.items() if name in found})
         residual = estimation_shift(found, arriving).worst.shift
@@ -221,6 +251,7 @@ def _pooled(
     batches: Iterator[Batch],
     flow: Flow,
     forward: Forward | None,
+    mask: Mask | None,
     *,
     rules: tuple[Rule, ...] = (Population(),),
     tolerance: float | None = None,
@@ -237,7 +268,9 @@ def _pooled(
     with evaluating(model, prepare=prepare), looking:
         for number, batch in enumerate(batches, start=1):
             seen += batch.size
-            run(model, batch, forward)
+            here = batch.to(device_of(model))
+            observed.start_batch(valid_positions(mask, here.original))
+            run(model, here, forward)
             observed.end_batch()
             if tolerance is not None and number % _LOOK_EVERY == 0 and observed.standard_error() <= tolerance:
                 break

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from truenorm import kernels
 from truenorm.errors import NotFinite, NotMeasurable
 from truenorm.model.layers import stored_by
+from truenorm.model.mask import ALL, Valid
 from truenorm.model.probe import AS_TORCH, Behaviour, behaviour_of
 from truenorm.model.scratch import channel_dim, is_swappable, too_small
 from truenorm.model.stream import streams_of
@@ -36,6 +37,7 @@ class LayerMoments:
             name: AS_TORCH for name, layer in layers.items() if is_swappable(layer)
         }
         self._fixed: list[str] = []
+        self._valid = ALL
         self._rules = rules
         self._order: dict[str, int] = {}
         self._calls: dict[str, int] = {}
@@ -43,6 +45,10 @@ class LayerMoments:
         self._names = list(layers)
         self._places = streams_of(layers, rules, scratch=False)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
+
+    def start_batch(self, valid: Valid) -> None:
+        """Say which positions of the coming batch are valid."""
+        self._valid = valid
 
     def end_batch(self) -> None:
         """Note a layer that was called more than once for one batch; start counting anew."""
@@ -119,13 +125,19 @@ class LayerMoments:
             if values is None or dim is None:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
                 raise NotMeasurable(f"layer {name!r} of {num_channels} channels was given {shape}")
-            count = values.numel() // num_channels
-            if not count:
+            if not values.numel():
                 return  # no rows, as an expert or a detection head may get: nothing to record
+            values = values.dequantize() if values.is_quantized else values
+            given, values = values, self._valid.rows(values, dim, name)
+            count = values.numel() // num_channels
             if normalises and count < 2:
                 raise too_small(name, values)
-            values = values if dim == 1 else values.movedim(dim, 1)
-            values = values.dequantize() if values.is_quantized else values
+            padded = values.numel() < given.numel()
+            if padded and normalises and not swaps and not (behaviour is not None and behaviour.by_batch):
+                raise NotMeasurable(
+                    f"layer {name!r} ({type(layer).__name__}) normalises by its whole batch, and a mask cannot keep "
+                    "padding out of that; measure flow='eval'"
+                )
             mean, var = kernels.deliver_moments(values, *self.slot(index))
             self.receive(index, count, None)
             if swaps:
