@@ -5,7 +5,7 @@ activations is needed, and outputs and gradients are those of the unwatched laye
 
 This requires a forward that writes its buffers in training and never reads them. Other layers (batch renorm reads
 them, a frozen norm divides by them, a user's own may replace them) keep their buffers, and their input is measured
-by a second reduction.
+by a second reduction. So is that of every layer where a mask leaves positions out.
 """
 
 import sys
@@ -17,7 +17,7 @@ from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 from torch.utils.hooks import RemovableHandle
 
-from truenorm.errors import InvalidInput
+from truenorm.errors import InvalidInput, NotMeasurable
 from truenorm.model.layers import stored_by
 from truenorm.nn.batchnorm import TrackedBatchNorm
 
@@ -42,15 +42,30 @@ class MomentSink(Protocol):
     def receive(self, index: int, count: int, momentum: float | None) -> None:
         """The slot holds the moments of `count` values per channel; `momentum` is the layer's own.
 
-        With momentum 0 the layer has already updated its own buffers.
+        The layer has not updated its own buffers: the sink does.
         """
+        ...
+
+    def record(self, index: int, count: int, momentum: float | None) -> None:
+        """As `receive`, of a layer that has updated its own buffers; momentum 0 where it is not known to count."""
+        ...
+
+    def valid_rows(self, name: str, values: Tensor, dim: int) -> Tensor:
+        """The values at valid positions of a masked layer's input, of shape (n, C) or, where all are, (N, C, ...)."""
         ...
 
 
 class ScratchBuffers:
-    """The hooks of one layer. Copies and pickles of the model carry hooks that do nothing."""
+    """The hooks of one layer. Copies and pickles of the model carry hooks that do nothing.
 
-    def __init__(self, sink: MomentSink, index: int, name: str, layer: nn.Module) -> None:
+    Args:
+        sink: receives the moments.
+        index, name: of the layer.
+        layer: the module.
+        masked: not all of its input counts, so that torch cannot write the moments.
+    """
+
+    def __init__(self, sink: MomentSink, index: int, name: str, layer: nn.Module, *, masked: bool = False) -> None:
         self._sink = sink
         self._index = index
         self._name = name
@@ -60,7 +75,9 @@ class ScratchBuffers:
         stored = stored_by(layer)
         self._num_channels = stored.num_channels
         self._spread = stored.spread
-        self._swappable = is_swappable(layer)
+        self._masked = masked
+        self._as_torch = is_swappable(layer)
+        self._swappable = self._as_torch and not masked
         self._attributes: dict[str, Any] = {"momentum": 1.0}
         self._swapped = ("running_mean", "running_var")
         if isinstance(layer, TrackedBatchNorm):
@@ -69,7 +86,8 @@ class ScratchBuffers:
             self._swapped += ("num_batches_tracked",)
         self._num_ranks = _num_ranks(layer)
         # Whether a layer of another make tracks batches is not known until its buffers change.
-        self._tracks = False
+        self._tracks = self._as_torch
+        self._count = 0
         self.reached = False
         self._checks = 0
         self._before: Tensor | None = None
@@ -131,24 +149,34 @@ class ScratchBuffers:
             return  # the forward raised
         if own is None:
             if self._buffers_changed(layer):
-                self._sink.receive(self._index, inputs[0].numel() // self._num_channels, 0.0)
+                momentum = layer.__dict__.get("momentum") if self._as_torch else 0.0
+                self._sink.record(self._index, self._count, momentum)
             return
         values = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
         momentum = own[1].get("momentum", 1.0)
         self._sink.receive(self._index, values.numel() // self._num_channels * self._num_ranks, momentum)
 
     def _observe(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Measure the input of a layer of another make, before its forward, which may work in place."""
+        """Measure the input of a layer of another make or with a mask, before its forward, which may work in place."""
         self.reached = True
         if not self._tracks and self._checks == _MAX_CHECKS:
             return
         values = inputs[0] if inputs else None
+        if self._masked and not isinstance(values, Tensor):
+            raise NotMeasurable(
+                f"layer {self._name!r} was called with keywords; with a mask, pass its input by position"
+            )
         dim = channel_dim(values, self._num_channels) if isinstance(values, Tensor) else None
         if not isinstance(values, Tensor) or dim is None or values.numel() <= self._num_channels:
             return
         self._slot = self._sink.slot(self._index)
         if self._slot is None:
             return
+        if self._masked:
+            values, dim = self._sink.valid_rows(self._name, values.detach(), dim), 1
+            if values.numel() == self._num_channels:
+                raise too_small(self._name, values)
+        self._count = values.numel() // self._num_channels
         dims = [other for other in range(values.ndim) if other != dim]
         var, mean = torch.var_mean(values.detach().to(_accumulating(values.dtype)), dim=dims, correction=1)
         self._slot[0].copy_(mean)

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.layers import batch_norms, refuse_programs
+from truenorm.model.mask import Mask, Valid, valid_positions
 from truenorm.model.scratch import Hook, ScratchBuffers, is_swappable
 from truenorm.model.stream import streams_of
 from truenorm.nn.batchnorm import TrackedBatchNorm
@@ -28,7 +29,7 @@ def default_rules() -> tuple[Rule, ...]:
     return Static(), Cumulative(), Pooled((0.1,)), Adaptive()
 
 
-def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
+def watch(model: nn.Module, rules: Sequence[Rule] | None = None, *, mask: Mask | None = None) -> "Watch":
     """Follow a training run with every rule at once; the run does not notice.
 
     Outputs, gradients and weights stay bit-equal, and the model's own buffers come out as if it had not
@@ -42,6 +43,10 @@ def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
         model: any module; it may be compiled later, or be in DistributedDataParallel (each process then
             watches its own batches).
         rules: from `truenorm.rules`; the default is `default_rules()`.
+        mask: as for `measure`: keeps padding out of the recorded moments, and changes nothing of the training, whose
+            layers go on normalising by all positions. It is given what the model is called with: its argument where
+            there is one (not a keyword), a dict of keyword arguments where there are no others, else a tuple of all
+            arguments in the order of the call. Each layer is measured by a second reduction, which takes longer.
 
     Returns:
         a context manager and mapping: name of the rule → `Statistics`.
@@ -49,7 +54,9 @@ def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
     Raises:
         InvalidInput: no batch-norm layer, no rule, two readings of one name, watched already, or a program
             (TorchScript, `torch.export`).
-        NotMeasurable: the first training forward reached no watched layer (it was compiled before).
+        NotMeasurable: the first training forward reached no watched layer (it was compiled before). With a mask, in
+            the block: no mask fits a layer's input, or the layer was called outside of the model's forward, as in
+            activation checkpointing with `use_reentrant=True`.
 
     Example:
         >>> from torch import nn, optim, randn
@@ -64,7 +71,7 @@ def watch(model: nn.Module, rules: Sequence[Rule] | None = None) -> "Watch":
         >>> "static-0.1" in watched, list(watched["adaptive"])
         (True, ['1'])
     """
-    return Watch(model, default_rules() if rules is None else rules)
+    return Watch(model, default_rules() if rules is None else rules, mask)
 
 
 class Watch(Mapping[str, Statistics]):
@@ -73,7 +80,7 @@ class Watch(Mapping[str, Statistics]):
     After the block it can be read, saved (`state_dict`) and entered again to go on.
     """
 
-    def __init__(self, model: nn.Module, rules: Sequence[Rule]) -> None:
+    def __init__(self, model: nn.Module, rules: Sequence[Rule], mask: Mask | None = None) -> None:
         names = [name for rule in rules for name in rule.names]
         for name in names:
             if names.count(name) > 1:
@@ -88,11 +95,14 @@ class Watch(Mapping[str, Statistics]):
         self._modules = list(self._layers.values())
         self._rules = tuple(rules)
         self._where = {name: (number, k) for number, rule in enumerate(rules) for k, name in enumerate(rule.names)}
-        self._slower = [name for name, module in self._layers.items() if not is_swappable(module)]
+        self._mask = mask
+        self._slower = [name for name, module in self._layers.items() if mask is not None or not is_swappable(module)]
         self._places = streams_of(self._layers, self._rules)
         self._streams = list(dict.fromkeys(stream for stream, _ in self._places))
         self._scratch: list[ScratchBuffers] = []
         self._root: RemovableHandle | None = None
+        self._masking: list[RemovableHandle] = []
+        self._valid: Valid | None = None
         self._suspensions = 0
         # Per layer, for a layer may hold others: its scratch buffers, and whether the batch in them counts as
         # (training, with gradient).
@@ -111,8 +121,14 @@ class Watch(Mapping[str, Statistics]):
         self._momentum = [module.__dict__.get("momentum") for module in self._modules]
         self._tracked = [_num_tracked(module) for module in self._modules]
         try:
+            if self._mask is not None:  # before the layers' hooks: the model may itself be a layer
+                begin, end = Hook(self._begin_masked), Hook(self._end_masked)
+                self._masking += [
+                    self._model.register_forward_pre_hook(begin, with_kwargs=True),  # pyright: ignore[reportArgumentType]  # disable() hides the signature
+                    self._model.register_forward_hook(end, always_call=True),  # pyright: ignore[reportArgumentType]  # likewise
+                ]
             for index, (name, module) in enumerate(self._layers.items()):
-                self._scratch.append(ScratchBuffers(self, index, name, module))
+                self._scratch.append(ScratchBuffers(self, index, name, module, masked=self._mask is not None))
             hook: Any = Hook(self._after_first_forward)
             self._root = self._model.register_forward_hook(hook)
             _ACTIVE.add(self)
@@ -129,6 +145,24 @@ class Watch(Mapping[str, Statistics]):
         if self._root is not None:
             self._root.remove()
             self._root = None
+        for handle in self._masking:
+            handle.remove()
+        self._masking, self._valid = [], None
+
+    def _begin_masked(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Take the mask of the coming forward from what the model is called with."""
+        self._valid = None
+        if self._suspensions or not any(module.training for module in self._modules):
+            return
+        if not inputs:
+            given: Any = dict(named)
+        else:
+            given = inputs[0] if len(inputs) == 1 and not named else (*inputs, *named.values())
+        with torch.no_grad():
+            self._valid = valid_positions(self._mask, given)
+
+    def _end_masked(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        self._valid = None
 
     def _after_first_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
         if self._suspensions or not any(module.training for module in self._modules):
@@ -191,6 +225,23 @@ class Watch(Mapping[str, Statistics]):
         self._tracked[index] += training and momentum != 0
         self._momentum[index] = module.__dict__.get("momentum")
         stream.commit(layer, count, training=training, gradient=gradient)
+
+    def record(self, index: int, count: int, momentum: float | None) -> None:
+        """Record the batch of a layer that has updated its own buffers."""
+        stream, layer = self._places[index]
+        training, gradient = self._counts_as[index]
+        self._tracked[index] += training and momentum != 0
+        self._momentum[index] = self._modules[index].__dict__.get("momentum")
+        stream.commit(layer, count, training=training, gradient=gradient)
+
+    def valid_rows(self, name: str, values: Tensor, dim: int) -> Tensor:
+        """By the mask of the forward that runs."""
+        if self._valid is None:
+            raise NotMeasurable(
+                f"layer {name!r} was called outside of the forward of the watched model, where no mask is known; call "
+                "the model itself, and checkpoint activations with use_reentrant=False"
+            )
+        return self._valid.rows(values, dim, name)
 
     def _is_pass(self, index: int) -> bool:
         """A training-mode forward without gradient: training (checkpointing, validation), or recalibration?
