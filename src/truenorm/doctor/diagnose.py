@@ -24,6 +24,7 @@ from truenorm.doctor.size import fitting
 from truenorm.errors import InvalidInput
 from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.layers import has_batch_norm, is_program, like_batch_norm
+from truenorm.model.mask import Mask
 
 _TRIED = 16
 """Layers that are repaired one by one, to see what each does to the output."""
@@ -45,6 +46,7 @@ def diagnose(
     score: Score | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     forward: Forward | None = None,
+    mask: Mask | None = None,
     limit: int | None = None,
 ) -> Diagnosis:
     """Why a network is good in train() and bad in eval(), and what repairing its statistics would give.
@@ -64,6 +66,8 @@ def diagnose(
             each sample or position, any number of labels, or numbers of the output's shape.
         optimizer: what trains the model, for what only it can tell.
         forward: how to run a batch, `forward(model, batch)`, where `model(images)` is not it.
+        mask: as for `measure`; the same positions count in everything that is measured. The score is of the output
+            as it is: leave padding out of that by `score`, or by labels that mean "no class" there.
         limit: how many samples to look at, half to measure and half to score. None: up to 2,000, fewer where one
             timed forward says that they would take more than two minutes; the number is in `looked.limit`.
 
@@ -72,8 +76,8 @@ def diagnose(
 
     Raises:
         InvalidInput: no batches, values that are not finite, a score that gives no number; no batch norm that is
-            known, and modules that may be one.
-        NotMeasurable: no batch-norm layer is reached by the data.
+            known, and modules that may be one; a mask that is not boolean, or has no valid position.
+        NotMeasurable: no batch-norm layer is reached by the data, or no mask fits a layer's input.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=0.001), nn.Linear(8, 2))
@@ -83,7 +87,7 @@ def diagnose(
         >>> diagnose(net, batches).cause
         'initial values'
     """
-    return diagnosed(model, data, score=score, optimizer=optimizer, forward=forward, limit=limit)
+    return diagnosed(model, data, score=score, optimizer=optimizer, forward=forward, mask=mask, limit=limit)
 
 
 def diagnosed(
@@ -93,6 +97,7 @@ def diagnosed(
     score: Score | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     forward: Forward | None = None,
+    mask: Mask | None = None,
     limit: int | None = None,
     started: Callable[[int], None] = lambda samples: None,
 ) -> Diagnosis:
@@ -112,7 +117,7 @@ def diagnosed(
             sample = take_sample(batches, limit=size)
             started(len(sample))
             limit = size
-        case = examine(model, sample, score=score, forward=forward, optimizer=optimizer)
+        case = examine(model, sample, score=score, forward=forward, mask=mask, optimizer=optimizer)
         unknown = tuple(dict.fromkeys(name for name in (*unknown, *case.unknown) if name not in case.constant))
         if case.entangled and not case.by_batch and not any(layer.stored is None for layer in case.layers.values()):
             unknown = (*unknown, type(model).__name__)  # something in it takes its batch

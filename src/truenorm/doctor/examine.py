@@ -18,6 +18,7 @@ from truenorm.metrics.intervals import Interval
 from truenorm.model.behaviours import behaviours, behaviours_without_data
 from truenorm.model.evaluate import Forward, evaluating, run
 from truenorm.model.layers import batch_norms, has_batch_norm
+from truenorm.model.mask import Mask
 from truenorm.model.measure import bytes_per_sample, frozen_layers, joint_estimates, measure, settled
 from truenorm.model.statistics import using
 from truenorm.stats.moments import Moments
@@ -51,6 +52,7 @@ class Case:
         sample: half of the data: what is measured on.
         held_out: the other half: what is scored on.
         forward: how a batch is run.
+        mask: gives the valid positions of a batch.
         score: the user's.
         stored: what the layers carry.
         arriving: the moments of what reaches each layer in evaluation; None where they cannot be had.
@@ -75,6 +77,7 @@ class Case:
     sample: Sample | None = None
     held_out: Sample | None = None
     forward: Forward | None = None
+    mask: Mask | None = None
     score: Score | None = None
     stored: Statistics
     arriving: Statistics | None = None
@@ -177,15 +180,18 @@ class Case:
         with using(model):
             model.eval()
             if flow == "eval":
-                return comparable(measure(model, sample.batches, forward=self.forward, flow="eval"), self.layers)
-            joint, _ = joint_estimates(model, sample.batches, forward=self.forward, frozen=[])
+                arriving = measure(model, sample.batches, forward=self.forward, mask=self.mask, flow="eval")
+                return comparable(arriving, self.layers)
+            joint, _ = joint_estimates(model, sample.batches, forward=self.forward, mask=self.mask, frozen=[])
             return comparable(joint, self.layers)
 
     def measure_both(self, sample: Sample) -> tuple[Statistics, Statistics]:
         """The joint flow over other batches, with either variance."""
         with using(self.model):
             self.model.eval()
-            pooled, within = joint_estimates(self.model, sample.batches, forward=self.forward, frozen=[])
+            pooled, within = joint_estimates(
+                self.model, sample.batches, forward=self.forward, mask=self.mask, frozen=[]
+            )
         return comparable(pooled, self.layers), comparable(within, self.layers)
 
     def judged(self, sample: Sample) -> Scored | None:
@@ -212,6 +218,7 @@ def examine(
     *,
     score: Score | None,
     forward: Forward | None,
+    mask: Mask | None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Case:
     """One evaluation pass, two passes for what should be stored, one for each thing that is scored.
@@ -255,10 +262,11 @@ def examine(
     with using(model):
         model.eval()
         if not any(layer.damaged for layer in layers.values()):
-            arriving = comparable(measure(model, measured.batches, flow="eval", forward=forward), layers)
-        estimated = joint_estimates(model, measured.batches, forward=forward, frozen=[])
+            arriving = measure(model, measured.batches, flow="eval", forward=forward, mask=mask)
+            arriving = comparable(arriving, layers)
+        estimated = joint_estimates(model, measured.batches, forward=forward, mask=mask, frozen=[])
         joint, within = (comparable(statistics, layers) for statistics in estimated)
-        exact = comparable(exact_statistics(model, measured, forward, estimated[0]), layers)
+        exact = comparable(exact_statistics(model, measured, forward, mask, estimated[0]), layers)
     passes = [statistics for statistics in (joint, exact, arriving) if statistics is not None]
     # A layer that the model calls for some batches only may be missing in a pass: what it should carry is not known.
     reached = [name for name in joint if all(name in statistics for statistics in passes)]
@@ -272,6 +280,7 @@ def examine(
         sample=measured,
         held_out=held_out,
         forward=forward,
+        mask=mask,
         score=score,
         stored=stored,
         arriving=arriving,
@@ -289,20 +298,23 @@ def examine(
     return with_scores(case)
 
 
-def exact_statistics(model: nn.Module, sample: Sample, forward: Forward | None, joint: Statistics) -> Statistics:
+def exact_statistics(
+    model: nn.Module, sample: Sample, forward: Forward | None, mask: Mask | None, joint: Statistics
+) -> Statistics:
     """What each layer sees at inference, were all right: from one giant batch, or by rounds where none can be made.
 
     Args:
         model: the network.
         sample: what is measured.
         forward: how to run a batch.
+        mask: gives the valid positions of a batch.
         joint: what the joint flow gave; layers that are not in it are left alone.
     """
     giant = sample.batched(giant_batch(model, sample, forward))
     if giant.joined is None and sample.batch_size < _LARGE:
-        return settled(model, [batch.raw for batch in sample.batches], joint, forward=forward)
+        return settled(model, [batch.raw for batch in sample.batches], joint, forward=forward, mask=mask)
     frozen = [name for name in batch_norms(model) if name not in joint]
-    return joint_estimates(model, giant.batches, forward=forward, frozen=frozen)[0]
+    return joint_estimates(model, giant.batches, forward=forward, mask=mask, frozen=frozen)[0]
 
 
 def with_scores(case: Case) -> Case:

@@ -19,6 +19,7 @@ from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
 from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.gather import all_or_none, gathered, num_processes
+from truenorm.model.mask import Mask
 from truenorm.model.measure import joint_estimates
 from truenorm.model.statistics import assign, statistics
 from truenorm.show import Table, number, plain
@@ -121,6 +122,7 @@ def repair(
     held_out: Iterable[Any] | None = None,
     score: Score | None = None,
     forward: Forward | None = None,
+    mask: Mask | None = None,
     tolerance: float | None = None,
     limit: int | None = None,
 ) -> Repair:
@@ -139,6 +141,7 @@ def repair(
         held_out: batches to decide by; None holds out some of `data`, which are then not measured.
         score: as for `diagnose`; needed where the batches hold no labels that fit the output.
         forward: how to run a batch.
+        mask: as for `diagnose`.
         tolerance: stop measuring once the standard error of all means is below this, in σ.
         limit: stop measuring after this many samples.
 
@@ -147,8 +150,8 @@ def repair(
 
     Raises:
         InvalidInput: no batches, values that are not finite, nothing to score by (`assign(model, measure(model,
-            data))` needs no score, and says nothing of whether it helps).
-        NotMeasurable: no batch-norm layer is reached.
+            data))` needs no score, and says nothing of whether it helps), a mask that is not boolean.
+        NotMeasurable: no batch-norm layer is reached, or no mask fits a layer's input.
 
     Source: recalibration as in "precise" BN, Wu & Johnson 2021; the choice by held-out score is ours.
 
@@ -159,7 +162,7 @@ def repair(
         >>> _ = assign(net, done.previous)
     """
     with seeded(model, data, held_out):
-        return _repaired(model, data, held_out, score, forward, tolerance, limit)
+        return _repaired(model, data, held_out, score, forward, mask, tolerance, limit)
 
 
 def _repaired(
@@ -168,6 +171,7 @@ def _repaired(
     held_out: Iterable[Any] | None,
     score: Score | None,
     forward: Forward | None,
+    mask: Mask | None,
     tolerance: float | None,
     limit: int | None,
 ) -> Repair:
@@ -180,8 +184,10 @@ def _repaired(
         sample = replace(sample, joined=sample.joined if apart else None, whole=forward is not None)
         judged, measured = _parts(sample, held_out)
         own = {AS_IS: _judged(model, judged, None, score, forward)}
-        joint, within = joint_estimates(model, chain(measured.batches, batches), forward=forward, tolerance=tolerance)
-        exact = exact_statistics(model, measured, forward, joint)
+        joint, within = joint_estimates(
+            model, chain(measured.batches, batches), forward=forward, mask=mask, tolerance=tolerance
+        )
+        exact = exact_statistics(model, measured, forward, mask, joint)
         estimates = {"joint": joint, "within": within, "sequential": exact}
     estimates = gathered(model, estimates)
     with all_or_none():

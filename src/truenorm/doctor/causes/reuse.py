@@ -32,7 +32,7 @@ def find(case: Case) -> Iterable[Finding]:
     """
     if not case.repeated or case.sample is None:
         return
-    calls = calls_of(case.model, case.sample.batches, case.repeated, forward=case.forward)
+    calls = calls_of(case.model, case.sample.batches, case.repeated, forward=case.forward, mask=case.mask)
     compared = {name: found for name, found in calls.items() if name in case.compared and len(found) > 1}
     apart = {name: value for name, found in compared.items() if (value := _apart(found)) is not None}
     mixtures = {name: _mixture(compared[name]) for name in apart}

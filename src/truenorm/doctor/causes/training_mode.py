@@ -88,7 +88,9 @@ def _measured(case: Case) -> Statistics | None:
         return None
     assert case.sample is not None
     try:
-        statistics, _ = joint_estimates(network, case.sample.batches, forward=case.forward, frozen=[], prepare=awake)
+        statistics, _ = joint_estimates(
+            network, case.sample.batches, forward=case.forward, mask=case.mask, frozen=[], prepare=awake
+        )
     except Exception:  # a forward that needs targets in train(), say: nothing is known then, and nothing said
         return None
     return comparable(statistics, case.layers)
