@@ -186,9 +186,11 @@ def _preprocessing(e: Mapping[str, Any]) -> str:
     how = "as negatives" if e["scale"] < 0 else "scaled or shifted"
     if e["reverse"]:
         how = "with their channels reversed" if e["scale"] > 0 else "as negatives with their channels reversed"
+    repaired = e["metric"] is not None and e["repaired"] is not None and e["repaired"] >= e["after"]
+    other = "; other data in training (augmented, or a second population) can look the same" if repaired else ""
     return (
         f"the images match those of training {how}: with {{affine}} {{share}} of the shift is gone over the layers "
-        "that were compared{scored}"
+        f"that were compared{{scored}}{other}"
     )
 
 

@@ -226,7 +226,7 @@ def test_layers_of_other_makes(kind):
 def test_layers_that_never_normalise_are_left_out_of_joint():
     net = nets.Custom(nets.Frozen)
     joint = tn.measure(net, images())
-    assert list(joint) == ["bn"] and joint.provenance.skipped == ("own",)
+    assert list(joint) == ["bn"] and joint.provenance.frozen == ("own",)
     for how in ({}, ROUNDS):
         assert "bn" in tn.measure(net, images(), flow="sequential", **how)
     assert set(tn.measure(net, images(), flow="eval")) == {"own", "bn"}
@@ -241,7 +241,7 @@ def test_timm_and_torchvision(timm, torchvision):
         expected = oracle.population(oracle.stream_of([net[0](x).numpy() for x in data]))
     found = tn.measure(net, data)
     check({"1": found["1"]}, {"1": expected})
-    assert found.provenance.skipped == ("2",)
+    assert found.provenance.frozen == ("2",)
 
 
 def test_dropout_is_off_and_the_result_says_so():
