@@ -229,6 +229,10 @@ def _size(batch: object) -> int:
         rows = next((value for value in held if isinstance(value, Tensor)), None)
     if rows is not None and rows.ndim:
         return rows.shape[0]
+    if isinstance(batch, tuple | list):
+        items = cast(tuple[object, ...] | list[object], batch)
+        if items and isinstance(items[0], Mapping) and not all(isinstance(item, Mapping) for item in items):
+            return _size(cast(object, items[0]))  # inputs by name, and labels; all mappings would be one a sample
     return len(batch) if isinstance(batch, Sized) and not isinstance(batch, Tensor) else 1
 
 
