@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
+_LONG = 30
+"""Letters in the name of a layer from which on it may take several lines."""
+
+_WORDS = 8
+"""Letters in a heading from which on it takes two, beside such names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """A titled table of text; the first column names the row, the others are right-aligned
@@ -46,12 +53,22 @@ class Table:
             box=box.SIMPLE_HEAD,
             pad_edge=False,
         )
+        # Where the names of layers are long, numbers keep their width: names go over several lines, and bars are cut.
+        long = any(len(row[0]) > _LONG and " " not in row[0] for row in self.rows)
         for index, column in enumerate(self.columns):
             left = index == 0 or not column
             words = column in self.text
-            table.add_column(Text(column), justify="left" if left or words else "right", no_wrap=left)
+            table.add_column(
+                Text(column.replace(" ", "\n", 1) if long and len(column) > _WORDS else column),
+                justify="left" if left or words else "right",
+                no_wrap=not left and not words if long else left,
+                overflow="fold" if long and index == 0 else "ellipsis",
+            )
         for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            cells = [Text(cell) for cell in row]
+            for cell, column in zip(cells, self.columns, strict=True):
+                cell.no_wrap, cell.overflow = (True, "crop") if long and not column else (None, None)
+            table.add_row(*cells)
         return table
 
     def to_html(self) -> str:
