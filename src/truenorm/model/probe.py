@@ -99,6 +99,8 @@ class _Probe:
 
     def behaviour(self) -> Behaviour:
         stored, plain = self._stored, self._called()
+        if not plain.ndim or len(plain) != self._rows:
+            raise ValueError("no row of the output for each row of the input")  # broadcast over others, say
         by_batch = self._depends_on_others(training=False)
         if stored is None:
             standardises = by_batch and self._is_invariant(training=False)
