@@ -10,6 +10,7 @@ from truenorm.doctor.layers import Layer
 from truenorm.doctor.rank import BUFFERS, FREE
 from truenorm.doctor.remedy import Freeze, FrozenBy, Nothing, RepairStatistics, Unfreeze
 from truenorm.doctor.score import AS_IS
+from truenorm.stats.shift import LayerShift
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -33,10 +34,10 @@ def find_wrong(case: Case) -> Iterable[Finding]:
         return
     if not case.unfrozen[best].beats(case.scores[case.best or AS_IS]):
         return
-    own = case.own()
-    if own is None:
+    own, arriving = case.own(), case.shift()
+    if own is None or arriving is None:
         return
-    off = [name for name in case.left if name in case.exact and own[name].shift > _OFF]
+    off = [name for name in case.left if name in case.exact and own[name].shift > _beyond_noise(arriving[name])]
     for by in get_args(FrozenBy):
         wrong = [name for name in off if _frozen_by(case.layers[name]) == by]
         if wrong:
@@ -53,6 +54,11 @@ def find_wrong(case: Case) -> Iterable[Finding]:
 
 _OFF = 0.05
 """σ from which on a frozen layer is named among those that are wrong."""
+
+
+def _beyond_noise(arriving: LayerShift) -> float:
+    """What a frozen layer must be off by to be named: what a finite sample shows is not wrong."""
+    return max(_OFF, 2 * (arriving.noise_floor or 0.0))
 
 
 def find_by_class(case: Case) -> Iterable[Finding]:
