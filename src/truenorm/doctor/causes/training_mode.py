@@ -46,7 +46,7 @@ def find(case: Case) -> Iterable[Finding]:
     names = case.compared
     if not names or case.sample is None:
         return
-    random, other = _starts(case)
+    random, other, behind = _starts(case)
     if not random and not other:
         return
     woken = _measured(case)
@@ -58,9 +58,11 @@ def find(case: Case) -> Iterable[Finding]:
         return
     modules = dict(case.model.named_modules())
     rates = dropouts(case.model)
+    random = [name for name in random if name not in rates or name not in behind] or random
     at_end = RepairStatistics(next_time=ChangeTraining(what="repair at the end"))
     if random and all(name in rates for name in random):
-        evidence = {"dropouts": tuple(rates), "rates": tuple(rates.values())}
+        standing = {name: rate for name, rate in rates.items() if name not in behind} or rates
+        evidence = {"dropouts": tuple(standing), "rates": tuple(standing.values())}
         last = RepairStatistics(next_time=ChangeTraining(what="dropout last"))
         yield Finding(cause="dropout", evidence=evidence, explained=explained, remedy=last)
         return
@@ -96,12 +98,13 @@ def _measured(case: Case) -> Statistics | None:
     return comparable(statistics, case.layers)
 
 
-def _starts(case: Case) -> tuple[list[str], list[str]]:
-    """Modules in which randomness begins, and where none does, those in which another difference of train() begins."""
+def _starts(case: Case) -> tuple[list[str], list[str], set[str]]:
+    """Modules in which randomness begins; where none does, those in which another difference of train() begins; and
+    those that are called behind the last batch norm."""
     network = case.copy()
     assert case.sample is not None
     if network is None:
-        return [], []
+        return [], [], set()
     part = case.sample if case.sample.joined is None else case.sample.rows(torch.arange(min(_TRACED, len(case.sample))))
     batch = part.batches[0]
     try:
@@ -110,8 +113,11 @@ def _starts(case: Case) -> tuple[list[str], list[str]]:
         with evaluating(network, prepare=awake):
             first, second = _traced(network, batch, case), _traced(network, batch, case)
     except Exception:  # the same forward in train(): nothing is known then, and nothing said
-        return [], []
-    return _first_differences(first, second), _first_differences(asleep, first)
+        return [], [], set()
+    norms, called = set(batch_norms(network, tracking=False)), [name for name, *_ in first]
+    last = max((place for place, name in enumerate(called) if name in norms), default=len(called))
+    behind = set(called[last + 1 :]) - set(called[:last])
+    return _first_differences(first, second), _first_differences(asleep, first), behind
 
 
 def _traced(network: nn.Module, batch: Any, case: Case) -> Trace:
