@@ -10,6 +10,7 @@ from torch import nn
 from truenorm.data.sample import take_sample
 from truenorm.doctor.causes import CERTAIN, LEFT_OVER, MEASURED, SIGNS, STATIC, Find
 from truenorm.doctor.causes.labels import reordered
+from truenorm.doctor.causes.lag import alone
 from truenorm.doctor.causes.training_mode import awake, dropouts
 from truenorm.doctor.decision import decide, ranked, steps
 from truenorm.doctor.diagnosis import Diagnosis, LayerState
@@ -155,7 +156,9 @@ def _concluded(case: Case, limit: int | None, unknown: tuple[str, ...]) -> Diagn
     notes = [finding for finding in findings if finding.level == "note"]
     outcome = decide(case, off, causes, unknown)
     if not causes and outcome.kind == "repairable":
-        causes = [Finding(cause="unexplained", rank=NOTHING_FITS)]
+        one = alone(case)
+        named = () if one is None else (one,)
+        causes = [Finding(cause="unexplained", evidence={"alone": bool(named)}, rank=NOTHING_FITS, layers=named)]
     gains = case.gains()
     return Diagnosis(
         outcome=outcome,

@@ -152,7 +152,7 @@ def _frozen_statistics(e: Mapping[str, Any]) -> str:
     how = {
         "freeze": "held by truenorm.freeze",
         "eval": "in eval() inside a network in train()",
-        "class": f"by class: {', '.join(e['classes'])}",
+        "class": f"by a class that never trains: {', '.join(e['classes'])}",
     }[e["by"]]
     return (
         "{layers} {are} frozen " + f"({how}), and the running statistics there are wrong, up to {{shift:.2g}} σ: "
@@ -250,6 +250,18 @@ def _tiny_batches(e: Mapping[str, Any]) -> str:
     )
 
 
+def _unexplained(e: Mapping[str, Any]) -> str:
+    if e.get("alone"):
+        return (
+            "no cause that was tried explains it: {layers} alone is far off by itself, and what others are off is "
+            "mostly inherited, as where one layer was not loaded, or was written over, or replaced"
+        )
+    return (
+        "no cause that was tried explains it; a diagnosis on training data, or with the optimizer (optimizer=), would "
+        "tell more"
+    )
+
+
 def _program(e: Mapping[str, Any]) -> str:
     until = " until eval() is called" if e["made"] == "scripted" else ", and eval() does not change that"
     return f"the program was {{made}} in training mode: its batch norm normalises by the batch it is given{until}"
@@ -296,8 +308,7 @@ _SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "weights of batch norm": _weights,
     "frozen statistics": _frozen_statistics,
     "order of classes": _order_of_classes,
-    "unexplained": "no cause that was tried explains it; a diagnosis on training data, or with the optimizer "
-    "(optimizer=), would tell more",
+    "unexplained": _unexplained,
     "dropout": "dropout ({dropouts}) stands before batch norm: its noise is in the stored variances and not in eval(); "
     f"{_EXPLAINED}",
     "averaged weights": _averaged_weights,
