@@ -256,7 +256,7 @@ PATIENTS = {
     "torchvision FCN with aux": Patient(fcn, logits=lambda output: output["out"]),
     "torchvision DeepLabV3 with aux": Patient(deeplab, logits=lambda output: output["out"]),
     "timm LeViT": Patient(partial(of_timm, "levit_128s", img_size=64), partial(images, 64)),
-    "timm MobileViT": Patient(partial(of_timm, "mobilevit_xxs"), partial(images, 64)),
+    "timm MobileViT": Patient(partial(of_timm, "mobilevit_xxs"), partial(images, 64), spoils=0.1),
     "timm ResNet with a frozen stem": Patient(
         partial(of_timm, "resnet10t"), frozen=stem_frozen_by_timm, stays=("bn1", "layer1.")
     ),

@@ -289,7 +289,7 @@ def test_complex_statistics_are_left_alone_and_named():
     assert Stored.of(net[0]) is None and like_batch_norm(net) == ["0"]
     with pytest.raises(tn.errors.InvalidInput, match="no batch-norm layer"):
         tn.statistics(net)
-    with pytest.raises(tn.errors.InvalidInput, match="0 holds buffers"):
+    with pytest.raises(tn.errors.InvalidInput, match="layer 0 may be one of another make"):
         tn.diagnose(net)
 
 
