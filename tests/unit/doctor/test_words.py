@@ -159,7 +159,7 @@ def test_there_is_a_sentence_for_every_cause():
             "train() and eval() differ beside batch norm, beginning in a (Scale), b (Scale), and batch norm stores what it sees in train(); 90% of the shift is explained by it",
             "bn is frozen (held by truenorm.freeze), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
             "a, b are frozen (in eval() inside a network in train()), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
-            'a is frozen (by a class that never trains: Fixed), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are',
+            "a is frozen (by a class that never trains: Fixed), and the running statistics there are wrong, up to 1.2 σ: a repair leaves frozen layers as they are",
             "a, b are frozen by class (Fixed, Other): training never changes what is stored there",
             "in eval(), too, a (Own) normalise by the batch they get: the stored statistics are not used, and an output depends on the other samples of its batch",
             "in eval(), too, a (Own) normalise by the batch they get: no statistics are stored, and an output depends on the other samples of its batch",
