@@ -48,9 +48,10 @@ def repair(
     """
     from truenorm.cli.opening import open_batches, open_functions, open_network, try_batch, unchanged, users_code
     from truenorm.cli.terminal import console
-    from truenorm.data.checkpoint import STATISTICS, ensure_new, write_checkpoint
+    from truenorm.data.checkpoint import ensure_new, write_checkpoint
     from truenorm.doctor.repair import repair as mend
     from truenorm.files import ensure_writable
+    from truenorm.model.layers import statistic_keys
 
     ensure_new(out, source=checkpoint)
     ensure_writable(out.parent)
@@ -74,8 +75,8 @@ def repair(
         output.print(done)
         output.print(f"{out} was not written: {checkpoint} is as good", markup=False, soft_wrap=True)
         sys.exit(3)
-    state = network.state_dict()
-    state = {name: value for name, value in state.items() if name.endswith(STATISTICS) or name in weights.lacks}
+    written = statistic_keys(network) | set(weights.lacks)
+    state = {name: value for name, value in network.state_dict().items() if name in written}
     rewritten = weights.with_state(state)
     write_checkpoint(out, rewritten.data, source=checkpoint)
     output.print(done)

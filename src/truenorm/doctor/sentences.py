@@ -49,6 +49,8 @@ def _texts(e: Mapping[str, Any]) -> dict[str, Any]:
             f"{name} ({kind})" if name else f"the forward of {kind}"
             for name, kind in zip_longest(e["modules"], e["classes"], fillvalue=e["classes"][-1])
         )
+    if "compared" in e:
+        texts["compared_layers"] = times(e["compared"], "compared layer")
     if "metric" in e:
         texts["scored"] = _scored(e)
     if "order" in e:
@@ -301,8 +303,8 @@ _SENTENCES: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = {
     "training mode": "train() and eval() differ beside batch norm, beginning in {where}, and batch norm stores what it "
     f"sees in train(); {_EXPLAINED}",
     "updated in part": _updated_in_part,
-    "common factor": "means and variances are about {factor:.3g} times those of the data, in {compared} compared "
-    "layers: one constant factor (Caffe's files have it in a third blob, by which both are to be divided); "
+    "common factor": "means and variances are about {factor:.3g} times those of the data, in {compared_layers}: "
+    "one constant factor (Caffe's files have it in a third blob, by which both are to be divided); "
     f"{_EXPLAINED}",
     "not the variance": _not_the_variance,
     "weights of batch norm": _weights,

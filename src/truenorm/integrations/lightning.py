@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from truenorm.doctor.repair import Repair
 from truenorm.errors import InvalidInput, UnknownName, extra
 from truenorm.integrations.callback import RunCallback, as_trained, as_warning, losses_diverged
+from truenorm.model.layers import statistic_keys
 from truenorm.model.statistics import assign
 
 with extra("lightning"):
@@ -154,7 +155,8 @@ class TrueNorm(RunCallback, lightning.Callback):
 
 def _carried(model: nn.Module) -> dict[str, Tensor]:
     """The running statistics, by their names in a state dict."""
-    return {key: value for key, value in model.state_dict().items() if key.endswith(("running_mean", "running_var"))}
+    keys = statistic_keys(model)
+    return {key: value for key, value in model.state_dict().items() if key in keys}
 
 
 @contextmanager

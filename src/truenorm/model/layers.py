@@ -85,6 +85,21 @@ def like_batch_norm(model: nn.Module) -> list[str]:
     return names
 
 
+def statistic_keys(model: nn.Module) -> set[str]:
+    """The names of all running statistics in the state dict.
+
+    Example:
+        >>> sorted(statistic_keys(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))))
+        ['1.running_mean', '1.running_var']
+    """
+    keys: set[str] = set()
+    for name, module in model.named_modules():
+        if not isinstance(module, _InstanceNorm) and (stored := Stored.of(module)) is not None:
+            buffers = (stored.mean, stored.spread)
+            keys |= {f"{name}.{buffer}".removeprefix(".") for buffer in buffers if buffer is not None}
+    return keys
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside `torch.compile` and data parallelism.
 

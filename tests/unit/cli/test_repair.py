@@ -23,6 +23,30 @@ def make(momentum=0.001):
         nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6, momentum=momentum), nn.ReLU(), nn.Linear(6, 3),
     )
 
+class Moving(nn.Module):
+    # Buffers of Keras's names, and deviations stored.
+
+    def __init__(self, channels, momentum):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("moving_mean", torch.zeros(1, channels))
+        self.register_buffer("moving_std", torch.ones(1, channels))
+
+    def forward(self, x):
+        mean, std = self.moving_mean, self.moving_std
+        if self.training:
+            mean, std = x.mean(0, keepdim=True), x.std(0, keepdim=True)
+            with torch.no_grad():
+                self.moving_mean.lerp_(mean, self.momentum)
+                self.moving_std.lerp_(std, self.momentum)
+        return (x - mean) / (std + 1e-5)
+
+def moving(momentum=0.001):
+    return nn.Sequential(
+        nn.Linear(4, 8, bias=False), Moving(8, momentum), nn.ReLU(),
+        nn.Linear(8, 6, bias=False), Moving(6, momentum), nn.ReLU(), nn.Linear(6, 3),
+    )
+
 def wider():
     return nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.Linear(9, 3))
 """
@@ -182,6 +206,24 @@ def test_only_the_statistics_are_others(repair, project):
         for name in statistics:
             whole["model"][name] = 0
     same(after, before)
+
+
+def test_statistics_of_other_names_are_written(repair, truenorm, project):
+    """Those of a layer that is not torch's, in the form in which it stores them."""
+    network = runpy.run_path(project / "net.py")["moving"]()
+    for name, value in torch.load(project / "last.pt")["model"].items():
+        if name in network.state_dict():
+            network.state_dict()[name].copy_(value)
+    torch.save(network.state_dict(), project / "moving.pt")
+    assert repair(model="net.py:moving", checkpoint="moving.pt").code == 0
+    before, after = torch.load(project / "moving.pt"), torch.load(project / "out.pt")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"{layer}.moving_{what}" for layer in (1, 4) for what in ("mean", "std")}
+    batches = runpy.run_path(project / "data.py")["train"]()
+    arriving = torch.cat([network[0](x) for x, _ in batches]).detach()
+    torch.testing.assert_close(after["1.moving_std"][0], arriving.std(0), rtol=0.02, atol=0)
+    look = ("diagnose", "--model", "net.py:moving", "--data", "data.py:val", "--checkpoint")
+    assert (truenorm(*look, "moving.pt").code, truenorm(*look, "out.pt").code) == (3, 0)
 
 
 def test_these_comparisons_see_a_difference():
