@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -74,17 +75,27 @@ def behaviour_of(layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, 
     """
     if isinstance(layer, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized():
         return None  # a call in train() would wait for other processes
+    known = _KNOWN.get(layer)
+    if known is not None and known[:2] == (type(layer), Stored.of(layer)) and "forward" not in layer.__dict__:
+        return known[2]
     saved = {name: value.detach().clone() for name, value in layer.named_buffers()}
     try:
         with torch.no_grad():
             probe = _Probe(layer, inputs, named)
-            return probe.behaviour()
+            behaviour = probe.behaviour()
+        if probe.num_rows > 1:  # one row has no others to depend on
+            _KNOWN[layer] = (type(layer), Stored.of(layer), behaviour)
+        return behaviour
     except Exception:  # whatever a module of the user's raises: it is not understood
         return None
     finally:
         for name, value in layer.named_buffers():
             if not torch.equal(value, saved[name]):  # a copy may share them, or write the original's
                 value.data.copy_(saved[name])
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[type, Stored | None, Behaviour]] = WeakKeyDictionary()
+"""What was found out, with the class and the buffers for which it holds: a diagnosis makes many passes."""
 
 
 class _Probe:
@@ -94,12 +105,13 @@ class _Probe:
         self._layer = layer
         self._stored = Stored.of(layer)
         first = next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor))
-        self._first, self._rows = first, min(_ROWS, len(first))
+        self._first = first
+        self.num_rows = min(_ROWS, len(first))
         self._inputs, self._named = inputs, named
 
     def behaviour(self) -> Behaviour:
         stored, plain = self._stored, self._called()
-        if not plain.ndim or len(plain) != self._rows:
+        if not plain.ndim or len(plain) != self.num_rows:
             raise ValueError("no row of the output for each row of the input")  # broadcast over others, say
         by_batch = self._depends_on_others(training=False)
         if stored is None:
@@ -155,7 +167,7 @@ class _Probe:
             changed[:1] = x[:1]
             return changed
 
-        if self._rows < 2:
+        if self.num_rows < 2:
             return False
         return _differ(self._called(training=training)[:1], self._called(training=training, change=others)[:1])
 
@@ -202,7 +214,7 @@ class _Probe:
         def few(value: Any) -> Any:
             if not isinstance(value, Tensor) or not value.ndim or len(value) != len(self._first):
                 return value
-            rows = value[: self._rows].clone()
+            rows = value[: self.num_rows].clone()
             if value is self._first:
                 rows = _real(rows)
                 rows = rows if change is None else change(rows)
