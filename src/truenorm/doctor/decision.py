@@ -127,7 +127,7 @@ def _improved(before: Scored, after: Scored) -> tuple[Improvement, ...]:
     return tuple(
         Improvement(metric=metric, before=before.mean(metric), after=after.mean(metric))
         for metric, gain in after.gain(before).items()
-        if (gain.low or 0.0) > 0
+        if (gain.low or 0.0) > 0 or (gain.high or 0.0) < 0
     )
 
 

@@ -28,7 +28,7 @@ and nothing does better) or `sound`."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Improvement:
-    """A metric before and after the best repair, on held-out samples."""
+    """A metric before and after the best repair, on held-out samples; beside others that improve it may be worse."""
 
     metric: str
     before: float
@@ -45,7 +45,7 @@ class Outcome:
         healthy: whether there is no alarm: this alone decides the exit code, the verdict and the advice.
         off: layers that are off beyond noise.
         layers: layers with running statistics.
-        improved: metrics that the best remedy improves beyond their intervals.
+        improved: metrics that the best remedy changes beyond their intervals.
         same: whether the samples that were scored are those that were measured.
         undecided: a gain that noise may hide; None where there is none.
         unknown: layers that no batch reached, and modules that may be batch norm of another make.

@@ -135,7 +135,10 @@ def verdict(outcome: "Outcome") -> str:
     kind = outcome.kind
     off = f"{outcome.off} of {times(outcome.layers, 'layer')} {'is' if outcome.off == 1 else 'are'} off"
     without = "no layer divides by stored statistics; " if outcome.data else "without data: "
-    improved = ", ".join(f"{part.metric} {part.before:.4g} → {part.after:.4g}" for part in outcome.improved)
+    improved = ", ".join(
+        f"{part.metric} {part.before:.4g} → {part.after:.4g}{' (worse)' if part.after < part.before else ''}"
+        for part in outcome.improved
+    )
     how = f"(same weights, {'the samples that were measured' if outcome.same else 'samples that were not measured'})"
     unknown = some(outcome.unknown)
     acquitted = {
@@ -186,8 +189,8 @@ def ruled_out(part: "RuledOut") -> str:
     if part.what == "dropout":
         changes = " and ".join(f"{metric} by {change:+.2g}" for metric, change in part.changes)
         return f"dropout: on, as in train(), it changes {changes}"
-    most = " and ".join(f"{change:+.2g} of {metric}" for metric, change in part.changes)
-    return f"statistics: others give at most {most}"
+    most = " and ".join(f"{metric} changes by {change:+.2g} at best" for metric, change in part.changes)
+    return f"statistics: with others {most}"
 
 
 def looked(at: "Looked") -> tuple[str, ...]:

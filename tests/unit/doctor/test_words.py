@@ -378,7 +378,7 @@ def test_what_was_ruled_out_and_looked_at():
     ]
     assert [words.ruled_out(part) for part in parts] == snapshot(
         [
-            "statistics: others give at most +0 of accuracy and +0.01 of log likelihood",
+            "statistics: with others accuracy changes by +0 at best and log likelihood changes by +0.01 at best",
             "dropout: on, as in train(), it changes accuracy by -0.12",
         ]
     )
