@@ -108,6 +108,8 @@ class _Probe:
         self._first = first
         self.num_rows = min(_ROWS, len(first))
         self._inputs, self._named = inputs, named
+        # Numbers that are damaged would hide what the output depends on.
+        self._base = None if self._stored is None else _sound(*self._stored.read(layer))
 
     def behaviour(self) -> Behaviour:
         stored, plain = self._stored, self._called()
@@ -126,8 +128,9 @@ class _Probe:
                 trains=trains,
                 standardises=trains and self._is_invariant(training=True),
             )
-        mean, var = stored.read(self._layer)
-        std = var.clamp_min(0).sqrt() + 1e-3
+        assert self._base is not None
+        mean, var = self._base
+        std = var.sqrt() + 1e-3
         uses_mean = stored.mean is not None and _differ(self._called(stored=(mean + std, var)), plain)
         uses_spread = _differ(self._called(stored=(mean, 4 * var + 1e-3)), plain)
         target, written = self._written()
@@ -143,10 +146,8 @@ class _Probe:
 
     def _normalises(self, uses_mean: bool) -> bool:
         """Is the output the same where input and stored numbers are shifted and scaled alike?"""
-        stored = self._stored
-        assert stored is not None
-        mean, var = stored.read(self._layer)
-        var = var.clamp_min(0) + 1.0  # far above ε
+        assert self._base is not None
+        mean, var = self._base[0], self._base[1] + 1.0  # far above ε
         plain = self._called(stored=(mean, var))
         twice = self._called(stored=(2 * mean, 4 * var), change=lambda x: x.mul(2))
         if _differ(plain, twice):
@@ -194,16 +195,16 @@ class _Probe:
         stored: tuple[Tensor, Tensor] | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        layer = self._copy(training=training)
-        if stored is not None:
-            assert self._stored is not None
-            for name, value in self._stored.tensors(*stored).items():
-                layer._buffers[name] = value  # pyright: ignore[reportPrivateUsage]  # as a pass puts them there
-        return self._call(layer, change)[0]
+        return self._call(self._copy(training=training, stored=stored), change)[0]
 
-    def _copy(self, *, training: bool) -> nn.Module:
+    def _copy(self, *, training: bool, stored: tuple[Tensor, Tensor] | None = None) -> nn.Module:
         layer = copy.deepcopy(self._layer)
         layer.training = training
+        held = stored or self._base
+        if self._stored is not None and held is not None:
+            for name, value in self._stored.tensors(*held).items():
+                # As a pass puts them there.
+                layer._buffers[name] = value.to(self._stored.dtype)  # pyright: ignore[reportPrivateUsage]  # setattr would register anew
         return layer
 
     def _call(self, layer: nn.Module, change: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -226,6 +227,11 @@ class _Probe:
         output = layer.forward(*(few(value) for value in self._inputs), **named)
         output = output[0] if isinstance(output, tuple | list) else output
         return _real(output), given[0]
+
+
+def _sound(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and variances that are numbers: 0 and 1 where they are not."""
+    return mean.where(mean.isfinite(), 0), var.where(var.isfinite() & (var >= 0), 1)
 
 
 def _real(x: Tensor) -> Tensor:

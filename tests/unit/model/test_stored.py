@@ -105,3 +105,15 @@ def test_what_cannot_hold_a_number_is_refused():
     net = nn.Sequential(Own("moving_mean", "moving_std", (3,), power=0.5).half())
     with pytest.raises(InvalidInput, match=r"the variance given for layer '0' is too large for torch.float16"):
         tn.assign(net, {"0": tn.Moments(torch.zeros(3), torch.full((3,), 1e10))})
+
+
+@every_form
+@pytest.mark.parametrize("damage", [torch.nan, torch.inf, -1.0])
+def test_damaged_ones_are_found(make, damage):
+    net = nn.Sequential(nn.Linear(4, 3), make(), nn.Linear(3, 2))
+    getattr(net[1], net[1].names[1]).fill_(damage)
+    if net[1].power == 0.5 and damage == -1.0:
+        return  # a negative deviation is the variance 1
+    data = [(torch.randn(16, 4), torch.randint(0, 2, (16,))) for _ in range(4)]
+    found = tn.diagnose(net, data)
+    assert not found.healthy and found.cause in ("not finite", "negative variance") and found.causes[0].layers == ("1",)
