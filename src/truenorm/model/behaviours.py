@@ -25,7 +25,7 @@ def behaviours(model: nn.Module, batch: Batch, forward: Forward | None) -> dict[
         forward: how to run it.
 
     Example:
-        >>> behaviours(nn.Sequential(nn.BatchNorm1d(3)), Batch.of(torch.randn(8, 3)), None)
+        >>> behaviours(nn.Sequential(nn.BatchNorm1d(3)), Batch.of([]), None)
         {}
     """
     asked = {name: module for name, module in unwrap(model).named_modules() if _is_asked(module)}

@@ -678,9 +678,11 @@ def test_networks_that_are_none(refused):
         (2, "truenorm: net.py:fails failed: RuntimeError: no weights here")
     )
     assert refused(model="net.py:number") == snapshot((2, "truenorm: net.py:number gave int, not a torch.nn.Module"))
-    assert refused(model="torch.nn:Flatten", checkpoint=None) == snapshot(
-        (2, "truenorm: Flatten has no batch-norm layer with running statistics")
-    )
+
+
+def test_a_network_without_batch_norm_gets_an_answer(truenorm, project):
+    ended = truenorm("diagnose", "--model", "torch.nn:Flatten", "--data", "data.py:val")
+    assert (ended.code, ended.err) == (0, "") and "it is not batch norm: the network has none" in ended.text
 
 
 def test_a_timm_network_that_is_none(refused, timm):
