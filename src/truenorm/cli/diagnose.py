@@ -113,7 +113,7 @@ def _advice(options: list[str], *, repaired_from: str, diagnosed_on: str, out: s
     from truenorm.doctor.remedy import DiagnoseAgain, RepairStatistics
 
     def command(name: str, needs_score: bool, *ends: str) -> str:
-        score = ["--score", "FILE.py:FUNCTION"] if needs_score else []
+        score = ["--score", "FILE.py:FUNCTION"] if needs_score and "--score" not in options else []
         return shlex.join(["truenorm", name, *options, *score, *ends])
 
     def advice(remedy: "Remedy") -> str:

@@ -91,7 +91,7 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         improved=() if after is None else _improved(case.scores[AS_IS], after),
         same=case.sample is not None and case.held_out is case.sample,
         undecided=undecided,
-        unknown=(*unknown, *case.unreached),
+        unknown=(*unknown, *case.unreached, *case.unfit),
     )
 
 
@@ -105,7 +105,11 @@ def steps(case: Case, outcome: Outcome, causes: Sequence[Finding]) -> tuple[Step
         return (Step(remedy=DiagnoseAgain(samples=outcome.undecided.samples)),)
     if outcome.healthy:
         return (Step(remedy=Nothing() if scored else DiagnoseAgain(needs_score=True)),)
-    repair = RepairStatistics(needs_score=not scored)
+    repair = RepairStatistics(
+        needs_score=not scored or case.score is not None,
+        needs_forward=case.forward is not None,
+        needs_mask=case.mask is not None,
+    )
     if outcome.kind == "other remedy":
         assert remedy is not None
         # The case is that of the right order: a repair may have to follow. Other advice undoes what repairs undo.

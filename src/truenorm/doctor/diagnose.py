@@ -1,5 +1,6 @@
 """`truenorm.diagnose`: examine, rank the causes, and choose what to do."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from truenorm.errors import InvalidInput
 from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.layers import has_batch_norm, is_program, like_batch_norm
 from truenorm.model.mask import Mask
+from truenorm.stats.moments import Moments
 
 _TRIED = 16
 """Layers that are repaired one by one, to see what each does to the output."""
@@ -219,7 +221,7 @@ def _ranked(case: Case) -> list[LayerState]:
                 off=shift,
                 own=own,
                 inherited=shift - own,
-                floor=layer.noise_floor,
+                floor=layer.noise_floor or _least_noise(case, case.arriving[name]),
                 harm=harm(case.layers[name], stored, exact),
             )
         )
@@ -230,6 +232,13 @@ def _ranked(case: Case) -> list[LayerState]:
     # Below the noise floor nothing is ranked: those layers follow in their own order.
     rest = [state for state in states if not _shows(state)]
     return [*tried, *(state for state in shown if state.layer not in moved), *rest]
+
+
+def _least_noise(case: Case, moments: Moments) -> float | None:
+    """Where one batch does not tell how alike its values are: the noise were every sample one value, √(2/n)."""
+    samples = 0 if case.sample is None else len(case.sample)
+    n = min(samples, moments.count or samples)
+    return math.sqrt(2 / n) if n else None
 
 
 def _shows(state: LayerState) -> bool:
@@ -259,9 +268,11 @@ def _looked(case: Case, limit: int | None) -> Looked | None:
         kind=case.scores[AS_IS].kind if AS_IS in case.scores else None,
         measured=len(case.sample),
         scored=len(case.held_out) if case.scores else 0,
+        scores=len(case.scores[AS_IS]) if AS_IS in case.scores and case.score is not None else 0,
         same=case.held_out is case.sample,
         batch_size=case.sample.batch_size,
         unreached=case.unreached,
+        unfit=case.unfit,
         partly=case.partly,
         frozen=case.left,
         repeated=case.repeated,

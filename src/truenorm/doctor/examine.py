@@ -159,11 +159,16 @@ class Case:
         return self.sample.rows(torch.arange(min(few, len(self.sample))))
 
     @property
+    def unfit(self) -> tuple[str, ...]:
+        """Layers that were given something else than they store statistics of."""
+        return self.joint.provenance.unfit if self.estimates else ()
+
+    @property
     def unreached(self) -> tuple[str, ...]:
         """Layers with statistics that no batch reached."""
         if not self.estimates:
             return ()
-        reached = {*self.joint, *self.partly}
+        reached = {*self.joint, *self.partly, *self.unfit}
         return tuple(n for n, layer in self.layers.items() if n not in reached and layer.stored is not None)
 
     def gains(self) -> dict[str, dict[str, Interval]]:
@@ -358,7 +363,7 @@ def _only(statistics: Statistics, names: list[str]) -> Statistics:
 
 def giant_batch(model: nn.Module, sample: Sample, forward: Forward | None) -> int:
     """Samples in a batch that takes about as much memory as is allowed; at least as many as the data's own."""
-    if forward is not None:
+    if forward is not None or sample.joined is None:
         return max(512, sample.batch_size)
     per_sample = bytes_per_sample(model, sample.batches[0].input)
     return max(sample.batch_size, int(_GIANT / (4 * per_sample)))

@@ -100,9 +100,12 @@ class Looked:
         kind: what the labels were taken for; None where nothing or a score of the user's was scored.
         measured: samples that were measured on; 0 if the network was not run.
         scored: samples that were scored on; 0 if none were.
+        scores: of a score of the user's, numbers that it gave for these; as many, fewer where it gives one for a batch
+            or rows are not samples.
         same: scored on the samples that were measured on.
         batch_size: of the batches that were measured.
         unreached: layers with statistics that no batch reached.
+        unfit: layers that were given something else than they store statistics of.
         partly: layers that some passes did not reach.
         frozen: layers that a repair would leave alone.
         repeated: layers that are called more than once per forward.
@@ -112,9 +115,11 @@ class Looked:
     kind: Kind | None = None
     measured: int = 0
     scored: int = 0
+    scores: int = 0
     same: bool = False
     batch_size: int = 0
     unreached: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
     partly: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()

@@ -30,11 +30,14 @@ class RepairStatistics:
 
     Args:
         needs_score: it fails without a score of the user's.
+        needs_forward, needs_mask: the diagnosis was given these, and a repair needs them as well.
         next_time: what keeps the fault from coming back in the next training.
     """
 
     kind: ClassVar[str] = "repair statistics"
     needs_score: bool = False
+    needs_forward: bool = False
+    needs_mask: bool = False
     next_time: "Remedy | None" = None
 
 
@@ -192,6 +195,7 @@ class ChangeCode:
         "no synchronisation",
         "convert statistics",
         "stored statistics in eval",
+        "a norm that stores",
     ]
 
 

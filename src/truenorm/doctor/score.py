@@ -31,6 +31,9 @@ AS_IS, BY_BATCH = "as it is", "batch"
 _LARGE = 10.0
 """Times what is relevant, from which on a gain of the first metric outweighs losses of others."""
 
+_SIGNS = 3.3
+"""Standard deviations of the number of signs of one kind beyond which they are no chance."""
+
 _FAR = 25.0
 """Times what is relevant, from which on a gain counts though no layer is off beyond noise."""
 
@@ -106,6 +109,16 @@ class Scored:
             for metric, part in gain.items()
         ]
         return gained[0] >= _LARGE if lost else any(gained)
+
+    def is_better_sample_by_sample(self, other: "Scored") -> bool:
+        """Whether the first metric gains in the mean, and on so many more samples than it loses that it is no chance.
+
+        A sign test at about 0.001: errors may have tails in which intervals of their means drown.
+        """
+        metric = next(iter(self.values))
+        ours, theirs = _finite(self.values[metric], other.values[metric])
+        won, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
+        return self.gain(other)[metric].mean > other.relevant(metric) and won - lost > _SIGNS * math.sqrt(won + lost)
 
     def is_far_above(self, other: "Scored") -> bool:
         """Whether the first metric gains what counts even where no layer is off: 5 points of accuracy."""

@@ -16,6 +16,9 @@ def sentence_of(finding: "Finding") -> str:
     texts = {
         "layers": some(finding.layers),
         "are": "is" if len(finding.layers) == 1 else "are",
+        "normalise": "normalises by the batch that it gets"
+        if len(finding.layers) == 1
+        else "normalise by the batch that they get",
         "hold": "holds" if len(finding.layers) == 1 else "hold",
         "share": "" if finding.explained is None else _share(finding.explained),
     }
@@ -82,12 +85,17 @@ def _lag(e: Mapping[str, Any]) -> str:
     )
 
 
+_FOLLOWED = 5
+"""Windows of a running average after which it has followed."""
+
+
 def _domain(e: Mapping[str, Any]) -> str:
     data = (
         "training saw other data (another domain, other noise, augmentation), or several populations went through it "
-        "in each step (real and generated, a teacher's or target's pass), of which a mixture is stored"
+        "in each step (real and generated, a teacher's or target's pass), of which a mixture is stored; or more "
+        "padding was counted than there is here, or less"
     )
-    if e["momentum"] is None or e["batches"] is None:
+    if e["momentum"] is None or e["batches"] is None or (e["momentum"] and e["batches"] > _FOLLOWED * e["window"]):
         why = data
     elif not e["momentum"]:
         why = f"either {data}, or they did not follow: momentum is 0"
@@ -170,7 +178,7 @@ def _always_by_the_batch(e: Mapping[str, Any]) -> str:
         )
     stored = "the stored statistics are not used" if e["stored"] else "no statistics are stored"
     return (
-        "in eval(), too, {layers} " + f"({', '.join(e['classes'])}) normalise by the batch they get: {stored}, and an "
+        "in eval(), too, {layers} " + f"({', '.join(e['classes'])}) {{normalise}}: {stored}, and an "
         "output depends on the other samples of its batch"
     )
 
@@ -239,7 +247,7 @@ def _track_running_stats(e: Mapping[str, Any]) -> str:
         )
     return (
         "{layers} keep no statistics (track_running_stats=False): in eval() too each output depends on the other "
-        "samples of its batch, and a batch of one fails"
+        "samples of its batch (and one value per channel fails)"
     )
 
 
@@ -255,8 +263,8 @@ def _tiny_batches(e: Mapping[str, Any]) -> str:
 def _unexplained(e: Mapping[str, Any]) -> str:
     if e.get("alone"):
         return (
-            "no cause that was tried explains it: {layers} alone is far off by itself, and what others are off is "
-            "mostly inherited, as where one layer was not loaded, or was written over, or replaced"
+            "no cause that was tried explains it: {layers} alone is far off by itself, as where one layer was not "
+            "loaded, or was written over, or replaced"
         )
     return (
         "no cause that was tried explains it; a diagnosis on training data, or with the optimizer (optimizer=), would "

@@ -25,6 +25,8 @@ _CODE: Mapping[str, str] = {
     "convert statistics": "convert running statistics to torch's convention when they are ported",
     "stored statistics in eval": "let these layers divide by stored statistics in eval(): F.batch_norm(…, "
     "training=self.training)",
+    "a norm that stores": "put batch norm with running statistics and the same weight and bias in their place, and "
+    "measure them: truenorm.repair(model, train_loader)",
     "no synchronisation": "build the network with BatchNorm instead of SyncBatchNorm, or run several processes",
 }
 
@@ -49,8 +51,10 @@ def advice(remedy: Remedy) -> str:
         case remedies.DiagnoseAgain(needs_score=needs_score, samples=samples):
             more = "" if samples is None else f", limit={2 * samples}"
             return f"truenorm.diagnose(model, val_loader{more}{', score=...' if needs_score else ''})"
-        case RepairStatistics(needs_score=needs_score):
-            return f"truenorm.repair(model, train_loader{', score=...' if needs_score else ''})"
+        case RepairStatistics() as repair:
+            needed = {"forward": repair.needs_forward, "mask": repair.needs_mask, "score": repair.needs_score}
+            more = "".join(f", {name}=..." for name, needs in needed.items() if needs)
+            return f"truenorm.repair(model, train_loader{more})"
         case remedies.Preprocess(scale=scale, reverse=True) if abs(scale - 1) < 0.02:
             return "reverse the channels of the images, as training had them: x[:, [2, 1, 0]]"
         case remedies.Preprocess(scale=scale, offset=offset, reverse=reverse):
@@ -91,7 +95,7 @@ def advice(remedy: Remedy) -> str:
         case remedies.NormaliseAlone():
             return (
                 'truenorm.convert(model, to="instance"), which gives each sample what train() gives it alone; or train '
-                "with larger batches"
+                "anew with larger batches"
             )
         case remedies.ConvertLayers(small_batch=None):
             return "train with truenorm.convert(model), which stores what eval() needs"
@@ -142,7 +146,8 @@ def verdict(outcome: "Outcome") -> str:
     how = f"(same weights, {'the samples that were measured' if outcome.same else 'samples that were not measured'})"
     unknown = some(outcome.unknown)
     acquitted = {
-        "harmless": f"it is not batch norm: {off} beyond noise, and no other statistics do better",
+        "harmless": f"it is not batch norm: {off} by more than chance in the sample, as running averages are, and no "
+        "other statistics do better",
         "sound": "it is not batch norm: the running statistics are those of these data, up to noise",
     }
     if outcome.unknown:  # no acquittal of what was not looked at
@@ -199,11 +204,14 @@ def looked(at: "Looked") -> tuple[str, ...]:
         return ("nothing was measured",)
     others = "the same" if at.same else f"{at.scored:,} other{'' if at.scored == 1 else 's'}"
     scored = f"{others} scored" if at.scored else "none scored"
+    if at.scored and at.scores not in (at.scored, 0):
+        scored += f" ({times(at.scores, 'score')})"
     if at.kind is not None:
         scored += f", labels taken for {at.kind if at.kind != 'values' else 'values of the output'}"
     first = f"{times(at.measured, 'sample')} measured and {scored}, in batches of {at.batch_size} (limit {at.limit})"
     layers = {
         "no batch reached": at.unreached,
+        "left alone, for their statistics do not fit their input:": at.unfit,
         "reached in some passes only, and left out:": at.partly,
         "frozen, which a repair leaves as they are:": at.frozen,
         "called more than once per forward:": at.repeated,

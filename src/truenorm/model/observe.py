@@ -37,6 +37,7 @@ class LayerMoments:
             name: AS_TORCH for name, layer in layers.items() if is_swappable(layer)
         }
         self._fixed: list[str] = []
+        self._unfit: dict[str, None] = {}
         self._valid = ALL
         self._rules = rules
         self._order: dict[str, int] = {}
@@ -121,6 +122,7 @@ class LayerMoments:
                 values = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             dim = None if values is None or values.is_complex() else channel_dim(values, num_channels)
             if dim is None and behaviour is not AS_TORCH:
+                self._unfit[name] = None
                 return  # parts or steps with statistics of their own, or no tensor: it is left alone, and named
             if values is None or dim is None:
                 shape = "no tensor" if values is None else f"shape {tuple(values.shape)}"
@@ -177,6 +179,11 @@ class LayerMoments:
                 "every batch-norm layer is frozen (by truenorm.freeze, by eval() while the model trains"
                 f"{self._by_class()}): nothing to measure"
             )
+        if not moments and self._unfit:
+            raise NotMeasurable(
+                f"the statistics that {', '.join(self._unfit)} store do not fit what they are given (parts of a batch, "
+                "steps or domains with statistics of their own, say): they cannot be measured"
+            )
         if not moments:
             raise NotMeasurable(
                 "no batch-norm layer was reached by any batch; does forward() call the model that is measured?"
@@ -190,7 +197,8 @@ class LayerMoments:
             variance="within" if isinstance(self._rules[rule], Within) else "pooled",
             standard_error=None if tolerance is None else self.standard_error(),
             frozen=tuple(frozen),
-            skipped=tuple(name for name in self._layers if name not in moments and name not in frozen),
+            skipped=tuple(name for name in self._layers if name not in {*moments, *frozen, *self._unfit}),
+            unfit=tuple(self._unfit),
             repeated=tuple(self._repeated),
         )
         return Statistics({name: moments[name] for name in self._order if name in moments}, provenance=provenance)

@@ -23,6 +23,7 @@ class Provenance:
         standard_error: of the means, in σ, where a tolerance was given.
         frozen: layers that were left alone.
         skipped: layers that no batch reached.
+        unfit: layers that were given something else than they store statistics of, and were left alone.
         repeated: layers that were called more than once per forward.
         measured_beside: layers with a forward of their own, whose input was measured in a second reduction.
         passes_differ: `order`: the batches came in another order in each pass; `images`: they were other images,
@@ -43,6 +44,7 @@ class Provenance:
     standard_error: float | None = None
     frozen: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
     measured_beside: tuple[str, ...] = ()
     passes_differ: Literal["order", "images"] | None = None
@@ -61,6 +63,7 @@ class Provenance:
             "residual": None if self.residual is None else f"{self.residual:.2g} σ",
             "frozen": ", ".join(self.frozen) or None,
             "not reached": ", ".join(self.skipped) or None,
+            "left alone, for its statistics do not fit its input": ", ".join(self.unfit) or None,
             "called more than once per forward": ", ".join(self.repeated) or None,
             "forward of its own, measured beside it (slower)": ", ".join(self.measured_beside) or None,
         }

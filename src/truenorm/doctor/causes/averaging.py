@@ -8,16 +8,21 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from truenorm.doctor.causes.domain import from_the_data
-from truenorm.doctor.examine import Case
+from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import OTHER_WEIGHTS, SHRUNK
+from truenorm.stats.moments import Moments
 from truenorm.stats.shift import errors
+from truenorm.stats.statistics import Statistics
 
 _ZEROS = 0.2
 """Share of weights that are exactly 0 from which on a network was pruned."""
 
 _SHRUNK = 0.78
 """Share of channels that vary less than what is stored, over layers, from which on it is no accident."""
+
+_MATTERS = 0.2
+"""Share of the errors that is gone where each layer's variances shrink by one factor, from which on that is a cause."""
 
 _LARGE = 0.3
 """Logarithm of the factor from which on a larger one is no stronger evidence."""
@@ -48,7 +53,14 @@ def find(case: Case) -> Iterable[Finding]:
         yield Finding(cause="averaged weights", evidence={"models": models}, rank=OTHER_WEIGHTS)
         return
     log_factor = float(log_std.median())
-    if shrunk > _SHRUNK and log_factor > 0.02 and (from_the_data(case) or 0.0) < _FROM_DATA:
+    if shrunk <= _SHRUNK or log_factor <= 0.02 or (from_the_data(case) or 0.0) >= _FROM_DATA:
+        return
+    as_shrunk = {
+        name: Moments(case.stored[name].mean, case.stored[name].var * math.exp(-2 * log))
+        for name, log in zip(names, log_std.tolist(), strict=True)
+    }
+    before = distance(case.stored, case.exact, names)
+    if distance(Statistics(as_shrunk), case.exact, names) < (1 - _MATTERS) * before:
         yield Finding(
             cause="averaged weights",
             evidence={

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import get_args
 
+from torch import nn
+
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.layers import Layer
@@ -75,7 +77,11 @@ def find_by_class(case: Case) -> Iterable[Finding]:
 
 
 def _classes(case: Case, names: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(case.layers[name].kind for name in names))
+    """The names of their classes, with those of the modules where torch has others of that name (quantised ones)."""
+    kinds = (type(case.model.get_submodule(name)) for name in names)
+    return tuple(
+        dict.fromkeys(f"{k.__module__}.{k.__name__}" if hasattr(nn, k.__name__) else k.__name__ for k in kinds)
+    )
 
 
 def _frozen_by(layer: Layer) -> FrozenBy:

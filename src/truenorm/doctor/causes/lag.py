@@ -38,7 +38,7 @@ def alone(case: Case) -> str | None:
     return worst.layer if min(worst.shift, _MOST) ** 2 > _ALONE * power > 0 else None
 
 
-_SEVERAL = 4
+_SEVERAL = 3
 """Layers from which on it is odd that one alone is off."""
 
 _ALONE = 0.9

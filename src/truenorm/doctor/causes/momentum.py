@@ -54,7 +54,12 @@ def find(case: Case) -> Iterable[Finding]:
             layers=tuple(where),
             remedy=RepairStatistics(next_time=SetMomentum(momentum=round(1 - largest.momentum, 12))),
         )
-    elif 1 <= batch < 0.5 * case.sample.batch_size and observed > 4 * floor and max(sizes) < _SPREAD * min(sizes):
+    elif (
+        case.sample.joined is not None
+        and 1 <= batch < 0.5 * case.sample.batch_size
+        and observed > 4 * floor
+        and max(sizes) < _SPREAD * min(sizes)
+    ):
         yield Finding(
             cause="sampling noise",
             evidence={

@@ -23,6 +23,9 @@ _FITS = 0.85
 
 _REFITS = 3
 
+_NEAR = 0.2
+"""How near to a usual range, or to mean 0 and deviation 1, images must come."""
+
 _MOVED = 0.1
 """How far a scale is from 1, or an offset from 0 in σ of the images, to be named."""
 
@@ -60,7 +63,9 @@ def find(case: Case) -> Iterable[Finding]:
     # The moments hardly tell a picture from its negative: the score does.
     explained, remedy, _ = max(fits, key=lambda fit: 0.0 if fit[2] is None else fit[2].first)
     advice = advised(case, _scored(case, case.held_out, remedy), remedy)
-    if advice is not None:
+    # Another population that is this one scaled and shifted, a second one beside it or augmentation, looks the same.
+    certain = remedy.reverse or remedy.scale < 0 or _is_usual(remedy.apply(images))
+    if advice is not None and (certain or isinstance(advice.remedy, Preprocess)):
         yield Finding(
             cause="preprocessing",
             evidence={
@@ -73,6 +78,18 @@ def find(case: Case) -> Iterable[Finding]:
             level=advice.level,
             remedy=advice.remedy,
         )
+
+
+def _is_usual(images: Tensor) -> bool:
+    """Are the images as preprocessing usually leaves them: standardised, or over 0 to 1, −1 to 1 or 0 to 255?"""
+    channels = images.double().movedim(1, 0).flatten(1)
+    mean, std = channels.mean(1), channels.std(1)
+    if bool((mean.abs() < _NEAR).all()) and bool(((std - 1).abs() < _NEAR).all()):
+        return True
+    low, high = float(channels.min()), float(channels.max())
+    return any(
+        abs(low - a) < _NEAR * (b - a) and abs(high - b) < _NEAR * (b - a) for a, b in ((0, 1), (-1, 1), (0, 255))
+    )
 
 
 def _scored(case: Case, sample: Sample | None, remedy: Preprocess) -> Scored | None:

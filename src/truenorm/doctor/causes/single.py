@@ -16,14 +16,14 @@ def find(case: Case) -> Iterable[Finding]:
         return
     assert case.sample is not None and case.held_out is not None and case.best_score is not None
     alone, best = case.scores[BY_BATCH], case.best_score
-    if not alone.beats(best):
+    if not alone.is_better_sample_by_sample(best) and not alone.beats(best):
         return
     try:
         statistics = case.measure(case.sample.batched(1))
     except TruenormError:  # one vector has no variance: it was not trained so
         return
     own = scored(case.model, case.held_out, statistics=statistics, score=case.score, forward=case.forward)
-    if own is None or not alone.beats(own):
+    if own is None or not (alone.is_better_sample_by_sample(own) or alone.beats(own)):
         return
     metric = next(iter(alone.values))
     yield Finding(

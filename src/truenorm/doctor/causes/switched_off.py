@@ -21,7 +21,7 @@ def find(case: Case) -> Iterable[Finding]:
                 rank=MODE,
                 level="defect",
                 layers=names,
-                remedy=ChangeCode(what="stored statistics in eval"),
+                remedy=ChangeCode(what="stored statistics in eval" if stored else "a norm that stores"),
             )
     if case.entangled and not (by_batch or case.by_batch or without):
         yield Finding(cause="by the batch", evidence={"classes": (), "stored": False}, level="note", remedy=Nothing())

@@ -26,8 +26,10 @@ def find(case: Case) -> Iterable[Finding]:
     if still:
         yield Finding(cause="momentum 0", rank=BUFFERS, level="defect", layers=still)
     if never:
-        saved = RepairStatistics(next_time=ChangeTraining(what="save buffers"))
-        yield Finding(cause="never updated", rank=BUFFERS, level="defect", layers=never, remedy=saved)
+        # Where other layers counted batches the buffers were saved, and these were not reached.
+        saved = any(layer.batches for layer in case.layers.values())
+        remedy = RepairStatistics(next_time=None if saved else ChangeTraining(what="save buffers"))
+        yield Finding(cause="never updated", rank=BUFFERS, level="defect", layers=never, remedy=remedy)
 
 
 def find_setting(case: Case) -> Iterable[Finding]:
