@@ -38,6 +38,9 @@ _MOST = 1e6
 _SETTLES = 0.95
 """Share of the shift from which on no other cause is looked for."""
 
+_ENOUGH = 100
+"""Samples from which on a layer may be called right up to noise though one batch was measured."""
+
 SHOWS = 2.0
 """How many times its noise floor a layer must be off to be called off."""
 
@@ -235,10 +238,13 @@ def _ranked(case: Case) -> list[LayerState]:
 
 
 def _least_noise(case: Case, moments: Moments) -> float | None:
-    """Where one batch does not tell how alike its values are: the noise were every sample one value, √(2/n)."""
+    """Where one batch does not tell how alike its values are: the noise were every sample one value, √(2/n).
+
+    None for few samples, of which nothing is concluded.
+    """
     samples = 0 if case.sample is None else len(case.sample)
     n = min(samples, moments.count or samples)
-    return math.sqrt(2 / n) if n else None
+    return math.sqrt(2 / n) if n >= _ENOUGH else None
 
 
 def _shows(state: LayerState) -> bool:

@@ -21,7 +21,7 @@ import truenorm as tn
 from truenorm.data.sample import take_sample
 from truenorm.doctor import words
 from truenorm.doctor.outcome import Improvement, Looked, Outcome
-from truenorm.doctor.remedy import ChangeTraining, DiagnoseAgain, Nothing, RepairStatistics, Step
+from truenorm.doctor.remedy import DiagnoseAgain, Nothing, RepairStatistics, Step
 from truenorm.errors import InvalidInput, NotMeasurable, TruenormError
 from truenorm.show import plain
 
@@ -105,7 +105,7 @@ def test_where_no_layer_is_off_only_a_large_gain_is_an_alarm(net, data, gain, ki
     found = tn.diagnose(net, data, score=score)
     assert (found.outcome.kind, found.healthy, found.outcome.off) == (kind, kind == "sound", 0)
     assert (found.best is None) == found.healthy
-    assert found.steps == (Step(remedy=Nothing() if found.healthy else RepairStatistics()),)
+    assert found.steps == (Step(remedy=Nothing() if found.healthy else RepairStatistics(needs_score=True)),)
 
 
 def test_overfitting_and_wrong_labels_are_not_batch_norm():
@@ -172,8 +172,7 @@ def test_the_gains_are_those_that_assigning_gives(net, data):
     assert found.outcome.kind == "repairable" and found.outcome.improved[0] == Improvement(
         metric="accuracy", before=found.scores["as it is"]["accuracy"], after=found.scores["joint"]["accuracy"]
     )
-    saved = ChangeTraining(what="save buffers")
-    assert found.steps == (Step(remedy=RepairStatistics()), Step(remedy=saved, when="later"))
+    assert found.steps == (Step(remedy=RepairStatistics()),)  # the other layer's statistics were saved
     for name in ESTIMATES:
         for metric, gain in found.gains[name].items():
             assert gain.mean == pytest.approx(found.scores[name][metric] - found.scores["as it is"][metric], abs=1e-9)
@@ -344,7 +343,8 @@ def test_batches_that_only_forward_understands():
     }
     found = tn.diagnose(net, batches, **how)
     assert found.cause == "initial values"
-    assert found.looked == Looked(measured=512, scored=512, batch_size=32, limit=2000)
+    assert found.looked == Looked(measured=512, scored=512, scores=512, batch_size=32, limit=2000)
+    assert found.recommendation.startswith("truenorm.repair(model, train_loader, forward=..., score=...)")
     done = tn.repair(net, batches, **how)
     assert (done.measured, done.batch_size) == (768, 32)
 

@@ -21,7 +21,7 @@ _ZEROS = 0.2
 _SHRUNK = 0.78
 """Share of channels that vary less than what is stored, over layers, from which on it is no accident."""
 
-_MATTERS = 0.2
+_MATTERS = 0.1
 """Share of the errors that is gone where each layer's variances shrink by one factor, from which on that is a cause."""
 
 _LARGE = 0.3
