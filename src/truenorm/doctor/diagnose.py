@@ -25,7 +25,7 @@ from truenorm.doctor.score import AS_IS, Score, scored
 from truenorm.doctor.size import fitting
 from truenorm.errors import InvalidInput
 from truenorm.model.evaluate import Forward, seeded
-from truenorm.model.layers import has_batch_norm, is_program, like_batch_norm
+from truenorm.model.layers import has_batch_norm, is_program, like_batch_norm, refuse_without_numbers
 from truenorm.model.mask import Mask
 from truenorm.stats.moments import Moments
 
@@ -115,6 +115,8 @@ def diagnosed(
     unknown = tuple(like_batch_norm(model))
     if not has_batch_norm(model) and (data is None or is_program(model)):
         return _without_batch_norm(model, unknown)
+    if data is not None:
+        refuse_without_numbers(model)
     with seeded(model, data):
         sample = None
         # Programs have no modes to choose and no hooks: they are looked at without running them.

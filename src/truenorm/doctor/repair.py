@@ -19,6 +19,7 @@ from truenorm.errors import InvalidInput, MissingFunction
 from truenorm.metrics.intervals import Interval
 from truenorm.model.evaluate import Forward, seeded
 from truenorm.model.gather import all_or_none, gathered, num_processes
+from truenorm.model.layers import refuse_without_numbers
 from truenorm.model.mask import Mask
 from truenorm.model.measure import joint_estimates
 from truenorm.model.statistics import assign, statistics
@@ -178,6 +179,7 @@ def _repaired(
     if tolerance is not None and not tolerance > 0:
         raise InvalidInput(f"tolerance is {tolerance:g}; expected a positive number of σ")
     with all_or_none():
+        refuse_without_numbers(model)
         batches = batches_of(data, limit=limit)
         sample = take_sample(batches, limit=LIMIT if limit is None else min(limit, LIMIT))
         apart = independent(model, sample, forward)

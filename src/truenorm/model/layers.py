@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]  # likewise
-from torch.nn.parameter import UninitializedBuffer
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from truenorm.errors import InvalidInput
 from truenorm.model.stored import Stored
@@ -77,7 +77,8 @@ def like_batch_norm(model: nn.Module) -> list[str]:
         statistics = [
             name
             for name, value in buffers
-            if value is not None and (value.is_floating_point() or value.is_complex()) and value.numel() > 1
+            if value is not None and not isinstance(value, UninitializedBuffer)
+            if (value.is_floating_point() or value.is_complex()) and value.numel() > 1
             if _STATISTIC.search(name) and not _CONSTANT.match(name)
         ]
         if statistics and not isinstance(module, _InstanceNorm) and not _looks_like_batch_norm(module):
@@ -125,6 +126,22 @@ def is_program(module: nn.Module) -> bool:
         False
     """
     return isinstance(module, torch.jit.ScriptModule) or _is_exported(module)
+
+
+def refuse_without_numbers(model: nn.Module) -> None:
+    """Refuse a model that cannot be run: a lazy part has no shape yet, or a part is on the meta device.
+
+    Raises:
+        InvalidInput: so it is, with the name of the first tensor.
+
+    Example:
+        >>> refuse_without_numbers(nn.Linear(2, 2))
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(value, UninitializedBuffer | UninitializedParameter):
+            raise InvalidInput(f"{name} is lazy and has no shape yet; run one batch through the model first")
+        if value.is_meta:
+            raise InvalidInput(f"{name} is on the meta device, where there are no numbers; load the weights first")
 
 
 def refuse_programs(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from truenorm.data.batches import Batch, batches_of
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.evaluate import Forward, Prepare, device_of, evaluating, nothing, random_states_kept, run
 from truenorm.model.freeze import is_frozen
-from truenorm.model.layers import batch_norms, is_program, refuse_programs
+from truenorm.model.layers import batch_norms, is_program, refuse_programs, refuse_without_numbers
 from truenorm.model.mask import Mask, valid_positions
 from truenorm.model.observe import LayerMoments
 from truenorm.model.statistics import using
@@ -261,6 +261,7 @@ def _pooled(
     """One pass: moments of each layer's batches, or (eval) of what arrives at it, pooled; by each rule."""
     layers = batch_norms(model)
     refuse_programs(model)
+    refuse_without_numbers(model)
     held = frozen_layers(model) if frozen is None else frozen
     observed = LayerMoments(layers, rules)
     seen = 0

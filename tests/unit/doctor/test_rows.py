@@ -106,3 +106,11 @@ def test_a_batch_norm_that_keeps_its_statistics_in_attributes_is_named():
     net.bn1 = Tutorial(8)
     with pytest.raises(tn.errors.InvalidInput, match="bn1, bn2 may be one of another make"):
         tn.diagnose(net, patients.held_out())
+
+
+@pytest.mark.parametrize("act", [tn.diagnose, tn.measure, tn.repair])
+def test_what_holds_no_numbers_is_refused(act):
+    lazy = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d(), nn.Linear(3, 3))
+    for net, sentence in ((lazy, "lazy and has no shape yet"), (patients.sound().to("meta"), "on the meta device")):
+        with pytest.raises(tn.errors.InvalidInput, match=sentence):
+            act(net, patients.held_out())
