@@ -53,6 +53,8 @@ class Batch:
         listed = _listed(raw)
         if listed is not None:
             return cls(raw, None, listed, None, len(listed))
+        if _is_list_of_samples(raw):
+            return cls(raw, None, None, None, len(cast(Sized, raw)))
         return cls(raw, _images(raw), None, _labels(raw), _size(raw))
 
     @property
@@ -202,12 +204,26 @@ def _listed(batch: object) -> list[Tensor] | None:
     return images
 
 
+def _is_list_of_samples(batch: object) -> bool:
+    """Whether a batch is a list of mappings, or of tuples that begin with an image, one for each sample."""
+    if not isinstance(batch, tuple | list) or not batch:
+        return False
+    items = cast(tuple[object, ...] | list[object], batch)
+    if all(isinstance(item, Mapping) for item in items):
+        return True
+    return all(isinstance(item, tuple | list) and len(item) > 1 and _is_image(cast(Any, item)[0]) for item in items)  # pyright: ignore[reportUnknownArgumentType]  # of the user's
+
+
+def _is_image(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point()
+
+
 def _all_images(value: object) -> list[Tensor] | None:
     """The parts if each is one image, all of one number of channels."""
     if not isinstance(value, tuple | list) or not value:
         return None
     parts = list(cast(tuple[object, ...] | list[object], value))
-    images = [part for part in parts if isinstance(part, Tensor) and part.ndim == 3 and part.is_floating_point()]
+    images = [part for part in parts if isinstance(part, Tensor) and _is_image(part)]
     return images if len(images) == len(parts) and len({len(image) for image in images}) == 1 else None
 
 

@@ -17,7 +17,7 @@ from truenorm.doctor.remedy import (
     Step,
     Unfreeze,
 )
-from truenorm.doctor.score import AS_IS, ESTIMATORS, Scored, samples_to_decide
+from truenorm.doctor.score import AS_IS, BY_BATCH, ESTIMATORS, Scored, samples_to_decide
 
 FAR = 0.5
 """σ from which on a layer is an alarm where nothing is scored."""
@@ -76,6 +76,8 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         off or defect or damaged or case.scores[case.best].is_far_above(case.scores[AS_IS])
     ):
         kind, after = "repairable", case.scores[case.best]
+    elif _is_mixed(case, causes):
+        kind = "not repairable"
     elif (off or defect) and (undecided := _undecided(case)) is not None:
         kind, healthy = "undecided", not defect
     elif defect:
@@ -93,6 +95,14 @@ def decide(case: Case, off: Sequence[LayerState], causes: Sequence[Finding], unk
         undecided=undecided,
         unknown=(*unknown, *case.unreached, *case.unfit),
     )
+
+
+def _is_mixed(case: Case, causes: Sequence[Finding]) -> bool:
+    """Whether calls that see different populations are the likeliest cause, and their own statistics do far better."""
+    best = case.best_score
+    if not causes or causes[0].cause != "called several times" or BY_BATCH not in case.scores or best is None:
+        return False
+    return case.scores[BY_BATCH].beats(best)
 
 
 def steps(case: Case, outcome: Outcome, causes: Sequence[Finding]) -> tuple[Step, ...]:

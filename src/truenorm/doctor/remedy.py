@@ -196,6 +196,7 @@ class ChangeCode:
         "convert statistics",
         "stored statistics in eval",
         "a norm that stores",
+        "a sample alone in eval",
     ]
 
 

@@ -38,6 +38,8 @@ def independent(model: nn.Module, sample: Sample, forward: Forward | None) -> bo
         return None
     if not whole or not len(whole) == len(first) == len(second):
         return None
+    if any(a.shape[1:] != b.shape[1:] for a, *parts in zip(whole, first, second, strict=True) for b in parts):
+        return None  # a matrix of all pairs, say
     return all(map(_same, whole, first, second))
 
 
@@ -48,8 +50,6 @@ def _outputs(model: nn.Module, sample: Sample, forward: Forward | None) -> list[
 
 
 def _same(whole: Tensor, first: Tensor, second: Tensor) -> bool:
-    if first.shape[1:] != whole.shape[1:] or second.shape[1:] != whole.shape[1:]:
-        return False
     whole, halves = (x.dequantize() if x.is_quantized else x for x in (whole, torch.cat([first, second])))
     difference = (whole.double() - halves.double()).abs().max()
     return not bool(difference > _SAME * whole.double().abs().max())

@@ -173,10 +173,11 @@ def _frozen_statistics(e: Mapping[str, Any]) -> str:
 def _always_by_the_batch(e: Mapping[str, Any]) -> str:
     if not e["classes"]:
         return (
-            "in eval() an output depends on the other samples of its batch, though every layer that was found divides "
-            "by what it stores: something else in the network takes its batch"
+            "in eval() an output depends on the other samples of its batch, though every batch norm that was found "
+            "divides by what it stores: something else in the network takes its batch"
         )
-    stored = "the stored statistics are not used" if e["stored"] else "no statistics are stored"
+    unused = "the stored statistics are not used" if e["alone"] else "the stored statistics are only a part of it"
+    stored = unused if e["stored"] else "no statistics are stored"
     return (
         "in eval(), too, {layers} " + f"({', '.join(e['classes'])}) {{normalise}}: {stored}, and an "
         "output depends on the other samples of its batch"

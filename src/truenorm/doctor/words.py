@@ -27,6 +27,8 @@ _CODE: Mapping[str, str] = {
     "training=self.training)",
     "a norm that stores": "put batch norm with running statistics and the same weight and bias in their place, and "
     "measure them: truenorm.repair(model, train_loader)",
+    "a sample alone in eval": "find what takes its batch in eval() (statistics of the batch in a forward, say), and "
+    "let it use stored numbers there",
     "no synchronisation": "build the network with BatchNorm instead of SyncBatchNorm, or run several processes",
 }
 

@@ -169,7 +169,10 @@ def _is_exported(module: nn.Module) -> bool:
 
 
 _STATISTIC = re.compile(r".(mean|var|std|sigma)", re.IGNORECASE)
-_CONSTANT = re.compile(r"(pixel|image|img|rgb|data|input|target|output|label|imagenet)s?_", re.IGNORECASE)
+_CONSTANT = re.compile(
+    r"(pixel|image|img|rgb|data|input|target|output|label|imagenet|posterior|latent|action|obs|observation|state|log)s?_",
+    re.IGNORECASE,
+)
 
 
 def stored_by(layer: nn.Module) -> Stored:

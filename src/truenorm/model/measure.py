@@ -12,7 +12,7 @@ from truenorm.data.batches import Batch, batches_of
 from truenorm.errors import InvalidInput, NotMeasurable, UnknownName
 from truenorm.model.evaluate import Forward, Prepare, device_of, evaluating, nothing, random_states_kept, run
 from truenorm.model.freeze import is_frozen
-from truenorm.model.layers import batch_norms, is_program, refuse_programs, refuse_without_numbers
+from truenorm.model.layers import batch_norms, is_program, refuse_programs, refuse_without_numbers, unwrap
 from truenorm.model.mask import Mask, valid_positions
 from truenorm.model.observe import LayerMoments
 from truenorm.model.statistics import using
@@ -122,8 +122,8 @@ def frozen_layers(model: nn.Module) -> list[str]:
         >>> frozen_layers(nn.Sequential(nn.BatchNorm1d(2).eval()))
         ['0']
     """
-    layers = batch_norms(model)
-    return [name for name, layer in layers.items() if is_frozen(layer) or (model.training and not layer.training)]
+    layers, training = batch_norms(model), unwrap(model).training
+    return [name for name, layer in layers.items() if is_frozen(layer) or (training and not layer.training)]
 
 
 def joint_estimates(

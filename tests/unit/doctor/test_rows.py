@@ -114,3 +114,28 @@ def test_what_holds_no_numbers_is_refused(act):
     for net, sentence in ((lazy, "lazy and has no shape yet"), (patients.sound().to("meta"), "on the meta device")):
         with pytest.raises(tn.errors.InvalidInput, match=sentence):
             act(net, patients.held_out())
+
+
+def test_data_parallelism_leaves_no_trace():
+    net = patients.sound()
+    net.bn1 = patients.Fixed(net.bn1)
+    net.bn1.running_mean += 2
+    found, alone = (tn.diagnose(each, patients.held_out()) for each in (nn.DataParallel(net.eval()), net.eval()))
+    assert (found.cause, found.findings[0].layers) == (alone.cause, alone.findings[0].layers)
+    assert found.cause == "frozen statistics" and "frozen by eval()" not in [f.cause for f in found.findings]
+
+
+@pytest.mark.parametrize("form", [lambda x, y: (x, int(y)), lambda x, y: {"image": x, "label": y}])
+def test_a_list_of_samples_is_so_many_samples(form):
+    net = patients.cnn().eval()
+    data = [[form(x, y) for x, y in zip(*batch, strict=True)] for batch in patients.digits(4)]
+    first = (lambda sample: sample["image"]) if isinstance(data[0][0], dict) else (lambda sample: sample[0])
+
+    def forward(model, batch):
+        return model(torch.stack([first(sample) for sample in batch]))
+
+    assert tn.measure(net, data, forward=forward).about["samples"] == 128
+    found = tn.diagnose(net, data, forward=forward)
+    assert found.looked.batch_size == 32
+    with pytest.raises(tn.errors.MissingFunction):
+        tn.diagnose(net, data)

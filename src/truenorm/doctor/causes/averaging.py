@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from truenorm.doctor.causes.domain import from_the_data
+from truenorm.doctor.causes.lag import alone
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import OTHER_WEIGHTS, SHRUNK
@@ -53,7 +54,13 @@ def find(case: Case) -> Iterable[Finding]:
         yield Finding(cause="averaged weights", evidence={"models": models}, rank=OTHER_WEIGHTS)
         return
     log_factor = float(log_std.median())
-    if shrunk <= _SHRUNK or log_factor <= 0.02 or (from_the_data(case) or 0.0) >= _FROM_DATA:
+    if (
+        len(names) < 2
+        or alone(case) is not None
+        or shrunk <= _SHRUNK
+        or log_factor <= 0.02
+        or (from_the_data(case) or 0.0) >= _FROM_DATA
+    ):
         return
     as_shrunk = {
         name: Moments(case.stored[name].mean, case.stored[name].var * math.exp(-2 * log))

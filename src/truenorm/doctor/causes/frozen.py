@@ -12,6 +12,7 @@ from truenorm.doctor.layers import Layer
 from truenorm.doctor.rank import BUFFERS, FREE
 from truenorm.doctor.remedy import Freeze, FrozenBy, Nothing, RepairStatistics, Unfreeze
 from truenorm.doctor.score import AS_IS
+from truenorm.model.layers import unwrap
 from truenorm.stats.shift import LayerShift
 
 
@@ -78,7 +79,7 @@ def find_by_class(case: Case) -> Iterable[Finding]:
 
 def _classes(case: Case, names: list[str]) -> tuple[str, ...]:
     """The names of their classes, with those of the modules where torch has others of that name (quantised ones)."""
-    kinds = (type(case.model.get_submodule(name)) for name in names)
+    kinds = (type(unwrap(case.model).get_submodule(name)) for name in names)
     return tuple(
         dict.fromkeys(f"{k.__module__}.{k.__name__}" if hasattr(nn, k.__name__) else k.__name__ for k in kinds)
     )
@@ -95,7 +96,7 @@ def find_asleep(case: Case) -> Iterable[Finding]:
     asleep = [
         name
         for name, layer in case.layers.items()
-        if layer.stored is not None and not layer.frozen and not layer.training and case.model.training
+        if layer.stored is not None and not layer.frozen and not layer.training and unwrap(case.model).training
     ]
     if asleep:
         yield Finding(

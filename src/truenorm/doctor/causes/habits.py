@@ -9,7 +9,7 @@ from truenorm.doctor.finding import Finding
 from truenorm.doctor.remedy import ChangeCode
 from truenorm.model.evaluate import evaluating, run
 from truenorm.model.gather import num_processes
-from truenorm.model.layers import batch_norms
+from truenorm.model.layers import batch_norms, unwrap
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -71,7 +71,7 @@ def _last_batch(case: Case) -> Iterable[Finding]:
 def _weight_decay(case: Case) -> Iterable[Finding]:
     if case.optimizer is None:
         return
-    modules = dict(case.model.named_modules())
+    modules = dict(unwrap(case.model).named_modules())
     affine = {id(v) for name in case.layers if name in modules for v in modules[name].parameters(recurse=False)}
     decays = {
         group["weight_decay"]

@@ -9,6 +9,7 @@ from truenorm.doctor.finding import Finding, Value
 from truenorm.doctor.layers import Layer
 from truenorm.doctor.rank import NOISE, OTHER_WEIGHTS, SETTINGS
 from truenorm.doctor.remedy import RepairStatistics, SetMomentum
+from truenorm.model.layers import unwrap
 
 LARGE = 0.45
 """From here on a momentum is one that was taken for a decay (0.9, 0.99), or Keras's."""
@@ -56,6 +57,7 @@ def find(case: Case) -> Iterable[Finding]:
         )
     elif (
         case.sample.joined is not None
+        and not case.repeated
         and 1 <= batch < 0.5 * case.sample.batch_size
         and observed > 4 * floor
         and max(sizes) < _SPREAD * min(sizes)
@@ -92,7 +94,7 @@ def find_setting(case: Case) -> Iterable[Finding]:
 
 def _is_held(case: Case, layer: Layer) -> bool:
     """Whether the layer does not train: frozen, or in eval() while the model trains. It does not use its momentum."""
-    return layer.frozen or (case.model.training and not layer.training)
+    return layer.frozen or (unwrap(case.model).training and not layer.training)
 
 
 def window(momentum: float) -> float:

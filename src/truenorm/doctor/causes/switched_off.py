@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from truenorm.doctor.examine import Case
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import MODE, SETTINGS
-from truenorm.doctor.remedy import ChangeCode, Nothing, TrackStatistics
+from truenorm.doctor.remedy import ChangeCode, TrackStatistics
+from truenorm.model.layers import unwrap
 
 
 def find(case: Case) -> Iterable[Finding]:
@@ -14,17 +15,22 @@ def find(case: Case) -> Iterable[Finding]:
     without = [name for name, layer in case.layers.items() if layer.keeps_none and name not in by_batch]
     for stored, names in ((True, tuple(by_batch)), (False, case.by_batch)):
         if names:
-            kinds = dict.fromkeys(type(case.model.get_submodule(name)).__name__ for name in names)
+            kinds = dict.fromkeys(type(unwrap(case.model).get_submodule(name)).__name__ for name in names)
             yield Finding(
                 cause="by the batch",
-                evidence={"classes": tuple(kinds), "stored": stored},
+                evidence={"classes": tuple(kinds), "stored": stored, "alone": not (stored and _partly(case, names))},
                 rank=MODE,
                 level="defect",
                 layers=names,
                 remedy=ChangeCode(what="stored statistics in eval" if stored else "a norm that stores"),
             )
     if case.entangled and not (by_batch or case.by_batch or without):
-        yield Finding(cause="by the batch", evidence={"classes": (), "stored": False}, level="note", remedy=Nothing())
+        yield Finding(
+            cause="by the batch",
+            evidence={"classes": (), "stored": False, "alone": False},
+            level="note",  # observers of simulated quantisation do it, too, and do no harm
+            remedy=ChangeCode(what="a sample alone in eval"),
+        )
     if off:
         yield Finding(
             cause="track_running_stats",
@@ -43,3 +49,9 @@ def find(case: Case) -> Iterable[Finding]:
             layers=tuple(without),
             remedy=TrackStatistics(rebuild=True),
         )
+
+
+def _partly(case: Case, names: tuple[str, ...]) -> bool:
+    """Whether the stored statistics have a part in the output beside the batch."""
+    behaviours = [case.layers[name].behaviour for name in names]
+    return any(behaviour.uses_mean or behaviour.uses_spread for behaviour in behaviours)
