@@ -32,14 +32,19 @@ _MOST_SAMPLES = 1_000_000
 """Samples beyond which a gain is too small to matter."""
 
 
+_CONTAINED_IN = {"variance convention": "common factor"}
+"""A cause, and the one that it is a part of: a factor of means and variances is one of the variances."""
+
+
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
     """The likeliest first; if it explains the shift, other causes are dropped, and only defects follow.
 
     What only the exclusion of other causes speaks for is dropped where another one comes first. A change of data or
     code that was shown to do better than any repair comes before what only explains the shift.
     """
+    causes = {finding.cause for finding in findings}
     ordered = sorted(
-        findings,
+        (finding for finding in findings if _CONTAINED_IN.get(finding.cause) not in causes),
         key=lambda finding: (not isinstance(finding.remedy, ScoredAdvice), -finding.place, finding.level != "defect"),
     )
     if ordered and ordered[0].place > EXPLAINS:

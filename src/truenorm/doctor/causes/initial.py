@@ -97,11 +97,13 @@ _WEIGHTS = tuple(number / 100 for number in range(1, 100))
 
 def _explained(case: Case, names: list[str], weight: float, before: float) -> float:
     """How much of the shift is explained if this weight of the initial values is left."""
-    mixed = Statistics({name: _mixed(case.joint[name], weight) for name in names})
-    return 1 - distance(case.stored, mixed, names) / before
+    return (
+        1 - distance(case.stored, Statistics({name: mixed(case.joint[name], weight) for name in names}), names) / before
+    )
 
 
-def _mixed(truth: Moments, weight: float) -> Moments:
+def mixed(truth: Moments, weight: float) -> Moments:
+    """With so much left of the initial mean 0 and variance 1."""
     return Moments(truth.mean * (1 - weight), truth.var * (1 - weight) + torch.full_like(truth.var, weight))
 
 

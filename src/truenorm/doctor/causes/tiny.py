@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from truenorm.doctor.causes.initial import LEAST, initial_weight
+from truenorm.doctor.causes.initial import LEAST, initial_weight, mixed
 from truenorm.doctor.examine import Case, distance
 from truenorm.doctor.finding import Finding
 from truenorm.doctor.rank import TRAINED_WITH
@@ -53,24 +53,24 @@ def _fitted(case: Case) -> tuple[int | None, float, float]:
     names = [name for name in case.compared if not case.layers[name].pooled]
     if len(names) < 2 or case.sample is None or case.sample.joined is None:
         return None, 0.0, 1.0
-    if any((initial_weight(case.layers[name]) or 0.0) >= LEAST for name in names):
+    left = {name: initial_weight(case.layers[name]) or 0.0 for name in names}
+    if max(left.values()) >= LEAST:
         return None, 0.0, 1.0  # what is left of the initial 1 would be taken for another batch size
     behind = names[1:]  # the first one's input has no batch norm before it
-    log_std = torch.cat([errors(case.stored[name], case.exact[name])[1] for name in behind])
+    log_std = torch.cat([errors(case.stored[name], mixed(case.exact[name], left[name]))[1] for name in behind])
     if float(log_std.median()) < 0.01:
         return None, 0.0, 1.0
     part = case.sample.rows(torch.arange(min(_SAMPLES, len(case.sample))))
-    before = distance(case.stored, case.joint, behind)
+    without = Statistics({name: mixed(case.joint[name], left[name]) for name in names})
+    before = distance(case.stored, without, behind)
 
     @cache
     def fit(place: int) -> tuple[float, int, float]:
         size = sizes[place]
-        pooled, within = case.measure_both(part.batched(size))
-        as_torch = Statistics({name: _unbiased(within[name], size, len(part)) for name in pooled})
-        ratio = float(
-            torch.exp(2 * torch.cat([errors(case.stored[name], within[name])[1] for name in behind]).median())
-        )
-        return distance(case.stored, as_torch, behind), size, ratio
+        _, within = case.measure_both(part.batched(size))
+        as_torch = Statistics({name: mixed(_unbiased(within[name], size, len(part)), left[name]) for name in names})
+        off = torch.cat([errors(case.stored[name], mixed(within[name], left[name]))[1] for name in behind])
+        return distance(case.stored, as_torch, behind), size, float(torch.exp(2 * off.median()))
 
     sizes = [size for size in _SIZES if size < len(part)]
     if not sizes:
