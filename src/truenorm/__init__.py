@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from truenorm.doctor.repair import Repair, repair
     from truenorm.errors import TruenormError
     from truenorm.model.convert import convert
+    from truenorm.model.dmbn import DynamicMomentum, dmbn
     from truenorm.model.freeze import freeze, unfreeze
     from truenorm.model.measure import measure
     from truenorm.model.statistics import assign, statistics, using
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Diagnosis",
+    "DynamicMomentum",
     "Measurement",
     "Moments",
     "Record",
@@ -37,6 +39,7 @@ __all__ = [
     "assign",
     "convert",
     "diagnose",
+    "dmbn",
     "errors",
     "estimation_shift",
     "experimental",
@@ -55,6 +58,7 @@ __all__ = [
 
 _HOME = {
     "Diagnosis": "truenorm.doctor.diagnosis",
+    "DynamicMomentum": "truenorm.model.dmbn",
     "Measurement": "truenorm.record",
     "Moments": "truenorm.stats.moments",
     "Record": "truenorm.record",
@@ -66,6 +70,7 @@ _HOME = {
     "assign": "truenorm.model.statistics",
     "convert": "truenorm.model.convert",
     "diagnose": "truenorm.doctor.diagnose",
+    "dmbn": "truenorm.model.dmbn",
     "estimation_shift": "truenorm.stats.shift",
     "freeze": "truenorm.model.freeze",
     "measure": "truenorm.model.measure",

@@ -28,7 +28,7 @@ class Layer:
             without running statistics, or where the output depends on neither.
         keeps_none: it has no buffers for statistics.
         switched_off: it has statistics, and `track_running_stats=False`.
-        momentum: torch's; None averages, or the layer has none.
+        momentum: torch's; None averages, or the layer has none, or chooses it.
         eps: ε.
         batches: `num_batches_tracked`; None where nobody counts.
         training: its mode.
@@ -124,7 +124,8 @@ def _layer(name: str, module: Any, behaviour: Behaviour) -> Layer:
         stored = _used(Moments(mean.cpu(), var.cpu()), behaviour)
     channels = form.num_channels if form is not None else int(module.num_features)
     count = getattr(module, "num_batches_tracked", None)
-    momentum = getattr(module, "momentum", None)
+    # One that the layer chooses as it trains is no setting.
+    momentum = None if getattr(module, "tracking", "torch") == "dynamic" else getattr(module, "momentum", None)
     gamma = weight.detach().abs().double().cpu() if isinstance(weight, Tensor) else torch.ones(channels).double()
     return Layer(
         name=name,
@@ -141,6 +142,6 @@ def _layer(name: str, module: Any, behaviour: Behaviour) -> Layer:
         gamma=gamma,
         learns=any(value.requires_grad for value in affine) if affine else None,
         dtype=form.dtype if form is not None else torch.float32,
-        pooled=getattr(module, "tracking", "torch") == "pooled",
+        pooled=getattr(module, "tracking", "torch") != "torch",
         behaviour=behaviour,
     )

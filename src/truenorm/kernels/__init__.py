@@ -1,6 +1,6 @@
 """Batch normalization itself: one set of operations and several backends, of which the preferred one serves."""
 
-from truenorm.kernels.arguments import NOTHING, Activation, Affine, Epilogue, Running, Tracking
+from truenorm.kernels.arguments import NOTHING, Activation, Affine, Epilogue, Recursion, Running
 from truenorm.kernels.aten import deliver_moments
 from truenorm.kernels.epilogue import activated
 from truenorm.kernels.ops import batch_norm, moments, normalize
@@ -14,8 +14,8 @@ __all__ = [
     "Affine",
     "Backend",
     "Epilogue",
+    "Recursion",
     "Running",
-    "Tracking",
     "activated",
     "batch_norm",
     "deliver_moments",

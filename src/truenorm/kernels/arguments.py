@@ -7,7 +7,7 @@ from torch import Tensor
 Activation = Literal["identity", "relu", "leaky_relu", "silu", "gelu", "hardswish"]
 """Applied to the output, with torch's default parameters (leaky_relu: slope 0.01; gelu: by erf)."""
 
-Tracking = Literal["pooled", "torch"]
+Recursion = Literal["pooled", "torch"]
 """`pooled`: biased variances, and the variance between batches. `torch`: torch's own recursion, with n/(n−1)."""
 
 
@@ -41,7 +41,7 @@ class Running(NamedTuple):
     var: Tensor | None
     num_batches: Tensor | None
     momentum: float | None
-    tracking: Tracking
+    tracking: Recursion
 
 
 NOTHING = Epilogue()

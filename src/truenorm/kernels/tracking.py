@@ -70,7 +70,7 @@ def counted(num_batches: Tensor | None, momentum: float | None, dtype: torch.dty
         >>> counted(torch.tensor(3), 0.1, torch.float32)
         0.25
     """
-    if num_batches is None or dtype not in _EXACT or not _is_free(num_batches):
+    if num_batches is None or dtype not in _EXACT or not is_free(num_batches):
         return None
     num_batches.add_(1)
     return max(momentum or 0.0, 1 / int(num_batches))
@@ -79,12 +79,12 @@ def counted(num_batches: Tensor | None, momentum: float | None, dtype: torch.dty
 _EXACT = (torch.float32, torch.float64)
 
 
-def _is_free(num_batches: Tensor) -> bool:
+def is_free(num_batches: Tensor) -> bool:
     """Can t be read without making a GPU wait, or breaking a graph that is being made?"""
     return type(num_batches) is Tensor and num_batches.is_cpu and not torch.compiler.is_compiling()
 
 
 def _gain(num_batches: Tensor, momentum: float, dtype: torch.dtype) -> float | Tensor:
-    if _is_free(num_batches):
+    if is_free(num_batches):
         return max(momentum, 1 / int(num_batches))
     return num_batches.to(dtype).reciprocal().clamp_min(momentum)

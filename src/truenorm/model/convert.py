@@ -7,6 +7,7 @@ attributes are kept.
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -17,14 +18,14 @@ from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model.layers import batch_norms, refuse_programs
 from truenorm.nn.act import BatchNormAct, tracked
 from truenorm.nn.batchfree import BatchFreeNorm, groups_of_16
-from truenorm.nn.batchnorm import TrackedBatchNorm
+from truenorm.nn.batchnorm import TrackedBatchNorm, Tracking
 
 Target = Literal["truenorm", "torch", "sync", "group", "layer", "instance", "bn-bfn"]
 
 _TIMM = "timm.layers.norm_act"
 
 
-def convert(model: nn.Module, to: Target = "truenorm") -> nn.Module:
+def convert(model: nn.Module, to: Target = "truenorm", *, tracking: Tracking | None = None) -> nn.Module:
     """Exchange the batch norms of a model, in place.
 
     - `truenorm`: our layers (`nn.BatchNorm1d`, `2d`, `3d`): the same training, statistics that are right.
@@ -42,14 +43,16 @@ def convert(model: nn.Module, to: Target = "truenorm") -> nn.Module:
     Args:
         model: the network, changed in place.
         to: what its batch norms become.
+        tracking: with `truenorm`, how all of them keep statistics, those that are ours already among them (see
+            `nn.BatchNorm2d`); None: pooled, and those that are ours stay as they are.
 
     Returns:
         the model itself.
 
     Raises:
-        UnknownName: no such target.
+        UnknownName: no such target, no such tracking.
         InvalidInput: there is no batch norm; a lazy one has no shape yet; or `group` and the like for a norm
-            that holds its activation. Nothing is changed then.
+            that holds its activation; or `tracking` for other layers than ours. Nothing is changed then.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
@@ -60,11 +63,16 @@ def convert(model: nn.Module, to: Target = "truenorm") -> nn.Module:
     """
     if to not in get_args(Target):
         raise UnknownName("target", to, get_args(Target))
+    if tracking is not None and tracking not in get_args(Tracking):
+        raise UnknownName("tracking", tracking, get_args(Tracking))
+    if tracking is not None and to != "truenorm":
+        raise InvalidInput(f"tracking={tracking!r} is for to='truenorm'; {to!r} layers have no choice of it")
+    exchange = partial(_to_truenorm, tracking) if to == "truenorm" else _EXCHANGES[to]
     refuse_programs(model)
     changes: list[Callable[[], object]] = []
     reasons: dict[str, str] = {}
     for number, (name, layer) in enumerate(batch_norms(model, tracking=False).items()):
-        change = _EXCHANGES[to](number, name, layer)
+        change = exchange(number, name, layer)
         if isinstance(change, str):
             reasons[name] = change
         elif change is not None:
@@ -99,9 +107,9 @@ _Change = Callable[[], object] | str | None
 """The change, or the reason why the layer stays as it is, or None because it is what it is to become."""
 
 
-def _to_truenorm(number: int, name: str, layer: nn.Module) -> _Change:
+def _to_truenorm(tracking: Tracking | None, number: int, name: str, layer: nn.Module) -> _Change:
     if isinstance(layer, TrackedBatchNorm):
-        return None
+        return None if tracking in (None, layer.tracking) else partial(layer.track_by, tracking)
     cls = our_class(layer)
     if isinstance(cls, str):
         return cls
@@ -110,7 +118,7 @@ def _to_truenorm(number: int, name: str, layer: nn.Module) -> _Change:
         _forget(layer)
         layer.__class__ = cls
         assert isinstance(layer, TrackedBatchNorm)
-        layer.tracking = "pooled"
+        layer.track_by(tracking or "pooled")
         layer.trust()
 
     return change
@@ -227,7 +235,6 @@ def _to_batch_free(groups: Callable[[int], int], *, every: int = 1) -> Callable[
 
 
 _EXCHANGES: dict[str, Callable[[int, str, nn.Module], _Change]] = {
-    "truenorm": _to_truenorm,
     "torch": _to_torch,
     "sync": _to_sync,
     "group": _to_batch_free(groups_of_16),
@@ -242,6 +249,8 @@ _BEFORE_SYNC = "class_before_sync"
 
 def _forget(layer: nn.Module) -> None:
     """What only a layer of ours, or a synchronised one, has."""
+    if isinstance(layer, TrackedBatchNorm):
+        layer.track_by("torch")  # keeps nothing beside torch's buffers
     for key in (_BEFORE_SYNC, "process_group", "tracking"):
         layer.__dict__.pop(key, None)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from truenorm.errors import InvalidInput, UnknownName
 from truenorm.model.freeze import StaysFrozen
 from truenorm.model.layers import batch_norms, refuse_programs, stored_by
+from truenorm.nn.batchnorm import TrackedBatchNorm
 from truenorm.stats.moments import Moments
 from truenorm.stats.statistics import Statistics
 
@@ -18,7 +19,8 @@ def statistics(model: nn.Module) -> Statistics:
     """The running statistics that the model's layers carry: a copy, which later training does not change.
 
     Returns:
-        a mapping from layer names (those of `model.named_modules()`) to moments without counts.
+        a mapping from layer names (those of `model.named_modules()`) to moments without counts; its `momenta` are those
+        that layers with `tracking="dynamic"` have chosen.
 
     Raises:
         InvalidInput: the model has no batch-norm layer with running statistics.
@@ -28,7 +30,16 @@ def statistics(model: nn.Module) -> Statistics:
         >>> statistics(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))["1"].var.tolist()
         [1.0, 1.0, 1.0]
     """
-    return Statistics({name: _carried(layer) for name, layer in batch_norms(model).items()})
+    layers = batch_norms(model)
+    chosen = {
+        name: layer.chosen_momentum
+        for name, layer in layers.items()
+        if isinstance(layer, TrackedBatchNorm) and layer.tracking == "dynamic"
+    }
+    return Statistics(
+        {name: _carried(layer) for name, layer in layers.items()},
+        momenta={name: momentum for name, momentum in chosen.items() if momentum is not None},
+    )
 
 
 def assign(model: nn.Module, stats: Mapping[str, Moments]) -> Statistics:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from truenorm.errors import UnknownName
-from truenorm.kernels import Activation, Tracking
-from truenorm.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, TrackedBatchNorm
+from truenorm.kernels import Activation
+from truenorm.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, TrackedBatchNorm, Tracking
 
 _OURS: dict[type[nn.Module], type[TrackedBatchNorm]] = {
     nn.BatchNorm1d: BatchNorm1d,

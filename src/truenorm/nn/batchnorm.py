@@ -1,6 +1,6 @@
 """Batch norm for vectors, images and volumes: torch's in training, with statistics that are right at inference."""
 
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from truenorm import kernels
 from truenorm.errors import UnknownName
-from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Running, Tracking
+from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Recursion, Running
+from truenorm.nn.dynamic import MOMENTA, Followed, follow, fresh_candidates
+
+Tracking = Literal["pooled", "torch", "dynamic"]
+"""How running statistics take in batches: pooled, as torch does it, or pooled under a momentum that is chosen."""
 
 LONG_TRAINED = 10_000
 """The batch count that is assumed for loaded statistics without `num_batches_tracked`."""
@@ -50,7 +54,53 @@ class TrackedBatchNorm(_BatchNorm):
         if tracking not in get_args(Tracking):
             raise UnknownName("tracking", tracking, get_args(Tracking))
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **newer)
+        self.track_by(tracking)
+
+    def track_by(self, tracking: Tracking) -> None:
+        """From now on keep running statistics in this way; what is stored stays.
+
+        Example:
+            >>> norm = BatchNorm1d(2)
+            >>> norm.track_by("dynamic")
+            >>> norm.tracking
+            'dynamic'
+        """
         self.tracking = tracking
+        for key in _FOLLOWED:
+            if key in self._buffers:
+                delattr(self, key)
+        if tracking == "dynamic" and self.running_mean is not None:
+            for key, values in zip(_FOLLOWED, fresh_candidates(self.running_mean), strict=True):
+                self.register_buffer(key, values, persistent=False)
+
+    @property
+    def chosen_momentum(self) -> float | None:
+        """The momentum under which the running statistics are kept now; 1 − it is Keras's, or β.
+
+        With `tracking="dynamic"` that which predicted best so far, None before the first batch; else `momentum`.
+
+        Example:
+            >>> norm = BatchNorm1d(2, tracking="dynamic")
+            >>> for _ in range(100):
+            ...     _ = norm(torch.randn(32, 2))
+            >>> norm.chosen_momentum < 0.1  # what does not move is averaged for long
+            True
+        """
+        followed = self._followed()
+        if followed is None:
+            return self.momentum
+        return MOMENTA[int(followed.scores_K.argmin())] if int(followed.num_batches) else None
+
+    def _followed(self) -> Followed | None:
+        """The averages that are followed; None where none are, or where a pass has set the momentum."""
+        if self.tracking != "dynamic" or self.momentum in (None, 0, 1):
+            return None
+        needed = (*_FOLLOWED, "running_mean", "running_var", "num_batches_tracked")
+        buffers = [buffer for key in needed if (buffer := self._buffers.get(key)) is not None]
+        return Followed(*buffers) if len(buffers) == len(needed) else None
+
+    def _recursion(self) -> Recursion:
+        return "torch" if self.tracking == "torch" else "pooled"
 
     def forward(self, input: Tensor, residual: Tensor | None = None, activation: Activation = "identity") -> Tensor:
         """act(BN(x) + r): what comes after the batch norm, in the same sweep where kernels can."""
@@ -68,21 +118,44 @@ class TrackedBatchNorm(_BatchNorm):
             return kernels.normalize(input, mean, var, affine, epilogue)
         if not (self.training and self.track_running_stats):
             mean = var = None
-        running = Running(mean, var, buffers["num_batches_tracked"], self.momentum, self.tracking)
+        followed = None if mean is None else self._followed()
+        if followed is not None:
+            return _training_followed(input, affine, epilogue, followed)
+        running = Running(mean, var, buffers["num_batches_tracked"], self.momentum, self._recursion())
         return _training(input, affine, epilogue, running)
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Update the running statistics by the moments of a batch (variance biased) that something else measured."""
-        buffers = self.running_mean, self.running_var, self.num_batches_tracked
-        kernels.track(Running(*buffers, self.momentum, self.tracking), mean, var, count=count)
+        followed = self._followed()
+        if followed is not None:
+            follow(followed, mean, var, self.eps)
+            return
+        running = self.running_mean, self.running_var, self.num_batches_tracked
+        kernels.track(Running(*running, self.momentum, self._recursion()), mean, var, count=count)
 
     def trust(self) -> None:
         """Take statistics that no batch was counted for as long trained, unless they are the initial 0 and 1."""
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         if mean is None or var is None or count is None or count.is_meta or mean.is_meta:
             return
-        if self.tracking == "pooled" and int(count) == 0 and bool(((mean != 0) | (var != 1)).any()):
+        if self.tracking != "torch" and int(count) == 0 and bool(((mean != 0) | (var != 1)).any()):
             count.fill_(LONG_TRAINED)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "TrackedBatchNorm":
+        followed = {key: self._buffers[key] for key in _FOLLOWED if key in self._buffers}
+        super()._apply(fn, recurse)
+        for key, before in followed.items():  # `half` and `double` are for what the layer computes with
+            now = self._buffers[key]
+            if before is not None and now is not None and now.dtype != before.dtype:
+                self._buffers[key] = before.to(now.device)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Beside the version that torch keeps of each module: another key would not load strictly into torch's layer.
+        if self.tracking == "dynamic" and hasattr(destination, "_metadata"):
+            followed = {key: self._buffers[key] for key in _FOLLOWED if key in self._buffers}
+            destination._metadata.setdefault(prefix[:-1], {})["followed"] = followed
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any, **named: Any
@@ -91,6 +164,10 @@ class TrackedBatchNorm(_BatchNorm):
         if local_metadata.get("assign_to_params_buffers") and self.num_batches_tracked is not None:
             self.num_batches_tracked = self.num_batches_tracked.clone()  # it is the caller's, and `trust` may fill it
         self.trust()
+        for key, values in local_metadata.get("followed", {}).items():
+            now = self._buffers.get(key)
+            if now is not None and now.shape == values.shape:
+                self._buffers[key] = values.detach().to(values.device if now.is_meta else now.device, copy=True)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, tracking={self.tracking!r}"
@@ -99,6 +176,21 @@ class TrackedBatchNorm(_BatchNorm):
 @torch.fx.wrap  # one node in a traced graph: tracing through it would record no update of the buffers
 def _training(input: Tensor, affine: Affine, epilogue: Epilogue, running: Running) -> Tensor:
     return kernels.batch_norm(input, affine, epilogue, running)[0]
+
+
+@torch.fx.wrap
+def _training_followed(input: Tensor, affine: Affine, epilogue: Epilogue, followed: Followed) -> Tensor:
+    if input.shape[1] != len(followed.mean):
+        return _training(input, affine, epilogue, Running(followed.mean, followed.var, None, 0.0, "pooled"))  # raises
+    y, mean, var = kernels.batch_norm(input, affine, epilogue)
+    if input.numel():
+        assert mean is not None and var is not None
+        follow(followed, mean, var, affine.eps)
+    return y
+
+
+_FOLLOWED = ("candidates", "scores")
+"""Buffers of `tracking="dynamic"`; not in the state dict, whose keys are torch's."""
 
 
 class BatchNorm1d(TrackedBatchNorm, nn.BatchNorm1d):
@@ -135,7 +227,11 @@ class BatchNorm2d(TrackedBatchNorm, nn.BatchNorm2d):
         affine: learn γ and β, of shape (C,).
         track_running_stats: keep running statistics at all.
         device, dtype: of parameters and buffers.
-        tracking: `pooled`, or `torch` for torch's own recursion.
+        tracking: `pooled`; `torch` for torch's own recursion; or `dynamic`: pooled under a momentum of the layer's own,
+            chosen after each batch among seven from 0.9 to 1/486, as that which predicted the batches so far best
+            (`rules.Adaptive`). Then `momentum` is not used, but for the values that passes set: None averages, 1 stores
+            the last batch, 0 nothing. Read it as `chosen_momentum`. A state dict that is saved as torch gives it holds
+            in its metadata what is needed to go on to the same bits; from any other the choice starts anew.
 
     Raises:
         UnknownName: no such tracking.

@@ -52,6 +52,11 @@ class Statistics(Mapping[str, Moments]):
         return dict(self._momenta)
 
     @property
+    def betas(self) -> Mapping[str, float]:
+        """1 − momentum of each layer: the weight of what was stored, as in textbooks; Keras's `momentum`."""
+        return {layer: 1 - momentum for layer, momentum in self._momenta.items()}
+
+    @property
     def provenance(self) -> Provenance:
         """How the statistics were measured: numbers and names of layers; not part of equality."""
         return self._provenance

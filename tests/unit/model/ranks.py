@@ -5,6 +5,8 @@ import copy
 import nets
 import torch
 import torch.distributed as dist
+from processes import SIZE
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import truenorm as tn
@@ -43,3 +45,23 @@ def trained_twice(rank):
         tn.measure(parallel.train(), data[:3])
     dist.barrier()
     return found
+
+
+def followed_momenta(rank):
+    """A layer that chooses its momentum, in DistributedDataParallel, and on rank 0's batches alone; weights stand still."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), tn.nn.BatchNorm1d(6, tracking="dynamic"), nn.ReLU(), nn.Linear(6, 2))
+    alone = copy.deepcopy(net)
+    parallel = DistributedDataParallel(net)
+    for step in range(30):
+        batches = [
+            torch.randn(8, 4, generator=torch.Generator().manual_seed(100 * other + step)) + other
+            for other in range(SIZE)
+        ]
+        parallel(batches[rank]).sum().backward()
+        alone(batches[0])
+    return {
+        "after": dict(net.named_buffers()),
+        "alone": dict(alone.named_buffers()),
+        "momentum": (net[1].chosen_momentum, alone[1].chosen_momentum),
+    }

@@ -68,6 +68,20 @@ def test_one_rank_may_measure_alone(trained):
     assert trained[0]["measured"]
 
 
+# Layers that choose their momentum
+
+
+def test_averages_that_are_followed_are_rank_0s_as_torchs_buffers_are(pair):
+    first, second = pair.run(ranks.followed_momenta)
+    torch.testing.assert_close(first["after"], first["alone"], rtol=0, atol=0)
+    assert first["momentum"][0] == first["momentum"][1]
+    # Rank 1 has taken its own last batch into what rank 0 sent before it.
+    assert not torch.equal(second["after"]["1.candidates"], first["after"]["1.candidates"])
+    slowest = {name: found["after"]["1.candidates"][:, -1] for name, found in (("first", first), ("second", second))}
+    torch.testing.assert_close(slowest["second"], slowest["first"], rtol=0, atol=0.2)
+    assert second["after"]["1.num_batches_tracked"] == first["after"]["1.num_batches_tracked"] == 30
+
+
 # Statistics of both
 
 
