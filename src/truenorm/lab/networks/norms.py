@@ -7,7 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from truenorm.errors import InvalidInput
 from truenorm.lab.networks.kinds import Norm
+from truenorm.model.convert import convert
 from truenorm.nn.batchfree import BatchFreeNorm, groups_of_16
+from truenorm.nn.batchnorm import TrackedBatchNorm
 
 NormLayer = Callable[[int], nn.Module]
 """Makes a norm for a number of channels."""
@@ -26,6 +28,34 @@ class BatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
+
+
+class TrackedAnyBatchNorm(TrackedBatchNorm):
+    """truenorm's batch norm for any number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> TrackedAnyBatchNorm(3)(torch.randn(4, 3, 5)).shape
+        torch.Size([4, 3, 5])
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def choose_momenta(network: nn.Module) -> None:
+    """Let every batch norm choose its momentum (`tracking="dynamic"`), in place.
+
+    Example:
+        >>> net = nn.Sequential(BatchNorm(3))
+        >>> choose_momenta(net)
+        >>> net[0].tracking
+        'dynamic'
+    """
+    for layer in network.modules():
+        if type(layer) is BatchNorm:
+            layer.__class__ = TrackedAnyBatchNorm
+    convert(network, tracking="dynamic")
 
 
 def norm_layer(norm: Norm, *, bfn: str | None = None) -> NormLayer:

@@ -23,6 +23,9 @@ from truenorm.stats.statistics import Statistics
 
 Needs = Literal["stream", "epochs", "pass"]
 
+DYNAMIC = "dynamic"
+"""The arm for which the network itself keeps the statistics, with `tracking="dynamic"`."""
+
 
 def sequential(network: nn.Module, feed: Feed) -> Statistics:
     """Sequential population statistics; the size of batches does not matter to them."""
@@ -92,6 +95,7 @@ _FIXED = (
 _ON_REQUEST = (
     Arm("dmbn-switch", "pass", _watched("dmbn-switch")),
     Arm("dmbn-online", "stream", _watched("dmbn-online")),
+    Arm(DYNAMIC, "stream", lambda trained: statistics(trained.network)),
 )
 NETWORK_ARMS: tuple[Norm, ...] = ("bn-bfn", "gn")
 """Arms that change the weights: networks of their own, with the statistics that torch keeps."""

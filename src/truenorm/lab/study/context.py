@@ -16,7 +16,8 @@ from truenorm.lab.jobs.trial import digest
 from truenorm.lab.networks.hooks import hooked
 from truenorm.lab.networks.kinds import Norm
 from truenorm.lab.networks.named import network_digest, network_factory, try_network
-from truenorm.lab.study.arms import Arm, sweep
+from truenorm.lab.networks.norms import choose_momenta
+from truenorm.lab.study.arms import DYNAMIC, Arm, sweep
 from truenorm.lab.study.configuration import BASELINE, Setting, StudyConfig, StudyTrial
 from truenorm.model.layers import batch_norms
 from truenorm.model.watch import watch
@@ -48,6 +49,8 @@ class StudyContext(ScaledImages):
         with torch.random.fork_rng([]):
             torch.manual_seed(trial.seed)
             network = self.make(trial.norm).to(self.device)
+        if trial.norm == "bn" and any(arm.name == DYNAMIC for arm in self.arms):
+            choose_momenta(network)  # trains to the same weights
         # Convolutions are a quarter faster so on a CPU, and on a GPU in half precision by far.
         return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's stubs lack it
 

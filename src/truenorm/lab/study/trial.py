@@ -118,7 +118,8 @@ def _same_weights(
                     watched.switch("dmbn-switch", watched.best(measure(network, feed)).momenta)
                 if training.epoch in looks(epochs):
                     population = measure(network, feed, limit=LOOK_AT)
-                    seen += [(training.epoch, *found) for found in _shift_by_arm(watched, context, population)]
+                    trained = Trained(network, watched, feed)
+                    seen += [(training.epoch, *found) for found in _shift_by_arm(trained, context, population)]
             running.keep({"training": training.state_dict(), "watched": watched.state_dict(), "seen": seen})
     yield from _losses(trial, training)
     yield from (Measurement(trial.id, name, None, f"shift.joint@{epoch}", shift) for epoch, name, shift in seen)
@@ -137,13 +138,13 @@ def _losses(trial: StudyTrial, training: Training) -> Iterator[Measurement]:
         yield Measurement(trial.id, trial.norm, None, f"training_loss@{epoch}", loss)
 
 
-def _shift_by_arm(watched: Watch, context: StudyContext, population: Statistics) -> Iterator[tuple[str, float]]:
+def _shift_by_arm(trained: Trained, context: StudyContext, population: Statistics) -> Iterator[tuple[str, float]]:
     """Mean shift over layers, of torch's momentum, of what the run itself keeps, and of the best momenta now."""
     for arm in context.arms:
         if arm.name == "dmbn":
-            stats = watched.best(population)
+            stats = trained.watched.best(population)
         elif arm.name == f"static-{BASELINE:g}" or (arm.needs != "pass" and not arm.name.startswith("static-")):
-            stats = watched[arm.name]
+            stats = arm.statistics(trained)
         else:
             continue
         yield arm.name, fmean(layer.shift for layer in estimation_shift(stats, population).layers)

@@ -37,6 +37,7 @@ def test_all_there_is():
                 "sequential",
                 "dmbn-switch",
                 "dmbn-online",
+                "dynamic",
             ],
             ["bn-bfn", "gn"],
         )
@@ -45,7 +46,7 @@ def test_all_there_is():
 
 def test_the_default_is_all_that_needs_no_further_passes():
     (same, others), (every, also) = names("default"), names("all")
-    assert set(every) - set(same) == {"dmbn-switch", "dmbn-online"}
+    assert set(every) - set(same) == {"dmbn-switch", "dmbn-online", "dynamic"}
     assert others == also == ["bn-bfn", "gn"]
 
 
