@@ -39,6 +39,8 @@ class TrackedAnyBatchNorm(TrackedBatchNorm):
         torch.Size([4, 3, 5])
     """
 
+    origin = BatchNorm
+
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 

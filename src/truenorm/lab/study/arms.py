@@ -1,6 +1,7 @@
 """The arms of a study: ways of having inference statistics for the same weights, and networks of their own."""
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,10 +14,12 @@ from truenorm.errors import UnknownName
 from truenorm.lab.images.feed import EVALUATION_BATCH, Feed
 from truenorm.lab.networks.kinds import Norm
 from truenorm.lab.study.configuration import BASELINE
+from truenorm.model.convert import convert
 from truenorm.model.evaluate import random_states_kept
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
 from truenorm.model.watch import Watch
+from truenorm.nn.batchnorm import TrackedBatchNorm
 from truenorm.rules import SWEEP, Adaptive, Cumulative, Online, Pooled, Population, Rule, Static, Switched
 from truenorm.rules.rule import check_momenta
 from truenorm.stats.statistics import Statistics
@@ -74,11 +77,14 @@ def _watched(name: str) -> Callable[[Trained], Statistics]:
 
 
 def _update_bn(trained: Trained) -> Statistics:
+    network = trained.network
+    if any(isinstance(layer, TrackedBatchNorm) for layer in network.modules()):
+        network = convert(deepcopy(network), to="torch")  # layers of ours would pool what it gives them
     # update_bn leaves dropout on: it draws the same random numbers each time, and the global state is restored.
-    with using(trained.network), random_states_kept(trained.network):
+    with using(network), random_states_kept(network):
         torch.manual_seed(0)
-        update_bn(trained.feed, trained.network)
-        return statistics(trained.network)
+        update_bn(trained.feed, network)
+        return statistics(network)
 
 
 _FIXED = (

@@ -75,12 +75,12 @@ def test_unknown_arms():
 
     assert refused("dbmn") == snapshot(
         "unknown arm 'dbmn'; did you mean 'dmbn'? Known: adaptive, all, bn-bfn, cumulative, default, dmbn, "
-        "dmbn-online, dmbn-pooled, dmbn-switch, gn, last-epoch, pooled-0.1, recalibrated, sequential, static, "
+        "dmbn-online, dmbn-pooled, dmbn-switch, dynamic, gn, last-epoch, pooled-0.1, recalibrated, sequential, static, "
         "static-0.01, static-0.1, static-0.5, update_bn"
     )
     assert refused("static-0.2") == snapshot(
         "unknown arm 'static-0.2'; did you mean 'static-0.5' or 'static-0.1'? Known: adaptive, all, bn-bfn, "
-        "cumulative, default, dmbn, dmbn-online, dmbn-pooled, dmbn-switch, gn, last-epoch, pooled-0.1, recalibrated, "
+        "cumulative, default, dmbn, dmbn-online, dmbn-pooled, dmbn-switch, dynamic, gn, last-epoch, pooled-0.1, recalibrated, "
         "sequential, static, static-0.01, static-0.1, static-0.5, update_bn"
     )
 
@@ -114,6 +114,7 @@ NEEDED = {
     "sequential": set(),
     "dmbn-switch": {Switched("dmbn-switch", 0.1)},
     "dmbn-online": {Online(ALL_MOMENTA)},
+    "dynamic": set(),
 }
 
 

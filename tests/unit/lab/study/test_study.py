@@ -443,7 +443,7 @@ def test_shift_is_followed_through_training(run):
             followed.setdefault((row.arm, name), []).append(int(epoch))
     assert set(map(tuple, followed.values())) == {(1, 2, 3)}
     assert sorted(arm for arm, name in followed if name == "shift.joint") == snapshot(
-        ["adaptive", "cumulative", "dmbn", "dmbn-online", "last-epoch", "pooled-0.1", "static-0.1"]
+        ["adaptive", "cumulative", "dmbn", "dmbn-online", "dynamic", "last-epoch", "pooled-0.1", "static-0.1"]
     )
     assert sorted(arm for arm, name in followed if name == "training_loss") == ["bn", "bn-bfn", "gn"]
 

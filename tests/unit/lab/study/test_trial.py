@@ -49,7 +49,7 @@ def test_every_arm_with_every_metric_of_every_layer(tiny, tiny_record):
         cells |= {(arm, None, metric) for metric in OUTCOMES}
         layers = {"bn-bfn": LAYERS[:1], "gn": ()}.get(arm, LAYERS)
         cells |= {(arm, layer, metric) for layer in layers for metric in SHIFTS}
-        if arm.startswith(("static", "dmbn", "pooled", "adaptive")):
+        if arm.startswith(("static", "dmbn", "pooled", "adaptive", "dynamic")):
             cells |= {(arm, layer, "momentum") for layer in layers}
     for name, trial in tiny_record.trials.items():
         rows = (row for row in tiny_record.rows if row.trial == name)
@@ -136,6 +136,16 @@ def test_this_comparison_sees_another_momentum(tiny, images, value):
     """Planted: momentum 0.02 instead of 0.01."""
     _, nll = outcome(trained_plainly(tiny, images, 0.02, 0), images)
     assert abs(value("static-0.01", "nll") - nll) > 1e-3
+
+
+def test_layers_that_choose_give_what_the_watchs_rule_gives(value, tiny):
+    for seed in range(tiny.seeds):
+        for metric in ("accuracy", "nll"):
+            assert value("dynamic", metric, seed=seed) == pytest.approx(value("adaptive", metric, seed=seed), rel=1e-5)
+        for layer in LAYERS:
+            assert value("dynamic", "momentum", layer, seed) == value("adaptive", "momentum", layer, seed)
+            off = [value(arm, "shift.joint", layer, seed) for arm in ("dynamic", "adaptive")]
+            assert off[0] == pytest.approx(off[1], rel=1e-4)
 
 
 def test_update_bn_is_torchs_own(tiny, images, value):
