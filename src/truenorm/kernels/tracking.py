@@ -55,12 +55,24 @@ def track(running: Running, mean: Tensor, var: Tensor, *, count: int) -> None:
         M.lerp_(mean, gain)
         V.lerp_(var * (count / max(1, count - 1)), gain)
     else:
-        delta = mean - M
-        M.lerp_(mean, gain)
-        V.lerp_(var, gain).addcmul_(delta, delta * (gain * (1 - gain)))
+        pool(M, V, mean, var, gain)
     if not exact:
         running_mean.data.copy_(M)
         running_var.data.copy_(V)
+
+
+def pool(M: Tensor, V: Tensor, mean: Tensor, var: Tensor, gain: float | Tensor) -> None:
+    """The pooled recursion of `track` with a gain a, in place.
+
+    Example:
+        >>> M, V = torch.zeros(1), torch.ones(1)
+        >>> pool(M, V, torch.tensor([2.0]), torch.tensor([3.0]), 0.5)
+        >>> M, V
+        (tensor([1.]), tensor([3.]))
+    """
+    delta = mean - M
+    M.lerp_(mean, gain)
+    V.lerp_(var, gain).addcmul_(delta, delta * (gain * (1 - gain)))
 
 
 def counted(num_batches: Tensor | None, momentum: float | None, dtype: torch.dtype) -> float | None:

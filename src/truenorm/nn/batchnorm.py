@@ -1,5 +1,6 @@
 """Batch norm for vectors, images and volumes: torch's in training, with statistics that are right at inference."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from truenorm import kernels
 from truenorm.errors import UnknownName
 from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Recursion, Running
-from truenorm.nn.dynamic import MOMENTA, Followed, follow, fresh_candidates
+from truenorm.nn.dynamic import MOMENTA, Followed, follow, fresh, settle
 
 Tracking = Literal["pooled", "torch", "dynamic"]
 """How running statistics take in batches: pooled, as torch does it, or pooled under a momentum that is chosen."""
@@ -69,8 +70,9 @@ class TrackedBatchNorm(_BatchNorm):
         for key in _FOLLOWED:
             if key in self._buffers:
                 delattr(self, key)
-        if tracking == "dynamic" and self.running_mean is not None:
-            for key, values in zip(_FOLLOWED, fresh_candidates(self.running_mean), strict=True):
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if tracking == "dynamic" and mean is not None and var is not None and count is not None:
+            for key, values in zip(_FOLLOWED, fresh(mean, var, count), strict=True):
                 self.register_buffer(key, values, persistent=False)
 
     @property
@@ -86,18 +88,42 @@ class TrackedBatchNorm(_BatchNorm):
             >>> norm.chosen_momentum < 0.1  # what does not move is averaged for long
             True
         """
+        self.settle()
         followed = self._followed()
         if followed is None:
             return self.momentum
         return MOMENTA[int(followed.scores_K.argmin())] if int(followed.num_batches) else None
 
+    def settle(self) -> None:
+        """Choose the momentum by all batches so far, and store its statistics.
+
+        With `tracking="dynamic"` it is chosen every 32 batches, and whenever somebody asks: `eval()`, `state_dict()`,
+        `chosen_momentum`, `truenorm.statistics`. In between the buffers are kept under the one chosen last.
+        """
+        followed = self._followed()
+        if followed is not None and not followed.settled.is_meta:
+            settle(followed, self.eps)
+
+    def train(self, mode: bool = True) -> "TrackedBatchNorm":
+        """As torch's; in evaluation mode the statistics are those of all batches so far."""
+        if not mode:
+            self.settle()
+        return super().train(mode)
+
+    def reset_running_stats(self) -> None:
+        """Mean 0, variance 1, no batch."""
+        super().reset_running_stats()
+        if "settled" in self._buffers:
+            self.track_by("dynamic")
+
     def _followed(self) -> Followed | None:
         """The averages that are followed; None where none are, or where a pass has set the momentum."""
         if self.tracking != "dynamic" or self.momentum in (None, 0, 1):
             return None
-        needed = (*_FOLLOWED, "running_mean", "running_var", "num_batches_tracked")
-        buffers = [buffer for key in needed if (buffer := self._buffers.get(key)) is not None]
-        return Followed(*buffers) if len(buffers) == len(needed) else None
+        keys = (*_FOLLOWED, "running_mean", "running_var", "num_batches_tracked")
+        found = [self._buffers[key] for key in keys if key in self._buffers]
+        complete = [buffer for buffer in found if buffer is not None]
+        return Followed(*complete) if len(complete) == len(Followed._fields) else None
 
     def _recursion(self) -> Recursion:
         return "torch" if self.tracking == "torch" else "pooled"
@@ -151,10 +177,11 @@ class TrackedBatchNorm(_BatchNorm):
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self.settle()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         # Beside the version that torch keeps of each module: another key would not load strictly into torch's layer.
         if self.tracking == "dynamic" and hasattr(destination, "_metadata"):
-            followed = {key: self._buffers[key] for key in _FOLLOWED if key in self._buffers}
+            followed = {key: self._buffers[key] for key in ("candidates", "scores") if key in self._buffers}
             destination._metadata.setdefault(prefix[:-1], {})["followed"] = followed
 
     def _load_from_state_dict(
@@ -164,10 +191,16 @@ class TrackedBatchNorm(_BatchNorm):
         if local_metadata.get("assign_to_params_buffers") and self.num_batches_tracked is not None:
             self.num_batches_tracked = self.num_batches_tracked.clone()  # it is the caller's, and `trust` may fill it
         self.trust()
-        for key, values in local_metadata.get("followed", {}).items():
-            now = self._buffers.get(key)
-            if now is not None and now.shape == values.shape:
-                self._buffers[key] = values.detach().to(values.device if now.is_meta else now.device, copy=True)
+        self._follow_from(local_metadata.get("followed", {}))
+
+    def _follow_from(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what was loaded: the averages that were saved, where they were."""
+        if self.tracking != "dynamic":
+            return
+        self.track_by("dynamic")
+        for key, values in saved.items():
+            if self.get_buffer(key).shape == values.shape and not self.get_buffer(key).is_meta:
+                self.get_buffer(key).copy_(values)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, tracking={self.tracking!r}"
@@ -189,7 +222,7 @@ def _training_followed(input: Tensor, affine: Affine, epilogue: Epilogue, follow
     return y
 
 
-_FOLLOWED = ("candidates", "scores")
+_FOLLOWED = ("candidates", "scores", "rows", "settled")
 """Buffers of `tracking="dynamic"`; not in the state dict, whose keys are torch's."""
 
 

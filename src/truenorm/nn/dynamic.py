@@ -1,17 +1,21 @@
 """Running statistics under a momentum that is chosen while a layer trains: by how well it predicted the next batch."""
 
 import math
-from functools import cache, lru_cache
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from truenorm.kernels.tracking import is_free
-from truenorm.rules.predictive import Adaptive, take_in
+from truenorm.kernels.tracking import is_free, pool
+from truenorm.rules.predictive import Adaptive
+from truenorm.rules.rule import ema_weights
 
 MOMENTA = Adaptive().momenta
 """The momenta that are followed, fast to slow: those of `rules.Adaptive`."""
+
+BLOCK = 32
+"""Batches after which a momentum is chosen anew, unless somebody asks before."""
 
 _USUAL = 0.1
 """torch's default, which statistics that were loaded were most likely kept with."""
@@ -19,45 +23,51 @@ _USUAL = 0.1
 _RELUCTANCE = 1e-3
 """By how much less it is preferred where the averages start anew, in units of the score for a factor e of momentum."""
 
-
-def fresh_candidates(mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances (2, K, C) under K momenta before the first batch, and their scores (K,), for a buffer (C,).
-
-    float32 whatever the layer's type: averages in half precision would stand still.
-
-    Example:
-        >>> candidates, scores = fresh_candidates(torch.zeros(3))
-        >>> candidates.shape, scores.shape
-        (torch.Size([2, 7, 3]), torch.Size([7]))
-    """
-    candidates = torch.zeros(2, len(MOMENTA), len(mean), dtype=torch.float32, device=mean.device)
-    candidates[1] = 1
-    return candidates, torch.zeros(len(MOMENTA), dtype=torch.float32, device=mean.device)
+_ROUNDING = 1e-4
+"""How far, in σ, the buffers may be from the average that they follow: float32 over a block."""
 
 
 class Followed(NamedTuple):
     """The averages of a layer under all momenta, and where the chosen one is stored.
 
     Args:
-        candidates_2KC: means and variances.
-        scores_K: how badly each predicted, of late.
+        candidates_2KC: means and variances, as of the batch `settled`.
+        scores_K: how badly each predicted, of late; as of that batch.
+        rows_T2C: moments of the batches since then.
+        settled: the batch, counted from 1, up to which all is taken in.
         mean, var: the running statistics, of shape (C,).
         num_batches: t.
     """
 
     candidates_2KC: Tensor
     scores_K: Tensor
+    rows_T2C: Tensor
+    settled: Tensor
     mean: Tensor
     var: Tensor
     num_batches: Tensor
 
 
-def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
-    """Take a batch into all averages, and store that which predicted best so far, in place: `rules.Adaptive`.
+def fresh(mean: Tensor, var: Tensor, num_batches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first four of `Followed` for running statistics (C,) as they are: all averages start from there.
 
-    Before a batch the buffers hold what was stored last. If they hold anything else, somebody has written them
-    (loaded, assigned, averaged or reset statistics): then all averages start from there, and momenta near 0.1 are
-    preferred until batches say otherwise. A batch that is not finite is counted and moves nothing.
+    float32 whatever the layer's type: averages in half precision would stand still.
+
+    Example:
+        >>> [tuple(values.shape) for values in fresh(torch.zeros(3), torch.ones(3), torch.tensor(0))]
+        [(2, 7, 3), (7,), (32, 2, 3), ()]
+    """
+    running_21C = torch.stack((mean, var)).float()[:, None]
+    rows_T2C = running_21C.new_zeros(BLOCK, 2, len(mean))
+    scores_K = _reluctance(_on(mean.device))  # made anew: a cached one may be of another mode, such as `meta`
+    return running_21C.repeat(1, len(MOMENTA), 1), scores_K, rows_T2C, num_batches.clone()
+
+
+def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
+    """Take a batch into the running statistics, in place, and choose their momentum anew after each block.
+
+    Within a block the buffers are pooled under the momentum that was chosen last. Where reading a number is not free,
+    and in half precision, each batch is a block. A batch that is not finite is counted and moves nothing.
 
     Args:
         followed: of the layer.
@@ -66,62 +76,139 @@ def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
 
     Example:
         >>> running = torch.zeros(1), torch.ones(1)
-        >>> followed = Followed(*fresh_candidates(running[0]), *running, torch.tensor(0))
+        >>> followed = Followed(*fresh(*running, torch.tensor(0)), *running, torch.tensor(0))
         >>> follow(followed, torch.tensor([2.0]), torch.tensor([3.0]), 1e-5)
         >>> running
         (tensor([2.]), tensor([3.]))
     """
-    candidates_2KC, scores_K, *running, num_batches = followed
-    num_batches.add_(1)
-    stored_21C, batch_21C = torch.stack(running)[:, None], torch.stack((mean, var))[:, None].float()
-    if is_free(num_batches):
-        chosen_2C = _chosen_by_numbers(candidates_2KC, scores_K, stored_21C, batch_21C, int(num_batches), eps)
+    followed.num_batches.add_(1)
+    batch_2C = torch.stack((mean, var)).float()
+    if not is_free(followed.num_batches):
+        t = followed.num_batches.float()
+        momentum = _momenta(batch_2C.device).index_select(0, followed.scores_K.argmin(0, keepdim=True))
+        _pooled_in(followed, mean, var, batch_2C.sum().isfinite() * debiased(momentum, t))
+        _settle(followed, batch_2C[None], eps)
+        return
+    t = int(followed.num_batches)
+    pending = t - 1 - int(followed.settled)
+    if not 0 <= pending < BLOCK:  # the count was set by somebody: what is pending is of another run
+        pending = 0
+        followed.settled.fill_(t - 1)
+    followed.rows_T2C[pending].copy_(batch_2C)
+    if math.isfinite(batch_2C.sum().item()):
+        _pooled_in(followed, mean, var, debiased(MOMENTA[_least(followed.scores_K)], t))
+    if pending == BLOCK - 1 or followed.mean.dtype.itemsize < _FULL:
+        _settle(followed, followed.rows_T2C[: pending + 1], eps)
+
+
+def settle(followed: Followed, eps: float) -> None:
+    """Choose by all batches so far: what is stored then is what `rules.Adaptive` gives, exactly.
+
+    Example:
+        >>> running = torch.zeros(1), torch.ones(1)
+        >>> followed = Followed(*fresh(*running, torch.tensor(0)), *running, torch.tensor(0))
+        >>> for m in (0.0, 9.0, 18.0, 27.0):
+        ...     follow(followed, torch.tensor([m]), torch.tensor([1.0]), 1e-5)
+        >>> before = running[0].item()
+        >>> settle(followed, 1e-5)  # what moves as fast is followed closely
+        >>> before < 18 < running[0].item()
+        True
+    """
+    pending = int(followed.num_batches) - int(followed.settled)
+    if 0 < pending <= BLOCK:
+        _settle(followed, followed.rows_T2C[:pending], eps)
+
+
+def _pooled_in(followed: Followed, mean: Tensor, var: Tensor, gain: float | Tensor) -> None:
+    # Past autograd's version counter, as torch's own batch norm writes. Half types are too coarse for the update.
+    running = followed.mean, followed.var
+    M, V = running if torch.compiler.is_compiling() else (buffer.data for buffer in running)
+    if M.dtype.itemsize < _FULL:
+        exact = M.float(), V.float()
+        pool(*exact, mean.float(), var.float(), gain)
+        M.copy_(exact[0])
+        V.copy_(exact[1])
     else:
-        chosen_2C = _chosen_by_tensors(candidates_2KC, scores_K, stored_21C, batch_21C, num_batches, eps)
-    for buffer, values in zip(running, chosen_2C, strict=True):
-        # Past autograd's version counter, as torch's own batch norm writes.
-        (buffer if torch.compiler.is_compiling() else buffer.data).copy_(values)
+        pool(M, V, mean.to(M.dtype), var.to(M.dtype), gain)
 
 
-def _chosen_by_numbers(
-    candidates_2KC: Tensor, scores_K: Tensor, stored_21C: Tensor, batch_21C: Tensor, t: int, eps: float
-) -> Tensor:
-    """Where reading a number is free: half as many operations."""
-    shown_21C = candidates_2KC.narrow(1, _least(scores_K), 1)
-    if not torch.equal(shown_21C.to(stored_21C.dtype), stored_21C):
-        candidates_2KC.copy_(stored_21C)
-        scores_K.copy_(_reluctance(scores_K.device))
-    if math.isfinite(batch_21C.sum().item()):
-        loss_KC = take_in(candidates_2KC, batch_21C, _gains(t), eps)
-        scores_K.lerp_(loss_KC.mean(1), min(1.0, max(0.01, 20 / (t + 18))))
-    return candidates_2KC.select(1, _least(scores_K))
+def _settle(followed: Followed, rows_T2C: Tensor, eps: float) -> None:
+    """Take the rows, the last of them batch t, into all averages at once; store the best.
+
+    If the buffers are not what the average chosen last has become, somebody has written them (statistics were loaded,
+    assigned, averaged): then all averages start from there.
+    """
+    candidates_2KC, scores_K, _, settled, running_mean, running_var, num_batches = followed
+    alpha_K = _momenta(scores_K.device)
+    t_T = num_batches.float() - torch.arange(len(rows_T2C) - 1, -1, -1, device=scores_K.device)
+    t_T = t_T.clamp_min(1)
+    finite_T = rows_T2C.sum((1, 2)).isfinite()
+    mean_TC, var_TC = torch.where(finite_T[:, None, None], rows_T2C, 0).unbind(1)
+    gain_KT = finite_T * debiased(alpha_K[:, None], t_T)
+    keep_KT = 1 - gain_KT
+
+    left_KT1, weight_KTT = _weights(gain_KT, keep_KT)
+    (mean_KC, var_KC) = candidates_2KC
+    after_KTC = left_KT1 * mean_KC[:, None] + weight_KTT @ mean_TC
+    square_KTC = (mean_TC - _before(mean_KC, after_KTC)).square_()
+    var_after_KTC = left_KT1 * var_KC[:, None] + weight_KTT @ (var_TC + keep_KT[..., None] * square_KTC)
+    width_KTC = _before(var_KC, var_after_KTC) + eps
+    loss_KT = (square_KTC + (var_TC + eps)).div_(width_KTC).add_(width_KTC.log()).mean(-1)
+    left, weight_T = ema_weights(finite_T * (20 / (t_T + 18)).clamp(0.01, 1))
+    new_scores_K = left * scores_K + loss_KT @ weight_T
+
+    new_2KC = torch.stack((after_KTC[:, -1], var_after_KTC[:, -1]))
+    running_21C = torch.stack((running_mean, running_var)).float()[:, None]
+    followed_21C = new_2KC.index_select(1, scores_K.argmin(0, keepdim=True))
+    moved = finite_T.all() & ~_alike(running_21C, followed_21C, eps, running_mean.dtype)
+    candidates_2KC.copy_(torch.where(moved, running_21C, new_2KC))
+    scores_K.copy_(torch.where(moved, _reluctance(alpha_K), new_scores_K))
+    settled.copy_(num_batches)
+    chosen_21C = candidates_2KC.index_select(1, scores_K.argmin(0, keepdim=True))
+    for buffer, values in zip((running_mean, running_var), chosen_21C, strict=True):
+        (buffer if torch.compiler.is_compiling() else buffer.data).copy_(values[0])
 
 
-def _chosen_by_tensors(
-    candidates_2KC: Tensor, scores_K: Tensor, stored_21C: Tensor, batch_21C: Tensor, num_batches: Tensor, eps: float
-) -> Tensor:
-    """Without reading a number: no GPU waits, and no graph breaks."""
-    shown_21C = candidates_2KC.index_select(1, scores_K.argmin(0, keepdim=True))
-    moved = (shown_21C.to(stored_21C.dtype) != stored_21C).any()
-    candidates_2KC.copy_(torch.where(moved, stored_21C.float(), candidates_2KC))
-    scores_K.copy_(torch.where(moved, _reluctance(scores_K.device), scores_K))
-    finite = batch_21C.sum().isfinite()
-    t, alpha_K = num_batches.float(), _momenta(scores_K.device)
-    gain_K = finite * alpha_K / -torch.expm1(t * torch.log1p(-alpha_K))
-    loss_KC = take_in(candidates_2KC, torch.where(finite, batch_21C, 0), gain_K[:, None], eps)
-    scores_K.lerp_(loss_KC.mean(1), finite * (20 / (t + 18)).clamp(0.01, 1))
-    return candidates_2KC.index_select(1, scores_K.argmin(0, keepdim=True))[:, 0]
+def _weights(gain_KT: Tensor, keep_KT: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of the start after each batch, (K, T, 1), and the weight of batch s after batch t, (K, t, s)."""
+    later_TT = torch.ones(gain_KT.shape[1], gain_KT.shape[1], dtype=torch.bool, device=gain_KT.device).triu(1)
+    kept_KST = torch.where(later_TT, keep_KT[:, None], 1.0).cumprod(-1)
+    weight_KST = (gain_KT[..., None] * kept_KST).triu()
+    return keep_KT.cumprod(-1)[..., None], weight_KST.mT
+
+
+def _before(start_KC: Tensor, after_KTC: Tensor) -> Tensor:
+    return torch.cat((start_KC[:, None], after_KTC[:, :-1]), 1)
+
+
+def _alike(running_21C: Tensor, followed_21C: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Are they the same but for rounding?"""
+    rounding = max(_ROUNDING, 8 * torch.finfo(dtype).eps)
+    mean_1C, var_1C = followed_21C
+    off_mean, off_var = (running_21C - followed_21C).abs()
+    width_1C = var_1C + eps
+    return (off_mean <= rounding * (width_1C.sqrt() + mean_1C.abs())).all() & (off_var <= rounding * width_1C).all()
+
+
+@overload
+def debiased(momentum: float, t: int) -> float: ...
+@overload
+def debiased(momentum: Tensor, t: Tensor) -> Tensor: ...
+def debiased(momentum: float | Tensor, t: int | Tensor) -> float | Tensor:
+    r"""The gain of batch t, counted from 1: $\alpha / (1 - (1 - \alpha)^t)$.
+
+    Example:
+        >>> debiased(0.5, 1), debiased(torch.tensor([0.5]), torch.tensor([2.0]))
+        (1.0, tensor([0.6667]))
+    """
+    if isinstance(momentum, Tensor):
+        return (momentum / -torch.expm1(t * torch.log1p(-momentum))).clamp_max(1)
+    return min(1.0, momentum / -math.expm1(t * math.log1p(-momentum)))
 
 
 def _least(scores_K: Tensor) -> int:
     scores = scores_K.tolist()
     return scores.index(min(scores))
-
-
-@lru_cache(maxsize=16)
-def _gains(t: int) -> Tensor:
-    """The weight of batch t in each average, (K, 1); the layers of a network ask for the same."""
-    return torch.tensor([[alpha / -math.expm1(t * math.log1p(-alpha))] for alpha in MOMENTA])
 
 
 def _momenta(device: torch.device) -> Tensor:
@@ -135,6 +222,9 @@ def _on(device: torch.device) -> Tensor:
 
 _cached_on = cache(_on)
 
+_FULL = 4
+"""Bytes of the smallest type whose averages do not stand still."""
 
-def _reluctance(device: torch.device) -> Tensor:
-    return _RELUCTANCE * (_momenta(device) / _USUAL).log().abs()
+
+def _reluctance(alpha_K: Tensor) -> Tensor:
+    return _RELUCTANCE * (alpha_K / _USUAL).log().abs()

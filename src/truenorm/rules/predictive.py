@@ -76,40 +76,21 @@ class Adaptive(_Predictive):
         eps_C = layout.eps_C.float()
 
         members_2KC = state.channels["members"].clone()
+        mean_KC, var_KC = members_2KC
         losses: list[Tensor] = []
         # Batch by batch, in place, on what fits into a cache: a history of the members would not.
-        for batch_21C, finite_C, gain_K1 in zip(batch_T21C, finite_TC, gain_TK1, strict=True):
-            losses.append(layout.mean_by_layer(take_in(members_2KC, batch_21C, gain_K1 * finite_C, eps_C)))
+        for batch_21C, ve_C, finite_C, gain_K1 in zip(
+            batch_T21C, batch_T21C[:, 1, 0] + eps_C, finite_TC, gain_TK1, strict=True
+        ):
+            gain_KC = gain_K1 * finite_C
+            square = (mean_KC - batch_21C[0]).square_()
+            width = var_KC + eps_C
+            losses.append(layout.mean_by_layer((square + ve_C).div_(width).add_(width.log_())))
+            var_KC.addcmul_(gain_KC, square)
+            members_2KC.lerp_(batch_21C, gain_KC)
         fresh_T = [max(0.01, 20 / (t + 18)) if t > 1 else 0.0 for t in range(step + 1, step + len(batches) + 1)]
         fresh_TL = torch.tensor(fresh_T, dtype=torch.float32, device=layout.device)[:, None] * finite_TL
         return _scored(state, members_2KC, losses, fresh_TL)
-
-
-def take_in(members_2KC: Tensor, batch_21C: Tensor, gain_KC: Tensor, eps_C: Tensor | float) -> Tensor:
-    """Score the members of `Adaptive` by a batch, then let them take it in, in place.
-
-    Args:
-        members_2KC: means and variances of K running averages.
-        batch_21C: mean and biased variance of the batch.
-        gain_KC: weight of the batch in each, of shape (K, C) or (K, 1).
-        eps_C: ε.
-
-    Returns:
-        the Gaussian log score of each member in each channel before it took the batch in, (K, C); the less the better.
-
-    Example:
-        >>> members = torch.tensor([[[0.0]], [[1.0]]])
-        >>> take_in(members, torch.tensor([[[2.0]], [[1.0]]]), torch.tensor([[0.5]]), 0.0).item(), members.flatten()
-        (5.0, tensor([1., 2.]))
-    """
-    mean_KC, var_KC = members_2KC
-    batch_1C, batch_var_1C = batch_21C
-    square_KC = (mean_KC - batch_1C).square_()
-    width_KC = var_KC + eps_C
-    loss_KC = (square_KC + (batch_var_1C + eps_C)).div_(width_KC).add_(width_KC.log_())
-    var_KC.addcmul_(gain_KC, square_KC)
-    members_2KC.lerp_(batch_21C, gain_KC)
-    return loss_KC
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,8 @@ def test_compiles_as_one_graph_in_training_and_inference(tracking, momentum):
             a.square().sum().backward()
             b.square().sum().backward()
     assert_close(net[0].weight.grad, twin[0].weight.grad)
-    assert_close(dict(net.named_buffers()), dict(twin.named_buffers()))
+    kept, expected = ({k: v for k, v in one.named_buffers() if k != "1.rows"} for one in (net, twin))
+    assert_close(kept, expected)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The norms of the study's networks: batch norm, group norm, and batch-free norms among batch norms."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
@@ -56,7 +57,8 @@ def choose_momenta(network: nn.Module) -> None:
     """
     for layer in network.modules():
         if type(layer) is BatchNorm:
-            layer.__class__ = TrackedAnyBatchNorm
+            module: Any = layer  # the checker knows it as what it no longer is
+            module.__class__ = TrackedAnyBatchNorm
     convert(network, tracking="dynamic")
 
 
