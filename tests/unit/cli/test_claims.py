@@ -129,7 +129,7 @@ def test_a_record_is_shown_by_a_version_whose_catalogue_lacks_the_claim(
 ):
     printed = shown_of("out") + PAGE
     page = (tmp_path / "out" / "report.html").read_bytes()
-    other = replace(TINY, title="Batch norm is another", parts=())
+    other = replace(TINY, title="Batch norm is another", parts=(replace(TINY.parts[0], name="all"),), primary="all")
     for catalogue in ((), (other,)):
         monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", catalogue)
         ended = truenorm("report", "out")

@@ -74,7 +74,7 @@ def test_everything_is_said(claim):
     for field in fields(Claim):
         value = getattr(claim, field.name)
         assert value, field.name
-        if isinstance(value, str) and field.name not in ("name", "title", "literature_verdict"):
+        if isinstance(value, str) and field.name not in ("name", "title", "literature_verdict", "primary"):
             assert value.rstrip("”").endswith((".", "?")), field.name
             assert "  " not in value
     assert all(0 < part.margin < math.inf and part.says for part in claim.parts)
@@ -125,4 +125,4 @@ def test_every_part_finds_its_numbers(claim, context):
         claim, context, value=lambda arm, seed: 0.9 + 0.06 * (arm == "none") + 0.01 * (next(draw) * 7919 % 1000) / 1000
     )
     (verdict,) = judged(record)
-    assert all(finding.effect is not None and finding.seeds == 5 for finding in verdict.findings), verdict.condition
+    assert all(finding.effect is not None and finding.seeds == 5 for finding in verdict.findings), verdict.elsewhere
