@@ -15,8 +15,6 @@ FAMILY = sum(len(claim.parts) for claim in CLAIMS)
 """How many comparisons all claims make together."""
 
 NOT_YET: Mapping[int, str] = {
-    4: "Batch norm makes dropout unnecessary",
-    6: "Batch norm smooths the loss landscape",
     15: "Batches that do not represent the data shift the statistics",
     17: "Weight decay and biases before batch norm do nothing",
     18: "Batch norm belongs before the activation, after every layer",
