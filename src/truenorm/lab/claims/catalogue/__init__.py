@@ -15,7 +15,6 @@ FAMILY = sum(len(claim.parts) for claim in CLAIMS)
 """How many comparisons all claims make together."""
 
 NOT_YET: Mapping[int, str] = {
-    18: "Batch norm belongs before the activation, after every layer",
     21: "Batch norm makes networks more accurate and robust",
 }
 """Number → title."""
