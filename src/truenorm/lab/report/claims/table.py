@@ -1,6 +1,6 @@
 """The claims of a record in the terminal, and the list of claims that there are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,14 +90,12 @@ def claims_conclusion(claims: ClaimsRecord) -> str:
     return " ".join(filter(None, (headline(claims.verdicts), otherwise(claims.verdicts))))
 
 
-def listing(claims: "Sequence[Claim]", not_yet: Mapping[int, str]) -> Table:
-    """The claims that there are, and those that are not measured yet, by number."""
-    rows = [(claim.number, claim.name, claim.title) for claim in claims]
-    rows += [(number, "not yet", title) for number, title in not_yet.items()]
+def listing(claims: "Sequence[Claim]") -> Table:
+    """The claims that there are."""
     return Table(
         title="what is said about batch norm",
         columns=("#", "name", "claim"),
-        rows=tuple((str(number), name, title) for number, name, title in sorted(rows)),
+        rows=tuple((str(claim.number), claim.name, claim.title) for claim in claims),
         notes=("truenorm claims NAME … measures those that are named; truenorm claims measures all.",),
         text=("name", "claim"),
     )
