@@ -32,7 +32,7 @@ PROBE = 256
 """Images that the loss is taken over."""
 
 STEPS = tuple(2.0**power for power in range(-9, -4))
-"""How far one goes along the gradient, of the length of the weights."""
+"""How far one goes along the gradient, of the length of the weights; steps of the training are 1/1000 to 1/100."""
 
 COMPARED = ("none", "bn", "ln")
 
@@ -89,9 +89,10 @@ def around(network: nn.Module, probe: tuple[Tensor, Tensor]) -> dict[str, float]
        \mathrm{range} = \max_\rho L - \min_\rho L \qquad
        \mathrm{change} = \max_\rho \frac{\|g(\rho) - g\|}{\|g\|} $$
 
-    w are the weights of all linear layers and convolutions, g the gradient by them; the rest stays. Behind a norm the
-    size of w is of no effect, but the gradient is the smaller the larger w is: a step of a fixed length would make
-    any network with a norm look smooth that has large weights. Neither number changes with that size.
+    w are the weights of all linear layers and convolutions but the last, g the gradient by them; the rest stays. If a
+    norm stands behind each of them, their size is of no effect, but the gradient is the smaller the larger it is: a
+    step of a fixed length would make any such network look smooth that has large weights. Neither number changes
+    with that size.
 
     Args:
         network: with what it has learned; left as it is. Norms take the statistics of the images.
@@ -102,7 +103,8 @@ def around(network: nn.Module, probe: tuple[Tensor, Tensor]) -> dict[str, float]
     network = copy.deepcopy(network).double().train()
     images, labels = probe[0].double(), probe[1]
     parameters = {name: value.detach() for name, value in network.named_parameters()}
-    weights = {name: value for name, value in parameters.items() if value.ndim > 1}
+    hidden = [name for name, value in parameters.items() if value.ndim > 1][:-1]
+    weights = {name: parameters[name] for name in hidden}
 
     def look(moved: Mapping[str, Tensor]) -> tuple[float, Tensor]:
         variable = {name: value.clone().requires_grad_() for name, value in moved.items()}
@@ -146,9 +148,10 @@ CLAIM = Claim(
         rate for all. Networks are compared where their loss is the same, since batch norm gets down sooner and lower
         down everything is flatter.""",
     measure=f"""As soon as the loss of {PROBE} training images is {LEVELS[0]:.0%}, {LEVELS[1]:.0%} and
-        {LEVELS[2]:.0%} of what guessing gives: steps along the gradient of 1/512 to 1/32 of the length of all weights
-        (those of the training itself are 1/1000 to 1/100). Gradient: its largest change, of its size. Loss: from its
-        least to its largest. Means over the three places; each network in training mode, in float64.""",
+        {LEVELS[2]:.0%} of what guessing gives: steps along the gradient of 1/512 to 1/32 of the length of the hidden
+        layers' weights (those of the training itself are 1/1000 to 1/100). Gradient: its largest change, of its size.
+        Loss: from its least to its largest. Means over the three places; each network in training mode, in
+        float64.""",
     arms={arm: ARMS[arm] for arm in COMPARED},
     parts=tuple(
         Part(
