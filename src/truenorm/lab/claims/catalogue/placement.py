@@ -17,7 +17,7 @@ from truenorm.lab.jobs.job import OnStep
 from truenorm.lab.networks.norms import BatchNorm, NormLayer
 
 IMAGES, BATCH = 12_000, 64
-RATES = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1)
+RATES = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1, 2.0)
 
 Build = Callable[[NormLayer], nn.Module]
 """A norm layer → the network with it behind every hidden layer, before the activation."""

@@ -21,7 +21,7 @@ from truenorm.model.statistics import statistics, using
 from truenorm.stats.shift import estimation_shift
 
 IMAGES, BATCH = 12_000, 64
-RATES = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1)
+RATES = (2.0**-9, 2.0**-7, 2.0**-5, 2.0**-3, 2.0**-1, 2.0)
 
 SHUFFLED, SORTED = "shuffled", "sorted by class"
 
