@@ -146,7 +146,8 @@ def test_looking_around_leaves_the_network_alone(context, probe):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_network_that_does_not_get_down_gives_no_number(context):
+def test_a_network_that_does_not_get_down_gives_no_number(context, monkeypatch):
+    monkeypatch.setattr(landscape, "IMAGES", 1000)
     trial = ClaimTrial(claim="landscape", arm="none", seed=0, where={"network": "cnn"}, lr=1e-7)
     rows = list(landscape.run(trial, context, lambda: None))
     assert [(row.metric, row.value) for row in rows] == [("arrived", 0.0)]

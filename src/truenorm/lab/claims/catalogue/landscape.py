@@ -19,8 +19,8 @@ from truenorm.lab.claims.training import first, trained
 from truenorm.lab.claims.trial import ClaimTrial
 from truenorm.lab.jobs.job import OnStep
 
-IMAGES, BATCH = 15_000, 64
-"""Shown at most, and at each step."""
+IMAGES, BATCH = 90_000, 64
+"""Shown at most, until the last level is passed, and at each step."""
 
 RATE = 2.0**-6
 """Of all networks: where one is looked at depends on its loss alone."""
