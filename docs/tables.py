@@ -435,7 +435,7 @@ def _mean(interval: Interval | None) -> float:
 
 
 def _ruling(verdict: Any) -> str:
-    return "" if verdict is None else ": ".join(part for part in (f"**{verdict.ruling}**", verdict.condition) if part)
+    return "" if verdict is None else "; ".join(part for part in (f"**{verdict.ruling}**", verdict.elsewhere) if part)
 
 
 def _union(several: Any, mentioned: Sequence[str]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ NOISE = {
 def catalogue() -> list[Claim]:
     """As many claims of one comparison as the real catalogue has comparisons."""
     return [
-        replace(CLAIMS[0], name=f"claim-{number}", number=number, parts=(part,))
+        replace(CLAIMS[0], name=f"claim-{number}", number=number, parts=(part,), primary=part.name)
         for number in range(FAMILY)
         for part in [
             Part(

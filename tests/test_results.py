@@ -48,7 +48,7 @@ def test_the_page_beside_a_record_of_claims_is_made_from_it(name):
     for verdict in read_claims(Record.load(PLACE / name)).verdicts:
         assert f'id="claim-{verdict.claim.name}"' in page
         assert escape(verdict.claim.hypothesis) in page
-        assert escape(verdict.condition) in page
+        assert escape(verdict.elsewhere) in page
 
 
 def test_there_are_results():

@@ -25,20 +25,19 @@ def claims(
     Args:
         names: Which claims; all unless said.
         config: on what, and how much.
-        listed: Only list the claims, and those that are not measured yet.
+        listed: Only list the claims.
         out: folder for record.json, report.html and the trials.
         processes: Trials at once; as many as there are cores, unless said.
     """
     from truenorm.errors import InvalidInput
-    from truenorm.lab.claims.catalogue import NOT_YET, named
+    from truenorm.lab.claims.catalogue import named
 
     chosen = named(names)
     if listed:
         from truenorm.cli.terminal import console
         from truenorm.lab.report.claims.table import listing
 
-        not_yet = {} if names else NOT_YET
-        console().print(listing(chosen, not_yet))
+        console().print(listing(chosen))
     else:
         from truenorm.cli.jobs import run_and_show
         from truenorm.lab.claims.run import run_claims

@@ -58,9 +58,6 @@ def catalogue(monkeypatch):
             return run(trial, context, on_step)
 
         monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", (replace(TINY, run=watched),))
-        monkeypatch.setattr(
-            "truenorm.lab.claims.catalogue.NOT_YET", {4: "Batch norm does more", 1: "Batch norm is old"}
-        )
 
     put()
     return put
@@ -129,7 +126,7 @@ def test_a_record_is_shown_by_a_version_whose_catalogue_lacks_the_claim(
 ):
     printed = shown_of("out") + PAGE
     page = (tmp_path / "out" / "report.html").read_bytes()
-    other = replace(TINY, title="Batch norm is another", parts=())
+    other = replace(TINY, title="Batch norm is another", parts=(replace(TINY.parts[0], name="all"),), primary="all")
     for catalogue in ((), (other,)):
         monkeypatch.setattr("truenorm.lab.claims.catalogue.CLAIMS", catalogue)
         ended = truenorm("report", "out")
@@ -211,12 +208,12 @@ measures all.
 
 def test_every_claim_there_is_has_a_line_of_the_list(truenorm, monkeypatch):
     monkeypatch.undo()
-    from truenorm.lab.claims.catalogue import CLAIMS, NOT_YET
+    from truenorm.lab.claims.catalogue import CLAIMS
 
-    listed = listing(CLAIMS, NOT_YET)
+    listed = listing(CLAIMS)
     assert truenorm("claims", "--list").text.rstrip() == plain(listed, WIDE)
     names = {number: name for number, name, _ in listed.rows}
-    assert names == {str(one.number): one.name for one in CLAIMS} | {str(number): "not yet" for number in NOT_YET}
+    assert names == {str(one.number): one.name for one in CLAIMS}
 
 
 def test_help(truenorm, golden):

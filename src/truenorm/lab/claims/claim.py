@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any, Literal
 
+from truenorm.errors import InvalidInput
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.evidence import Evidence
 from truenorm.lab.claims.trial import ClaimTrial
@@ -24,7 +25,7 @@ Rows = Iterator[Measurement]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One comparison that a claim stands or falls by, as a page prints it: positive is as the claim has it.
+    """One comparison of a claim, as a page prints it: a positive effect is as the claim has it.
 
     Args:
         name: the condition in a few words, such as `batch 512`; it completes "holds for …".
@@ -160,7 +161,9 @@ class ClaimText:
         control: what batch norm is compared with, and what is kept equal.
         measure: what is measured.
         arms: name of each arm → what it is, in the order of tables and charts.
-        parts: what it stands or falls by.
+        parts: its comparisons.
+        primary: name of the comparison that decides the claim; "" only in records made before claims had one.
+        why_primary: why that one, by the words of the claim alone.
         columns: of its table.
         picture: its chart.
     """
@@ -178,6 +181,8 @@ class ClaimText:
     measure: str
     arms: Mapping[str, str]
     parts: tuple[Comparison, ...]
+    primary: str = ""
+    why_primary: str = ""
     columns: tuple[Column, ...]
     picture: Picture
 
@@ -189,12 +194,25 @@ class Claim(ClaimText):
     """A claim about batch norm, and everything by which it is judged.
 
     Args:
-        parts: what it stands or falls by, and how each effect is computed.
+        parts: its comparisons, and how each effect is computed.
+        primary: name of the comparison that decides the claim.
+        why_primary: why that one, by the words of the claim alone.
         cells: what is done, given the context.
         run: a trial and its context → what was measured; of a trial that tunes, one row whose value is the better the
             higher. `on_step` is called after each step of training.
+
+    Raises:
+        InvalidInput: the primary is not one of the comparisons.
     """
 
     parts: tuple[Part, ...]
+    # Old records lack these two; a claim of the catalogue may not.
+    primary: str  # pyright: ignore[reportGeneralTypeIssues]
+    why_primary: str  # pyright: ignore[reportGeneralTypeIssues]
     cells: Callable[[ClaimsContext], Sequence[Cell]]
     run: Callable[[ClaimTrial, ClaimsContext, OnStep], Rows]
+
+    def __post_init__(self) -> None:
+        _unwrap(self)
+        if self.primary not in [part.name for part in self.parts]:
+            raise InvalidInput(f"the primary of {self.name}, {self.primary!r}, is not one of its comparisons")

@@ -64,7 +64,9 @@ def with_catalogue(record: Record, claims: Sequence[Claim]) -> Record:
 
 
 def recorded_claims(record: Record) -> tuple[MeasuredClaim, ...] | None:
-    """The claims that the record's header holds; None of a record of an older truenorm, which holds only their names.
+    """The claims that the record's header holds; None of a record of an older truenorm.
+
+    Such a record holds only the names of its claims, or their text without a primary comparison.
 
     Raises:
         InvalidRecord: the header is damaged.
@@ -76,7 +78,9 @@ def recorded_claims(record: Record) -> tuple[MeasuredClaim, ...] | None:
     for claim in claims:
         if len(claim.effects) != len(claim.text.parts):
             raise InvalidRecord(f"the record's header is damaged: {claim.text.name} has effects of other comparisons")
-    return claims
+        if claim.text.primary and claim.text.primary not in [part.name for part in claim.text.parts]:
+            raise InvalidRecord(f"the record's header is damaged: the primary of {claim.text.name} is not there")
+    return claims if all(claim.text.primary for claim in claims) else None
 
 
 def _measured(claim: Claim, evidence: Evidence) -> MeasuredClaim:

@@ -60,6 +60,11 @@ def first(feed: Feed, num: int) -> Feed:
     return replace(feed, split=Split(feed.split.images[:num], feed.split.labels[:num]))
 
 
+def few_images(context: ClaimsContext, num: int, batch_size: int) -> Feed:
+    """The batches of the first so many training images: few enough that networks learn them by heart."""
+    return first(context.feed("train", batch_size), num)
+
+
 def loss_on(network: nn.Module, feed: Feed) -> float:
     """The loss in evaluation mode; infinite where it is not finite."""
     try:

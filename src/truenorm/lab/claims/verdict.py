@@ -7,11 +7,16 @@ by a t test over seeds, each at 5 % for the whole catalogue together (Holm):
     too small is it below the margin, the smallest effect worth the claim's words?
 
 A part holds if it is shown, not too small, and in the mean at least the margin; it does not if it is too small (or
-the other way round); of any other nothing can be told. A claim holds if all its parts do, and does not if none does.
-If some hold and others do not, or cannot be told, it depends: it is shown under conditions, which are said. Else
-nothing is shown for it, though not all is refuted: it cannot be told.
+the other way round); of any other nothing can be told. The ruling of a claim is that of its primary part, which is
+fixed in the catalogue by the words of the claim. The other parts do not change it: the verdict names those that are
+ruled otherwise.
+
 The family is every part of every claim that the catalogue had when the record was made, measured or not: what else is
-run, or added to the catalogue later, changes a verdict by no more than the order of its tests.
+run, or added to the catalogue later, changes a verdict by no more than the order of its tests. The primaries have no
+smaller family of their own, though that would be usual and would show more. A verdict also names other parts that hold
+or do not, so that these must be safe, too; a part has one ruling wherever it is shown; and the primaries of the first
+fifteen claims were chosen after an earlier record had been seen: in the family of all parts that choice cannot make any
+part hold that did not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +29,7 @@ from truenorm.lab.claims.measured import MeasuredClaim
 from truenorm.metrics.intervals import Interval, holm, paired
 from truenorm.record import Record
 
-Ruling = Literal["holds", "does not hold", "depends", "cannot tell"]
+Ruling = Literal["holds", "does not hold", "cannot tell"]
 
 LEVEL = 0.05
 """How often, at most, a catalogue without any effect gives a false answer to one of the two questions."""
@@ -56,21 +61,29 @@ class Verdict:
 
     Args:
         claim: which.
-        ruling: holds, does not hold, depends or cannot tell.
         findings: part by part.
     """
 
     claim: ClaimText
-    ruling: Ruling
     findings: tuple[Finding, ...]
 
     @property
-    def condition(self) -> str:
-        """For which parts it holds, for which it does not, and of which nothing can be told; "" where all agree."""
+    def primary(self) -> Finding:
+        """Of the part that decides the claim."""
+        return next(finding for finding in self.findings if finding.part.name == self.claim.primary)
+
+    @property
+    def ruling(self) -> Ruling:
+        """That of the primary part."""
+        return self.primary.ruling
+
+    @property
+    def elsewhere(self) -> str:
+        """The parts that are ruled otherwise: `holds for …; not for …; undecided for …`; "" where all agree."""
         parts: list[str] = []
         for ruling, words in (("holds", "holds for"), ("does not hold", "not for"), ("cannot tell", "undecided for")):
-            names = [finding.part.name for finding in self.findings if finding.ruling == ruling]
-            if names and len(names) < len(self.findings):
+            names = [finding.part.name for finding in self.findings if finding.ruling == ruling != self.ruling]
+            if names:
                 parts.append(f"{words} {', '.join(names)}")
         return "; ".join(parts)
 
@@ -89,23 +102,7 @@ def verdicts(record: Record, claims: Sequence[MeasuredClaim]) -> tuple[Verdict, 
     findings = iter([_finding(part, *tests) for (part, _), *tests in zip(parts, shown, small, strict=True)])
     of_claims = [(claim.text, tuple(islice(findings, len(claim.text.parts)))) for claim in claims]
     measured = {str(trial.get("claim")) for trial in record.trials.values()}
-    return tuple(
-        Verdict(claim=text, ruling=rule([finding.ruling for finding in of_claim]), findings=of_claim)
-        for text, of_claim in of_claims
-        if text.name in measured
-    )
-
-
-def rule(rulings: Sequence[Ruling]) -> Ruling:
-    """A claim's ruling from those of its parts.
-
-    Example:
-        >>> rule(["holds", "holds"]), rule(["holds", "cannot tell"]), rule(["does not hold", "cannot tell"])
-        ('holds', 'depends', 'cannot tell')
-    """
-    if len(set(rulings)) == 1:
-        return rulings[0]
-    return "depends" if "holds" in rulings else "cannot tell"
+    return tuple(Verdict(claim=text, findings=of_claim) for text, of_claim in of_claims if text.name in measured)
 
 
 def _finding(part: Comparison, shown: Interval | None, small: Interval | None) -> Finding:

@@ -15,7 +15,7 @@ class Badge:
         word: what it says.
     """
 
-    kind: Literal["yes", "no", "mixed", "open"]
+    kind: Literal["yes", "no", "open"]
     word: str
 
 

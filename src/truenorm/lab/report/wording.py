@@ -23,11 +23,6 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def sentence(clause: str) -> str:
-    """A clause as a sentence; "" where there is none."""
-    return f"{capitalised(clause)}." if clause else ""
-
-
 def first_four(texts: Sequence[str]) -> str:
     """The first four of a list, and how many more there are.
 

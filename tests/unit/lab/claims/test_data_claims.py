@@ -1,4 +1,4 @@
-"""Claims 12, 14 and 16: what they are made of, and that tiny runs give all that is shown of them."""
+"""Claims 12, 14, 15, 16 and 21: what they are made of, and that tiny runs give all that is shown of them."""
 
 import math
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from truenorm.lab.claims.catalogue import other_data, per_sample, recurrent
+from truenorm.lab.claims.catalogue import other_data, per_sample, recurrent, robustness, sorted_batches
 from truenorm.lab.claims.configuration import ClaimsConfig
 from truenorm.lab.claims.context import ClaimsContext
 from truenorm.lab.claims.corruption import CORRUPTIONS, blur, contrast, noise
@@ -44,9 +44,10 @@ def record_of(claim, rows):
     return Record(command="", trials=trials, rows=tuple(found))
 
 
-@pytest.mark.parametrize("module", [recurrent, other_data, per_sample])
+@pytest.mark.parametrize("module", [recurrent, other_data, per_sample, robustness, sorted_batches])
 def test_a_tiny_run_gives_what_is_shown_and_judged(module, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES", 100, raising=False)
+    for trains in (module, other_data):  # claim 21 trains as claim 14 does
+        monkeypatch.setattr(trains, "IMAGES", 100, raising=False)
     claim = module.CLAIM
     found = Evidence(run_claims(TINY, [claim], command="", out=tmp_path), claim.name)
     seeds = set(range(5))
@@ -55,7 +56,8 @@ def test_a_tiny_run_gives_what_is_shown_and_judged(module, tmp_path, monkeypatch
         assert found.places(arm)
         for place in found.places(arm):
             for metric in {claim.picture.metric, *(column.metric for column in claim.columns)}:
-                assert set(found.by_seed(metric, arm, **place)) == seeds, (arm, place, metric)
+                if metric != "shift" or arm == "stored":  # other statistics have no distance of their own
+                    assert set(found.by_seed(metric, arm, **place)) == seeds, (arm, place, metric)
             assert (panels is None or panels in place) and (along is None or along in place)
     for part in claim.parts:
         effect = part.effect(found)
@@ -314,3 +316,75 @@ def test_means_are_those_of_one_batch(context, monkeypatch):
     monkeypatch.setattr(per_sample, "centred", lambda norm, features: len(features))
     trial = ClaimTrial(claim="per-sample", arm="bn", seed=0, where={"batch_size": 64})
     assert next(per_sample.run(trial, context, lambda: None)).value == 64
+
+
+# 15: sorted batches
+
+
+@pytest.mark.parametrize("size", [16, 30])
+def test_sorted_batches_hold_all_images_once_and_few_classes(context, size):
+    plain = context.feed("train", size)
+    feed = sorted_batches.SortedFeed(plain.split, plain.scale, size)
+    order = torch.randperm(len(plain.split), generator=torch.Generator().manual_seed(1))
+    batches = list(feed.in_order(order))
+    assert sorted(map(len, (labels for _, labels in batches))) == sorted(len(labels) for _, labels in plain)
+    torch.testing.assert_close(
+        torch.cat([images for images, _ in batches]).sum(0), context.scale(plain.split.images).sum(0), atol=1e-3, rtol=0
+    )
+    classes = [len(labels.unique()) for _, labels in batches]
+    assert sum(classes) <= len(batches) + 9  # a class goes on in the next batch, or it is another class's
+    assert max(len(labels.unique()) for _, labels in plain.in_order(order)) > 2 * max(classes)
+
+
+def test_sorted_batches_are_those_of_the_order(context):
+    plain = context.feed("train", 16)
+    feed = sorted_batches.SortedFeed(plain.split, plain.scale, 16)
+
+    def labels(seed):
+        order = torch.randperm(len(plain.split), generator=torch.Generator().manual_seed(seed))
+        return [labels.tolist() for _, labels in feed.in_order(order)]
+
+    assert labels(0) == labels(0) != labels(1)
+    assert labels(0) != sorted(labels(0))  # the batches are not in the order of classes
+
+
+def test_what_sorting_does_is_told_apart_from_what_is_there_without_it():
+    def at(batches):
+        return {"network": "cnn", "batches": batches}
+
+    rows = [
+        ("stored", at("shuffled"), "shift", 0.25), ("stored", at("sorted by class"), "shift", 1.0),
+        ("stored", at("shuffled"), "accuracy", 0.75), ("exact", at("shuffled"), "accuracy", 0.875),
+        ("stored", at("sorted by class"), "accuracy", 0.25), ("exact", at("sorted by class"), "accuracy", 0.75),
+    ]  # fmt: skip
+    found = Evidence(record_of("sorted-batches", rows), "sorted-batches")
+    effects = {part.name: effect for part in sorted_batches.CLAIM.parts if (effect := part.effect(found))}
+    assert effects == {"the shift (cnn)": {0: 0.75}, "the accuracy (cnn)": {0: 0.375}}
+
+
+# 21: robustness
+
+
+def test_each_kind_of_images_and_statistics_is_judged_against_no_norm():
+    rows = [
+        *((arm, {"images": "unchanged"}, "accuracy", value) for arm, value in (("none", 0.75), ("bn", 0.875))),
+        *((arm, {"images": "noisy"}, "accuracy", value) for arm, value in (("none", 0.5), ("bn", 0.25))),
+        ("bn-adapted", {"images": "noisy"}, "accuracy", 0.625),
+    ]
+    found = Evidence(record_of("robustness", rows), "robustness")
+    effects = {part.name: effect for part in robustness.CLAIM.parts if (effect := part.effect(found))}
+    assert effects == {"unchanged images": {0: 0.125}, "noisy images": {0: -0.25}, "noisy images, adapted": {0: 0.125}}
+
+
+def test_a_network_is_trained_once_for_all_kinds_of_images(context, monkeypatch):
+    monkeypatch.setattr(other_data, "IMAGES", 100)
+    monkeypatch.setattr(robustness, "_NETWORKS", other_data.Networks())
+    steps, scored = [], {}
+    for cell in robustness.cells(context):
+        if cell.arm in ("bn", "bn-adapted"):
+            trial = ClaimTrial(claim="robustness", arm=cell.arm, seed=0, where=cell.where, lr=2.0**-4)
+            rows = list(robustness.run(trial, context, lambda: steps.append(1)))
+            scored[cell.arm, cell.where["images"]] = {row.metric: row.value for row in rows}
+    assert len(steps) == context.steps(100, robustness.BATCH)
+    assert len(scored) == 2 * len(robustness.PLACES)
+    assert scored["bn", "low contrast"] != scored["bn-adapted", "low contrast"]

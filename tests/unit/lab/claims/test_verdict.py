@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truenorm.errors import InvalidInput
 from truenorm.lab.claims.catalogue import CLAIMS
 from truenorm.lab.claims.claim import Part
 from truenorm.lab.claims.measured import measured_claims
-from truenorm.lab.claims.verdict import rule, verdicts
+from truenorm.lab.claims.verdict import Finding, Verdict, verdicts
 from truenorm.record import Measurement, Record
 
 FAMILY = 50
@@ -29,7 +30,7 @@ def part(name, margin=1.0, resolution=0.0):
     )
 
 
-CLAIM = replace(CLAIMS[0], name="planted", parts=tuple(part(name) for name in NAMES))
+CLAIM = replace(CLAIMS[0], name="planted", parts=tuple(part(name) for name in NAMES), primary="small")
 
 
 def record(effects, *, noise=0.5, seed=0, family=FAMILY, test=1000):
@@ -74,13 +75,16 @@ def test_of_many_without_an_effect_hardly_any_holds_and_none_with_one_is_refuted
 def test_the_verdict_follows_the_numbers_and_nothing_else():
     holds = record({"small": 6.0, "large": 6.0})
     verdict = found(holds)
-    assert (verdict.ruling, verdict.condition) == ("holds", "")
+    assert (verdict.ruling, verdict.elsewhere) == ("holds", "")
     turned = replace(holds, rows=tuple(replace_arm(row) for row in holds.rows))
     assert found(turned).ruling == "does not hold"
     one = replace(holds, rows=tuple(replace_arm(row) if row.trial.startswith("large") else row for row in holds.rows))
-    assert (found(one).ruling, found(one).condition) == ("depends", "holds for small; not for large")
+    assert (found(one).ruling, found(one).elsewhere) == ("holds", "not for large")
+    other = found(one, replace(CLAIM, primary="large"))
+    assert (other.ruling, other.elsewhere) == ("does not hold", "holds for small")
+    assert other.findings == found(one).findings
     noisy = record({"small": 6.0, "large": 6.0}, noise=10.0)
-    assert (found(noisy).ruling, found(noisy).condition) == ("cannot tell", "")
+    assert (found(noisy).ruling, found(noisy).elsewhere) == ("cannot tell", "")
 
 
 def replace_arm(row):
@@ -128,8 +132,7 @@ def test_what_is_not_measured_counts_in_the_family_as_often_as_it_would():
     assert found(alone).findings[0].effect.p == pytest.approx(found(both).findings[0].effect.p)
     assert found(alone).findings[1].effect is None
     assert rulings(alone) == ["holds", "cannot tell"]
-    assert found(alone).ruling == "depends"
-    assert found(alone).condition == "holds for small; undecided for large"
+    assert (found(alone).ruling, found(alone).elsewhere) == ("holds", "undecided for large")
 
 
 def test_two_seeds_tell_nothing_however_clear_they_are():
@@ -139,20 +142,29 @@ def test_two_seeds_tell_nothing_however_clear_they_are():
 
 
 def test_five_differences_of_the_same_one_image_are_no_certainty():
-    steps = replace(CLAIM, parts=(part("small", margin=0.01, resolution="one image"),))
+    steps = replace(CLAIM, primary="small", parts=(part("small", margin=0.01, resolution="one image"),))
     same = record({"small": 0.001}, noise=0.0)
     assert rulings(same, replace(steps, parts=(part("small", margin=0.0001),))) == ["holds"]
     assert rulings(same, replace(steps, parts=(replace(steps.parts[0], margin=0.0001),))) == ["cannot tell"]
     assert rulings(record({"small": 0.001}, noise=0.0, test=10**6), steps) == ["does not hold"]
 
 
-@given(st.lists(st.sampled_from(["holds", "does not hold", "cannot tell"]), min_size=1, max_size=6))
-def test_the_ruling_of_a_claim_does_not_depend_on_the_order_of_its_parts(parts):
-    ruling = rule(parts)
-    assert rule(parts[::-1]) == ruling
-    assert (ruling == "depends") == ("holds" in parts and len(set(parts)) > 1)
-    if len(set(parts)) == 1:
-        assert ruling == parts[0]
+@given(st.lists(st.sampled_from(["holds", "does not hold", "cannot tell"]), min_size=1, max_size=6), st.data())
+def test_the_primary_decides_and_the_others_are_named_where_they_differ(parts, data):
+    place = data.draw(st.integers(0, len(parts) - 1))
+    claim = replace(CLAIM, parts=tuple(part(f"part {n}") for n in range(len(parts))), primary=f"part {place}")
+    findings = tuple(
+        Finding(part=each, effect=None, ruling=ruling, seeds=0) for each, ruling in zip(claim.parts, parts, strict=True)
+    )
+    verdict = Verdict(claim=claim, findings=findings)
+    assert verdict.ruling == parts[place]
+    named = {name for group in verdict.elsewhere.split("; ") for name in group.partition("for ")[2].split(", ") if name}
+    assert named == {f"part {n}" for n, ruling in enumerate(parts) if ruling != parts[place]}
+
+
+def test_a_primary_that_is_no_comparison_is_refused():
+    with pytest.raises(InvalidInput, match="the primary of planted, 'smal', is not one of its comparisons"):
+        replace(CLAIM, primary="smal")
 
 
 @given(st.floats(-50, 50), st.integers(0, 100))

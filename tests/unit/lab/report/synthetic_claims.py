@@ -21,6 +21,8 @@ def claim(number, name, parts, picture, *, title=None, arms=None, columns=None, 
         "hypothesis": "It is done twice as well.",
         "control": "The same network without.",
         "measure": "How well it is done.",
+        "primary": parts[0].name,
+        "why_primary": "The words name this one.",
     } | words
     return Claim(
         number=number,

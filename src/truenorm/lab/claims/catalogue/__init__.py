@@ -1,6 +1,6 @@
-"""The claims, one file each, by their number; and those that are not measured yet."""
+"""The claims, one file each, by their number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -13,16 +13,6 @@ CLAIMS: tuple[Claim, ...] = tuple(sorted((module.CLAIM for module in _MODULES), 
 
 FAMILY = sum(len(claim.parts) for claim in CLAIMS)
 """How many comparisons all claims make together."""
-
-NOT_YET: Mapping[int, str] = {
-    4: "Batch norm makes dropout unnecessary",
-    6: "Batch norm smooths the loss landscape",
-    15: "Batches that do not represent the data shift the statistics",
-    17: "Weight decay and biases before batch norm do nothing",
-    18: "Batch norm belongs before the activation, after every layer",
-    21: "Batch norm makes networks more accurate and robust",
-}
-"""Number → title."""
 
 
 def named(names: Sequence[str]) -> tuple[Claim, ...]:

@@ -116,6 +116,8 @@ CLAIM = Claim(
             unit="factor",
         ),
     ),
+    primary="the share in the linear region",
+    why_primary="The sentence speaks of where a sigmoid is held, and not of what that costs.",
     columns=(
         Column(metric="linear_share", heading="in the linear region %", unit="points", digits=1),
         Column(metric="spread", heading="spread of inputs"),

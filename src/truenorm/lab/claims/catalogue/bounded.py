@@ -142,6 +142,9 @@ CLAIM = Claim(
         )
         for arm, (name, _) in ARMS.items()
     ),
+    primary="usual images at inference",
+    why_primary="""The sentence speaks of a network's features at all times. In training the bound is arithmetic and
+        needs no experiment; in use a network gets images like those that it knows.""",
     columns=(
         Column(metric="largest", heading="largest value, σ"),
         Column(metric="beyond", heading=f"images beyond {BOUND:.1f} σ, %", unit="points", digits=1),

@@ -138,6 +138,8 @@ CLAIM = Claim(
             for size in (SMALL, LARGE)
         ),
     ),
+    primary="the batch at inference",
+    why_primary="The sentence speaks of what is given at inference, and of the batch there.",
     columns=(
         Column(metric="alone", heading="independent of the others %", unit="points", digits=1),
         Column(metric="same", heading="as with all images %", unit="points", digits=1),

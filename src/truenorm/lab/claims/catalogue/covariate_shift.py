@@ -188,6 +188,8 @@ CLAIM = Claim(
             unit="points",
         ),
     ),
+    primary="the gain coming from it",
+    why_primary="The claim is why batch norm works; that it reduces the shift is only the premise.",
     columns=(
         Column(metric="likeness", heading="likeness of gradients"),
         Column(metric="loss", heading="training loss", unit="factor"),

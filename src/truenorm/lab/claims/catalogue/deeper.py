@@ -106,6 +106,8 @@ CLAIM = Claim(
             ("skips against SkipInit", "SkipInit", "skipinit", SKIPS),
         )
     ),
+    primary="plain networks",
+    why_primary="The sentence speaks of deeper networks, and of no skip connections.",
     columns=(
         Column(metric="training_accuracy", heading="training accuracy %", unit="points", digits=2),
         Column(metric="accuracy", heading="test accuracy %", unit="points", digits=2),

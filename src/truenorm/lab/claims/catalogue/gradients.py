@@ -106,6 +106,9 @@ CLAIM = Claim(
         )
         for network in NETWORKS
     ),
+    primary="ReLU",
+    why_primary="""The sentence names no activation and no skip connections: ReLU is the usual activation, and a plain
+        stack is what “many layers” says.""",
     columns=(
         Column(metric="growth", heading="gradient × per layer", unit="factor"),
         Column(metric="ratio", heading="first layer over last", unit="factor", digits=2),

@@ -226,6 +226,9 @@ CLAIM = Claim(
         )
         for place in CORRUPTIONS
     ),
+    primary="low contrast images",
+    why_primary="""The sentence says that the stored statistics no longer fit. Lower contrast changes mean and spread
+        of an image's pixels, and nothing else of it.""",
     columns=(
         Column(metric="accuracy", heading="accuracy %", unit="points", digits=1),
         Column(metric="nll", heading="NLL"),

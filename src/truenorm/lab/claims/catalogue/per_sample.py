@@ -121,6 +121,8 @@ CLAIM = Claim(
             ("other samples", "share of a sample's output that does not depend on the others", "alone"),
         )
     ),
+    primary="the means of samples",
+    why_primary="To normalize across a sample's features is to give every sample the same mean.",
     columns=(
         Column(metric="centred", heading="differences of means taken away %", unit="points", digits=1),
         Column(metric="alone", heading="independent of the others %", unit="points", digits=1),

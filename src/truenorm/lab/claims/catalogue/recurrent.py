@@ -114,6 +114,8 @@ CLAIM = Claim(
         )
         for arm, way in WAYS.items()
     ),
+    primary="shared with γ 1",
+    why_primary="The sentence speaks of batch norm as it is: one set of statistics for a layer, γ that starts at 1.",
     columns=(
         Column(metric="accuracy", heading="accuracy %", unit="points", digits=1),
         Column(metric="nll", heading="NLL"),

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from truenorm.errors import extra
 from truenorm.lab.report.claims.record import ClaimsRecord, Place, format_value, place_name
-from truenorm.lab.report.claims.words import amount, effect, headline, margin
+from truenorm.lab.report.claims.words import amount, effect, headline, margin, otherwise
 from truenorm.lab.report.figure import Figure, ends
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.lab.report.parts import Badge, Bar, Bars, Command, Lines, Link, Links, Quote
-from truenorm.lab.report.wording import capitalised, counted, sentence
+from truenorm.lab.report.wording import capitalised, counted
 from truenorm.show import Table
 
 if TYPE_CHECKING:
     from truenorm.lab.claims.claim import ClaimText, Unit
     from truenorm.lab.claims.verdict import Finding, Ruling, Verdict
 
-_KINDS: "Mapping[Ruling, Literal['yes', 'no', 'mixed', 'open']]" = {
+_KINDS: "Mapping[Ruling, Literal['yes', 'no', 'open']]" = {
     "holds": "yes",
     "does not hold": "no",
-    "depends": "mixed",
     "cannot tell": "open",
 }
 
@@ -39,15 +38,13 @@ def claims_page(claims: ClaimsRecord) -> str:
     Raises:
         MissingExtra: what draws is not installed.
     """
-    only, *others = claims.verdicts
-    condition = "" if others else sentence(only.condition)
     return page(
         _title(claims),
         headline(claims.verdicts),
-        *([_overview(claims)] if others else []),
+        *([_overview(claims)] if len(claims.verdicts) > 1 else []),
         _how_to_read(claims),
         *(_card(claims, verdict) for verdict in claims.verdicts),
-        text=tuple(filter(None, (condition, claims.lacking))),
+        text=tuple(filter(None, (otherwise(claims.verdicts), claims.lacking))),
         record=claims.record,
     )
 
@@ -73,7 +70,7 @@ def _overview(claims: ClaimsRecord) -> Section:
             text=verdict.claim.title,
             to=_anchor(verdict.claim),
             badge=_badge(verdict.ruling),
-            aside=verdict.condition,
+            aside=verdict.elsewhere,
         )
         for verdict in claims.verdicts
     )
@@ -110,6 +107,7 @@ def _card(claims: ClaimsRecord, verdict: "Verdict") -> Section:
             ("if it is so", claim.hypothesis),
             ("compared with", claim.control),
             ("what is measured", claim.measure),
+            ("what decides", f"{capitalised(claim.primary)}. {claim.why_primary}"),
         )
     )
     papers = Lines(
@@ -117,7 +115,7 @@ def _card(claims: ClaimsRecord, verdict: "Verdict") -> Section:
         lines=(
             ("papers", claim.literature),
             ("they come to", claim.literature_verdict),
-            ("seen here", ": ".join(filter(None, (verdict.ruling, verdict.condition)))),
+            ("seen here", "; ".join(filter(None, (verdict.ruling, verdict.elsewhere)))),
         ),
     )
     numbers = Tables(views=((_numbers(claim, places),),), folded="The numbers")
@@ -126,7 +124,7 @@ def _card(claims: ClaimsRecord, verdict: "Verdict") -> Section:
         name=_anchor(claim),
         kicker=f"Claim {claim.number}",
         badge=_badge(verdict.ruling),
-        aside=verdict.condition,
+        aside=verdict.elsewhere,
         text=(claim.plainly,),
         parts=(
             Quote(text=claim.sentence, by=", ".join(claim.sources)),
@@ -152,7 +150,9 @@ def _findings(verdict: "Verdict", notes: Sequence[str]) -> Bars:
     scales = {finding.part.unit: _Scale(verdict.findings, finding.part.unit) for finding in verdict.findings}
     return Bars(
         heading="What was found",
-        bars=tuple(_bar(finding, scales[finding.part.unit]) for finding in verdict.findings),
+        bars=tuple(
+            _bar(finding, scales[finding.part.unit], primary=finding is verdict.primary) for finding in verdict.findings
+        ),
         notes=tuple(map(capitalised, notes)),
     )
 
@@ -175,7 +175,7 @@ class _Scale:
         return round(min(max(100 * (value - self._low) / self._width, 0.0), 100.0), 2)
 
 
-def _bar(finding: "Finding", scale: _Scale) -> Bar:
+def _bar(finding: "Finding", scale: _Scale, *, primary: bool) -> Bar:
     part, measured = finding.part, finding.effect
     low = mean = high = None
     if measured is not None:
@@ -185,7 +185,7 @@ def _bar(finding: "Finding", scale: _Scale) -> Bar:
         name=part.name,
         text=part.says,
         told=effect(measured, part.unit),
-        aside=f"needed: {margin(part)} · {seeds}",
+        aside=f"{'primary · ' if primary else ''}needed: {margin(part)} · {seeds}",
         badge=_badge(finding.ruling),
         zero=scale(0.0),
         mark=scale(part.margin),

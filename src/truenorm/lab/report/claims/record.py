@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from truenorm.errors import InvalidRecord
@@ -13,6 +13,11 @@ from truenorm.record import Record, typed
 if TYPE_CHECKING:  # importing claims imports torch
     from truenorm.lab.claims.claim import ClaimText
     from truenorm.lab.claims.verdict import Verdict
+
+_BEFORE_PRIMARIES = (
+    "This record was made before claims had a primary comparison: it is judged by the claims of this version of "
+    "truenorm, whose primaries were chosen afterwards."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +144,8 @@ class ClaimsRecord:
 def read_claims(record: Record) -> ClaimsRecord:
     """Parse a record of claims and judge it.
 
-    Text and effects are read from the record. One of an older truenorm, which holds neither, is judged by the
-    catalogue of this version.
+    Text and effects are read from the record. One of an older truenorm, which has no primary comparisons, is judged
+    by the catalogue of this version; a note says so.
 
     Raises:
         InvalidRecord: the record is not of claims, its header is damaged, or it holds no text of a claim that this
@@ -162,6 +167,8 @@ def read_claims(record: Record) -> ClaimsRecord:
         from truenorm.lab.claims.catalogue import CLAIMS  # which imports whatever a claim may train
 
         claims = measured_claims(record, CLAIMS)
+        if "catalogue" in configuration:
+            record = replace(record, notes=(*record.notes, _BEFORE_PRIMARIES))
     known = {claim.text.name for claim in claims}
     used = [*names, *(trial["claim"] for trial in record.trials.values())]
     if unknown := [name for name in dict.fromkeys(used) if name not in known]:

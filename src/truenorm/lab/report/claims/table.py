@@ -1,12 +1,12 @@
 """The claims of a record in the terminal, and the list of claims that there are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from truenorm.lab.report.claims.record import ClaimsRecord
-from truenorm.lab.report.claims.words import counts, effect, headline, margin
-from truenorm.lab.report.wording import counted, sentence
+from truenorm.lab.report.claims.words import effect, headline, margin, otherwise
+from truenorm.lab.report.wording import counted
 from truenorm.show import Table
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from truenorm.lab.claims.claim import Claim
 
-_STYLES = {"holds": "green", "does not hold": "red", "depends": "yellow", "cannot tell": "dim"}
+_STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "dim"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimsTable:
-    """A row for each claim, and below it one for each comparison that it stands or falls by.
+    """A row for each claim, and below it one for each of its comparisons; the primary one is marked.
 
     Args:
         claims: the parsed record and its verdicts.
@@ -36,6 +36,7 @@ class ClaimsTable:
             f"{images.name}: {images.train:,} images to train on, {images.test:,} to test; "
             f"{counted(len(claims.seeds), 'seed')}; effects are means over seeds, with 95 % intervals.",
             "0, or ×1, is no effect; above is as the claim has it. Margin: the smallest that is worth its words.",
+            "A claim's verdict is that of its primary comparison (*), chosen by its words alone.",
             f"Verdicts: two t tests of each comparison, 5 % for all {claims.family} of the catalogue together (Holm); "
             "an interval is of its comparison alone.",
             *(["A quick look: less training, and fewer learning rates, than the claims say."] if quick else []),
@@ -73,9 +74,10 @@ class ClaimsTable:
                 Text(verdict.ruling, style=f"bold {_STYLES[verdict.ruling]}"),
             )
             for found in verdict.findings:
+                mark = " *" if found is verdict.primary else ""
                 table.add_row(
                     "",
-                    Padding(Text(found.part.name), (0, 0, 0, 2)),
+                    Padding(Text(found.part.name + mark), (0, 0, 0, 2)),
                     Text(found.ruling, style=_STYLES[found.ruling]),
                     Text(effect(found.effect, found.part.unit)),
                     Text(margin(found.part)),
@@ -84,22 +86,16 @@ class ClaimsTable:
 
 
 def claims_conclusion(claims: ClaimsRecord) -> str:
-    """What is said below the table: how many claims hold, and which."""
-    if len(claims.verdicts) == 1:
-        (only,) = claims.verdicts
-        condition = f"It {only.condition}." if only.condition.startswith("holds") else sentence(only.condition)
-        return " ".join(filter(None, (headline(claims.verdicts), condition)))
-    return counts([verdict.ruling for verdict in claims.verdicts])
+    """What is said below the table: how many claims hold, and in how many other comparisons differ."""
+    return " ".join(filter(None, (headline(claims.verdicts), otherwise(claims.verdicts))))
 
 
-def listing(claims: "Sequence[Claim]", not_yet: Mapping[int, str]) -> Table:
-    """The claims that there are, and those that are not measured yet, by number."""
-    rows = [(claim.number, claim.name, claim.title) for claim in claims]
-    rows += [(number, "not yet", title) for number, title in not_yet.items()]
+def listing(claims: "Sequence[Claim]") -> Table:
+    """The claims that there are."""
     return Table(
         title="what is said about batch norm",
         columns=("#", "name", "claim"),
-        rows=tuple((str(number), name, title) for number, name, title in sorted(rows)),
+        rows=tuple((str(claim.number), claim.name, claim.title) for claim in claims),
         notes=("truenorm claims NAME … measures those that are named; truenorm claims measures all.",),
         text=("name", "claim"),
     )

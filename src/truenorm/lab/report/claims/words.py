@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from truenorm.lab.claims.claim import Comparison, Unit
     from truenorm.lab.claims.verdict import Ruling, Verdict
 
-RULINGS: "tuple[Ruling, ...]" = ("holds", "does not hold", "depends", "cannot tell")
+RULINGS: "tuple[Ruling, ...]" = ("holds", "does not hold", "cannot tell")
 
 _SAID: "dict[Ruling, tuple[str, str]]" = {  # one, and many
     "holds": ("holds", "hold"),
     "does not hold": ("does not", "do not"),
-    "depends": ("holds in some comparisons only", "hold in some comparisons only"),
 }
 _LARGEST = math.log(1e4)
 """Factors beyond are powers of ten."""
@@ -90,23 +89,28 @@ def margin(part: "Comparison") -> str:
 
 
 def headline(verdicts: "Sequence[Verdict]") -> str:
-    """How many claims hold, in a sentence.
-
-    Example:
-        >>> counts(["holds", "depends", "depends", "cannot tell"])
-        'Of 4 things said about batch norm, 1 holds, 2 hold in some comparisons only, and of 1 nothing can be told.'
-    """
+    """How many claims hold, in a sentence."""
     if len(verdicts) == 1:
         (only,) = verdicts
-        found = {"depends": "it depends", "cannot tell": "cannot tell"}
-        return f"“{only.claim.title}”: {found.get(only.ruling, only.ruling)}."
+        return f"“{only.claim.title}”: {only.ruling}."
     return counts([verdict.ruling for verdict in verdicts])
+
+
+def otherwise(verdicts: "Sequence[Verdict]") -> str:
+    """How many claims have comparisons that are ruled otherwise than the primary; of one claim, which; "" if none."""
+    if len(verdicts) == 1:
+        (only,) = verdicts
+        return f"Ruled otherwise in other comparisons: {only.elsewhere}." if only.elsewhere else ""
+    number = sum(bool(verdict.elsewhere) for verdict in verdicts)
+    return f"{number} of them {'is' if number == 1 else 'are'} ruled otherwise in other comparisons." if number else ""
 
 
 def counts(rulings: "Sequence[Ruling]") -> str:
     """The same from the rulings alone.
 
     Example:
+        >>> counts(["holds", "does not hold", "does not hold", "cannot tell"])
+        'Of 4 things said about batch norm, 1 holds, 2 do not, and of 1 nothing can be told.'
         >>> counts(["holds", "holds"]), counts(["cannot tell", "cannot tell"])
         ('All 2 things said about batch norm hold.', 'Of 2 things said about batch norm, nothing can be told of any.')
         >>> counts(["holds", "does not hold"])
@@ -119,7 +123,6 @@ def counts(rulings: "Sequence[Ruling]") -> str:
         return {
             "holds": f"All {many} hold.",
             "does not hold": f"Of {many}, none holds.",
-            "depends": f"All {many} hold in some comparisons only.",
             "cannot tell": f"Of {many}, nothing can be told of any.",
         }[only]
     said: list[str] = []
