@@ -16,7 +16,7 @@ class ClassScores:
     Args:
         sensitivity: TP / (TP + FN), also called recall; None for a class without a sample.
         specificity: TN / (TN + FP); None where every sample is of this class.
-        f_score: 2TP / (2TP + FP + FN); None for a class without a sample that is never predicted, 0 for one that is.
+        f_score: 2TP / (2TP + FP + FN); of a class without a sample 0 where it is predicted, else None.
         support: number of samples of the class; of an average, of all classes.
 
     Example:
