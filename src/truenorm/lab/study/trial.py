@@ -33,7 +33,9 @@ LOOKS, LOOK_AT = 10, 2048
 def measure_trial(
     trial: StudyTrial, context: StudyContext, running: RunningTrial, on_step: OnStep
 ) -> Iterator[Measured]:
-    """Train and measure; every row and confusion matrix of the trial. A training that was interrupted continues from its last epoch.
+    """Train and measure; every row and confusion matrix of the trial.
+
+    A training that was interrupted continues from its last epoch.
 
     Raises:
         Diverged: the loss, or what follows from the trained weights, is not finite.
