@@ -34,12 +34,12 @@ class Line:
         values = self._defined(method, score)
         return mean_interval(list(values.values())) if values else None
 
-    def difference(self, method: str, score: Score = "f_score") -> Interval | None:
-        """Method minus the baseline in points, paired by seed; None where no seed has both.
+    def difference(self, method: str) -> Interval | None:
+        """F under a method minus F under the baseline in points, paired by seed; None where no seed has both.
 
         The standard deviation of the differences is not taken to be smaller than one test image of the class.
         """
-        values, base = self._defined(method, score), self._defined(BASELINE, score)
+        values, base = self._defined(method, "f_score"), self._defined(BASELINE, "f_score")
         common = [seed for seed in values if seed in base]
         if not common or not self.support:
             return None
@@ -60,45 +60,54 @@ class ByClass:
         averages: macro and weighted.
         methods: that are compared with the baseline, the sweep left out: first those of a fixed list.
         num_methods: how many there are in all.
+        differences: method → number of a class → its F under the method minus that under the baseline, in points.
+        beyond: those of them that chance does not explain: 95 %, Holm over the classes of a method.
     """
 
     classes: tuple[Line, ...]
     averages: tuple[Line, ...]
     methods: tuple[str, ...]
     num_methods: int
-
-    def differences(self, method: str) -> dict[int, Interval]:
-        """Number of a class → its F under the method minus that under the baseline, in points."""
-        found = {number: line.difference(method) for number, line in enumerate(self.classes)}
-        return {number: difference for number, difference in found.items() if difference is not None}
-
-    def beyond_noise(self, method: str) -> dict[int, Interval]:
-        """Those that chance does not explain: 95 %, Holm over the classes."""
-        return beyond_noise(self.differences(method))
+    differences: Mapping[str, Mapping[int, Interval]]
+    beyond: Mapping[str, Mapping[int, Interval]]
 
 
 def by_class(summary: StudySummary) -> ByClass | None:
     """A setting class by class; None where the record holds no confusion matrices of the baseline."""
     if not summary.confusions_of(BASELINE):
         return None
-    all_methods = [arm for arm in (*compared(summary), *summary.networks) if summary.confusions_of(arm)]
-    all_methods.sort(key=lambda arm: _FIRST.index(arm) if arm in _FIRST else len(_FIRST))
-    methods = tuple(all_methods[:_MOST_METHODS])
+    every = [arm for arm in (*compared(summary), *summary.networks) if summary.confusions_of(arm)]
+    every.sort(key=lambda arm: _FIRST.index(arm) if arm in _FIRST else len(_FIRST))
+    methods = tuple(every[:_MOST_METHODS])
     confusions = {arm: summary.confusions_of(arm) for arm in (BASELINE, *methods)}
-    scores = {arm: {seed: one.classes for seed, one in of.items()} for arm, of in confusions.items()}
     first = next(iter(confusions[BASELINE].values()))
+    by_arm = {arm: {seed: one.classes for seed, one in of.items()} for arm, of in confusions.items()}
     classes = tuple(
         Line(
             name=name,
-            support=first.classes[number].support,
-            scores={arm: {seed: of_classes[number] for seed, of_classes in of.items()} for arm, of in scores.items()},
+            support=sum(first.counts[number]),
+            scores={arm: {seed: scores[number] for seed, scores in of.items()} for arm, of in by_arm.items()},
         )
         for number, name in enumerate(summary.class_names)
     )
     macro = {arm: {seed: one.macro for seed, one in of.items()} for arm, of in confusions.items()}
     weighted = {arm: {seed: one.weighted for seed, one in of.items()} for arm, of in confusions.items()}
-    averages = tuple(
-        Line(name=f"{name} average", support=first.num, scores=of)
-        for name, of in (("macro", macro), ("weighted", weighted))
+    differences = {
+        method: {
+            number: difference
+            for number, line in enumerate(classes)
+            if (difference := line.difference(method)) is not None
+        }
+        for method in methods
+    }
+    return ByClass(
+        classes=classes,
+        averages=(
+            Line(name="macro average", support=first.num, scores=macro),
+            Line(name="weighted average", support=first.num, scores=weighted),
+        ),
+        methods=methods,
+        num_methods=len(every),
+        differences=differences,
+        beyond={method: beyond_noise(of_classes) for method, of_classes in differences.items()},
     )
-    return ByClass(classes=classes, averages=averages, methods=methods, num_methods=len(all_methods))

@@ -5,21 +5,24 @@ from collections.abc import Iterator, Sequence
 from truenorm.lab.report.by_class import ByClass, Line, Score, by_class
 from truenorm.lab.report.summary import BASELINE, StudySummary, cell, num_tested, signed
 from truenorm.lab.report.wording import counted, first_four
-from truenorm.metrics.intervals import Interval
 from truenorm.show import Table
 
 _ALL, _SOME = 20, 12
 """Up to so many classes are all shown; of more, so many."""
 
 _SCORES: dict[str, Score] = {"sensitivity %": "sensitivity", "specificity %": "specificity", "F %": "f_score"}
+_COLUMNS = ("class", "images", *_SCORES)
 _UNDEFINED = "undefined"
 
 
 def class_tables(summaries: Sequence[StudySummary]) -> tuple[Table, ...]:
     """A table of classes for each setting that has confusion matrices; if none has, one that says so."""
     tables = tuple(table for summary in summaries for table in class_table(summary))
-    note = "The record holds no confusion matrices: it was made before truenorm kept them. Run its command again."
-    return tables or (Table(title="class by class", columns=("class",), rows=(), notes=(note,)),)
+    note = (
+        "The record holds no confusion matrices: it was made before truenorm kept them. Its command, with a new --out "
+        "folder, makes one that does."
+    )
+    return tables or (Table(title="class by class: nothing is recorded", columns=_COLUMNS, rows=(), notes=(note,)),)
 
 
 def class_table(summary: StudySummary) -> tuple[Table, ...]:
@@ -27,15 +30,21 @@ def class_table(summary: StudySummary) -> tuple[Table, ...]:
     found = by_class(summary)
     if found is None:
         return ()
-    beyond = {method: found.beyond_noise(method) for method in found.methods}
     shown = _shown(found)
     rows = [
-        (*_scores(line), *(_marked(line.difference(method), number in beyond[method]) for method in found.methods))
+        (
+            *_scores(line),
+            *(
+                cell(found.differences[method].get(number), 2, signed=True)
+                + (" *" if number in found.beyond[method] else "")
+                for method in found.methods
+            ),
+        )
         for number, line in enumerate(found.classes)
         if number in shown
     ]
     rows += [
-        (*_scores(line), *(_marked(line.difference(method), False) for method in found.methods))
+        (*_scores(line), *(cell(line.difference(method), 2, signed=True) for method in found.methods))
         for line in found.averages
     ]
     label = f", {summary.setting.label}" if summary.setting.label else ""
@@ -46,7 +55,7 @@ def class_table(summary: StudySummary) -> tuple[Table, ...]:
     return (
         Table(
             title=f"class by class{label}: {BASELINE}{methods}",
-            columns=("class", "images", *_SCORES, *found.methods),
+            columns=(*_COLUMNS, *found.methods),
             rows=tuple(rows),
             notes=notes,
         ),
@@ -58,10 +67,10 @@ def largest_changes(found: ByClass) -> tuple[str, ...]:
     if not found.methods:
         return ()
     method = found.methods[0]
-    differences, beyond = found.differences(method), found.beyond_noise(method)
+    differences, beyond = found.differences[method], found.beyond[method]
     tested = num_tested(differences)
     ranked = sorted(beyond or differences, key=lambda number: -abs(differences[number].mean))
-    texts = [f"{found.classes[number].name} {signed(differences[number])}" for number in ranked]
+    texts = [f"{found.classes[number].name} ({signed(differences[number])})" for number in ranked]
     largest = f"{signed(differences[ranked[0]])}, class {found.classes[ranked[0]].name}" if ranked else ""
     if not any(difference.mean for difference in differences.values()):
         said = "no class differs in its mean F"
@@ -78,14 +87,14 @@ def _notes(summary: StudySummary, found: ByClass, hidden: int) -> Iterator[str]:
     if hidden:
         why = "F changes most in those shown" if found.methods else "F is lowest in those shown"
         yield f"{hidden} of {len(found.classes)} classes are not shown: {why}."
-    if any(num_tested(found.differences(method)) for method in found.methods):
+    if any(map(num_tested, found.differences.values())):
         yield (
             "Mean ± 95 % interval over seeds; differences are paired by seed. *: beyond noise, Holm over the classes "
             "of a column; averages are not tested."
         )
     if left := found.num_methods - len(found.methods):
         yield f"{counted(left, 'more method')} of the record {'is' if left == 1 else 'are'} not compared here."
-    balanced = ", as is the macro one of this balanced test set" if summary.images.balanced else ""
+    balanced = "; so is macro sensitivity here, as the test set is balanced" if summary.images.balanced else ""
     yield (
         "Macro: plain mean over the classes that have test images; weighted: by their number of images, so that its "
         f"sensitivity is the accuracy{balanced}."
@@ -96,11 +105,10 @@ def _shown(found: ByClass) -> set[int]:
     """Numbers of the classes of the table: all, or those that change most, or without methods those of the lowest F."""
     if len(found.classes) <= _ALL:
         return set(range(len(found.classes)))
-    differences = [found.differences(method) for method in found.methods]
 
     def rank(number: int) -> float:
         if found.methods:
-            return -max((abs(of[number].mean) for of in differences if number in of), default=0.0)
+            return -max((abs(of[number].mean) for of in found.differences.values() if number in of), default=0.0)
         score = found.classes[number].interval(BASELINE, "f_score")
         return 100.0 if score is None else score.mean
 
@@ -110,7 +118,3 @@ def _shown(found: ByClass) -> set[int]:
 def _scores(line: Line) -> tuple[str, ...]:
     values = (cell(line.interval(BASELINE, score), 2) or _UNDEFINED for score in _SCORES.values())
     return line.name, f"{line.support:,}", *values
-
-
-def _marked(difference: Interval | None, beyond: bool) -> str:
-    return cell(difference, 2, signed=True) + (" *" if beyond else "")

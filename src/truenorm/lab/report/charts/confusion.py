@@ -44,8 +44,10 @@ def confusion_maps(summaries: Sequence[StudySummary]) -> tuple[Figure, ...]:
     by_arm = encodings(study_looks(arms), "color", legend=legend)["color"]
     accent = alt.value(ink("accent"))
     return (
-        *figure("confusion", _map("share:Q", "% of the true class", ".2f", accent), _SHARES, shares),
-        *figure("confusion-difference", _map("change:Q", "difference, points", "+.2f", by_arm), _CHANGES, changes),
+        *figure("confusion", _map("share", "% of the true class", ".2f", " %", accent), _SHARES, shares),
+        *figure(
+            "confusion-difference", _map("change", "difference, points", "+.2f", " points", by_arm), _CHANGES, changes
+        ),
     )
 
 
@@ -68,7 +70,7 @@ def mean_shares(confusions: Sequence[Confusion]) -> dict[tuple[int, int], float]
     }
 
 
-def _map(field: str, title: str, digits: str, colour: Any) -> Any:
+def _map(field: str, title: str, digits: str, unit: str, colour: Any) -> Any:
     def axis(**options: Any) -> Any:
         return alt.Axis(labelOverlap="greedy", labelLimit=110, **options)
 
@@ -78,13 +80,16 @@ def _map(field: str, title: str, digits: str, colour: Any) -> Any:
         tooltip=[
             alt.Tooltip("truth:N", title="true class"),
             alt.Tooltip("predicted:N", title="predicted class"),
-            alt.Tooltip(field, title=title, format=digits),
+            alt.Tooltip(f"{field}:Q", title=title, format=digits),
         ],
     )
+    spoken = f"datum.truth + ' predicted as ' + datum.predicted + ': ' + format(datum.{field}, '{digits}') + '{unit}'"
     size = alt.ExprRef("width < 400 ? 8 : 10.5")
     paper = alt.when(f"datum.strength > {_STRONG}").then(alt.value(ink("paper"))).otherwise(alt.value(ink("ink")))
     return alt.layer(
-        base.mark_rect().encode(color=colour, opacity=alt.Opacity("strength:Q", scale=None)),
+        base.transform_calculate(spoken=spoken)
+        .mark_rect()
+        .encode(color=colour, opacity=alt.Opacity("strength:Q", scale=None), description="spoken:N"),
         base.transform_filter("isValid(datum.text)")
         .mark_text(fontSize=size, aria=False)
         .encode(text="text:N", color=paper),
@@ -121,8 +126,8 @@ def _changes_view(summary: StudySummary) -> View:
     if not largest:
         return _NO_VIEW
     title = f"Confusion matrix of {method} − {BASELINE}"
-    if tested := num_tested(found.differences(method)):
-        title += f": F beyond noise in {len(found.beyond_noise(method)) or 'none'} of {tested} classes"
+    if tested := num_tested(found.differences[method]):
+        title += f": F beyond noise in {len(found.beyond[method]) or 'none'} of {tested} classes"
     rows_of_view = [
         row | {"change": rounded(change, 4), "arm": method if change > 0 else BASELINE}
         for row, change in _drawn(summary.class_names, changes, largest, "+.1f")
