@@ -69,9 +69,7 @@ def test_a_study_of_100_classes(truenorm, cifar100, tmp_path):
     # The table is that of the record, and as long as a reader takes in.
     (table,) = class_tables(summaries(read_study(record)))
     assert plain(table, 150) in ended.text
-    assert (
-        len(table.rows) == 12 + 2 and "88 of 100 classes are not shown: F changes most in those shown." in table.notes
-    )
+    assert len(table.rows) == 12 + 2 and "88 of 100 classes are not shown: F changes no more in them." in table.notes
     assert table.columns[-2:] == ("dmbn", "bn-bfn") and {row[1] for row in table.rows[:12]} == {"2"}
     # On a balanced test set macro and weighted sensitivity are the accuracy.
     summary = only_summary(read_study(record))

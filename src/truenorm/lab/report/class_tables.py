@@ -85,7 +85,7 @@ def largest_changes(found: ByClass) -> tuple[str, ...]:
 
 def _notes(summary: StudySummary, found: ByClass, hidden: int) -> Iterator[str]:
     if hidden:
-        why = "F changes most in those shown" if found.methods else "F is lowest in those shown"
+        why = "F changes no more in them" if found.methods else "F is no lower in those of them that have test images"
         yield f"{hidden} of {len(found.classes)} classes are not shown: {why}."
     if any(map(num_tested, found.differences.values())):
         yield (
@@ -102,15 +102,20 @@ def _notes(summary: StudySummary, found: ByClass, hidden: int) -> Iterator[str]:
 
 
 def _shown(found: ByClass) -> set[int]:
-    """Numbers of the classes of the table: all, or those that change most, or without methods those of the lowest F."""
+    """Numbers of the classes of the table: all, or those that change most, or without methods those of the lowest F.
+
+    Of many classes those without test images come last.
+    """
     if len(found.classes) <= _ALL:
         return set(range(len(found.classes)))
 
-    def rank(number: int) -> float:
+    def rank(number: int) -> tuple[bool, float]:
+        line = found.classes[number]
         if found.methods:
-            return -max((abs(of[number].mean) for of in found.differences.values() if number in of), default=0.0)
-        score = found.classes[number].interval(BASELINE, "f_score")
-        return 100.0 if score is None else score.mean
+            changes = [abs(of[number].mean) for of in found.differences.values() if number in of]
+            return not line.support, -max(changes, default=0.0)
+        score = line.interval(BASELINE, "f_score")
+        return not line.support, 0.0 if score is None else score.mean
 
     return set(sorted(range(len(found.classes)), key=rank)[:_SOME])
 

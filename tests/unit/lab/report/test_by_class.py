@@ -168,7 +168,7 @@ def test_of_100_classes_those_that_change_most():
     assert table.notes[:2] == snapshot(
         (
             "dmbn − static-0.1, points, paired by seed, ± 95 %: F changes beyond noise in 2 of 100 classes (Holm): class 90 (-27.87 ± 4.14), class 7 (-22.55 ± 4.14).",
-            "88 of 100 classes are not shown: F changes most in those shown.",
+            "88 of 100 classes are not shown: F changes no more in them.",
         )
     )
 
@@ -180,10 +180,18 @@ def test_of_100_classes_without_another_method_those_of_the_lowest_f():
     assert "class 5" in [row[0] for row in table.rows]
     assert table.notes == snapshot(
         (
-            "88 of 100 classes are not shown: F is lowest in those shown.",
+            "88 of 100 classes are not shown: F is no lower in those of them that have test images.",
             "Macro: plain mean over the classes that have test images; weighted: by their number of images, so that its sensitivity is the accuracy.",
         )
     )
+
+
+def test_of_many_classes_those_without_test_images_come_last(counted):
+    """20 of 30 classes have no test images, and nothing changes: what is shown are classes that have some."""
+    counts = tuple(tuple(int(p == t) if t % 3 == 2 else 0 for p in range(30)) for t in range(30))
+    names = [f"class {number}" for number in range(30)]
+    (table,) = class_tables([summary_of(counted({"static-0.1": [counts] * 2, "dmbn": [counts] * 2}, names=names))])
+    assert sorted(row[1] for row in table.rows[:-2]) == ["0"] * 2 + ["1"] * 10
 
 
 def test_what_the_sentence_says(counted):
