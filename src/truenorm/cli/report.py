@@ -96,10 +96,12 @@ def print_shown(showing: "Shown", *, per_class: bool) -> None:
     Raises:
         InvalidInput: classes are asked for, and the record is of no study.
     """
-    if per_class and showing.by_class is None:
-        raise InvalidInput("--per-class shows the classes of a study, and this record is of another command")
-    classes = showing.by_class() if per_class and showing.by_class else ()
-    print_tables([*showing.tables, *classes], showing.conclusion)
+    tables = [*showing.tables]
+    if per_class:
+        if showing.by_class is None:
+            raise InvalidInput("--per-class shows the classes of a study, and this record is of another command")
+        tables += showing.by_class()
+    print_tables(tables, showing.conclusion)
 
 
 def print_tables(tables: "Sequence[Table | ClaimsTable]", sentence: str) -> None:
