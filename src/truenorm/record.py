@@ -1,7 +1,8 @@
 """A record: every number a command measured, and what is needed to measure it again.
 
-One JSON file: a header (configuration, command, versions, machine, format number) and tidy rows, one
-`Measurement` a line. Everything that is shown is made from records, so nothing is shown that is not kept.
+One JSON file: a header (configuration, command, versions, machine, format number), tidy rows, one
+`Measurement` a line, and confusion matrices, one `ClassCounts` a line. Everything that is shown is made from
+records, so nothing is shown that is not kept.
 """
 
 import json
@@ -25,6 +26,8 @@ FORMAT = 1
 T = TypeVar("T")
 
 _KEYS = ("format", "command", "configuration", "trials", "versions", "machine", "notes", "complete", "columns", "rows")
+_OPTIONAL = {"class_counts"}
+"""Keys of records that have them: those of commands that count no classes, and of earlier versions, do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,32 @@ class Measurement:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """A confusion matrix. It is no row for each number: of 100 classes that would be 10,000 rows for each arm.
+
+    Args:
+        trial: which training it belongs to; a key of the record's `trials`.
+        arm: which statistics, or which network, the samples were predicted under.
+        counts: how many samples of each true class (rows) were predicted as each class (columns).
+
+    Example:
+        >>> ClassCounts("a1", "static-0.1", ((9, 1), (0, 10))).counts[0][1]
+        1
+    """
+
+    trial: str
+    arm: str
+    counts: tuple[tuple[int, ...], ...]
+
+
+Measured = Measurement | ClassCounts
+"""What a trial gives, one by one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Header and rows; see the module's docstring.
+    """Header, rows and confusion matrices; see the module's docstring.
 
     Example:
         >>> record = Record(command="truenorm study", rows=(Measurement("t", "a", None, "accuracy", 1.0),))
@@ -78,6 +104,7 @@ class Record:
 
     command: str
     rows: tuple[Measurement, ...] = ()
+    class_counts: tuple[ClassCounts, ...] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict[str, Any])
     trials: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -86,7 +113,7 @@ class Record:
     complete: bool = True
 
     def dumps(self) -> str:
-        """The record as strict JSON (no NaN), one row a line so that differences read well."""
+        """The record as strict JSON (no NaN), one row or matrix a line so that differences read well."""
         header = {
             "format": FORMAT,
             "command": self.command,
@@ -103,7 +130,12 @@ class Record:
         except ValueError as error:
             raise InvalidRecord(f"the record's header cannot be kept: {error}") from error
         rows = ",\n".join(json.dumps(astuple(row), allow_nan=False, ensure_ascii=False) for row in self.rows)
-        return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
+        matrices = ",\n".join(
+            json.dumps([of.trial, of.arm, of.counts], separators=(",", ":"), ensure_ascii=False)
+            for of in self.class_counts
+        )
+        counts = f',\n "class_counts": [\n{matrices}\n]' if matrices else ""
+        return f'{head[:-2]},\n "rows": [\n{rows}\n]{counts}}}\n'
 
     @staticmethod
     def loads(text: str) -> "Record":
@@ -125,17 +157,19 @@ class Record:
             raise InvalidRecord(
                 f"the record has format {found['format']!r}, this truenorm reads {FORMAT}; read it with what wrote it"
             )
-        if set(found) != set(_KEYS):
-            odd = ", ".join(sorted(set(found) ^ set(_KEYS)))
-            raise InvalidRecord(f"the record's header is damaged: missing or unknown keys: {odd}")
+        if odd := (set(found) ^ set(_KEYS)) - _OPTIONAL:
+            raise InvalidRecord(f"the record's header is damaged: missing or unknown keys: {', '.join(sorted(odd))}")
         if found["columns"] != [f.name for f in fields(Measurement)]:
             raise InvalidRecord(f"the record's columns are {found['columns']}, not those of format {FORMAT}")
-        if not isinstance(found["rows"], list):
-            _damaged("rows", found["rows"])
-        rows = tuple(_measurement(number, row) for number, row in enumerate(cast(list[Any], found["rows"])))
+        lists = {key: found.get(key, []) for key in ("rows", "class_counts")}
+        for key, value in lists.items():
+            if not isinstance(value, list):
+                _damaged(key, value)
+        rows = tuple(_measurement(number, row) for number, row in enumerate(lists["rows"]))
+        counts = tuple(_class_counts(number, matrix) for number, matrix in enumerate(lists["class_counts"]))
         hints = get_type_hints(Record)
-        header = {f.name: _typed(found[f.name], hints[f.name], f.name) for f in fields(Record) if f.name != "rows"}
-        return Record(**header, rows=rows)
+        header = {f.name: _typed(found[f.name], hints[f.name], f.name) for f in fields(Record) if f.name not in lists}
+        return Record(**header, rows=rows, class_counts=counts)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write beside and rename: the file holds the old record or the new one, never a part."""
@@ -184,6 +218,18 @@ def _measurement(number: int, row: Any) -> Measurement:
         return Measurement(trial, arm, layer, metric, float(value), None if error is None else float(error), n)
     except OverflowError as overflow:
         raise InvalidRecord(f"row {number} of the record is damaged: {reprlib.repr(row)}") from overflow
+
+
+def _class_counts(number: int, matrix: Any) -> ClassCounts:
+    match matrix:
+        case [str(trial), str(arm), [*rows]] if all(map(_are_integers, rows)):
+            return ClassCounts(trial, arm, tuple(map(tuple, rows)))
+        case _:
+            raise InvalidRecord(f"matrix {number} of the record's class_counts is damaged: {reprlib.repr(matrix)}")
+
+
+def _are_integers(row: Any) -> bool:
+    return isinstance(row, list) and all(type(count) is int for count in cast(list[Any], row))
 
 
 def typed(value: Any, kind: type[T], where: str) -> T:

@@ -10,6 +10,7 @@ from truenorm.lab.report.claims.record import read_claims
 from truenorm.lab.report.study_record import read_study
 from truenorm.lab.report.summary import summaries
 
+FASHION = ("T - shirt / top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SWEEP = tuple(f"static-{momentum:g}" for momentum in MOMENTA)
 
 
@@ -26,15 +27,41 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def pages(tmp_path_factory):
+def records():
+    """Name → the record of a study."""
+    arms = (*SWEEP, "cumulative", *ARMS, "dmbn-switch", "dmbn-online", "bn-bfn", "gn")
+    return {
+        "study": study(
+            num_layers=6,
+            seeds=5,
+            epochs=6,
+            arms=arms,
+            gains={"adaptive": 0.01},
+            classes=FASHION,
+            shifts={"dmbn": {3: -9}},
+        ),
+        "grid": study(
+            batch_sizes=(2, 8, 64),
+            networks=("mlp", "timm:resnet18"),
+            num_layers=12,
+            layer="layer{}.0.bn1",
+            classes=FASHION,
+        ),
+        "nasty": study(
+            num_layers=2,
+            layer="<script>alert({})</script>",
+            networks=("</script><b>", "mlp"),
+            seeds=2,
+            classes=("<script>alert(3)</script>", "</script>", "{{ 7 * 7 }}"),
+        ),
+        "hundred": study(num_layers=2, seeds=3, classes=tuple(f"aquarium_fish_{number}" for number in range(100))),
+    }
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory, records):
     """Name → the file of a page."""
     folder = tmp_path_factory.mktemp("pages")
-    arms = (*SWEEP, "cumulative", *ARMS, "dmbn-switch", "dmbn-online", "bn-bfn", "gn")
-    records = {
-        "study": study(num_layers=6, seeds=5, epochs=6, arms=arms, gains={"adaptive": 0.01}),
-        "grid": study(batch_sizes=(2, 8, 64), networks=("mlp", "timm:resnet18"), num_layers=12, layer="layer{}.0.bn1"),
-        "nasty": study(num_layers=2, layer="<script>alert({})</script>", networks=("</script><b>", "mlp"), seeds=2),
-    }
     for name, record in records.items():
         (folder / f"{name}.html").write_text(study_page(summaries(read_study(record))))
     gains = {("along", 256): 0.1, "below": 1.3, "alone": -0.05}
@@ -44,13 +71,13 @@ def pages(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("truenorm.lab.claims.catalogue.CLAIMS", (*claims.CATALOGUE, odd))
-        records |= {
+        of_claims = {
             "claims": claims.record(gains=gains, far=("ghost-32",), diverged=[("none", 4)]),
             "claims-nasty": claims.record(claims=(odd,), notes=(nasty, f"odd: {nasty}")),
         }
-        for name in ("claims", "claims-nasty"):
-            (folder / f"{name}.html").write_text(claims_page(read_claims(records[name])))
-    return {name: folder / f"{name}.html" for name in records}
+        for name, record in of_claims.items():
+            (folder / f"{name}.html").write_text(claims_page(read_claims(record)))
+    return {name: folder / f"{name}.html" for name in (*records, *of_claims)}
 
 
 @pytest.fixture

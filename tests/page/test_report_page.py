@@ -4,6 +4,8 @@ import pytest
 
 CHARTS = (
     "difference-by-arm",
+    "confusion",
+    "confusion-difference",
     "accuracy-by-momentum",
     "nll-by-momentum",
     "shift-by-momentum",
@@ -22,7 +24,7 @@ def mark(page, chart, named):
     return page.locator(f'#{chart} svg [aria-roledescription="{named}"]')
 
 
-@pytest.mark.parametrize("name", ["study", "grid", "nasty", "claims", "claims-nasty"])
+@pytest.mark.parametrize("name", ["study", "grid", "nasty", "hundred", "claims", "claims-nasty"])
 def test_nothing_goes_wrong_and_nothing_is_fetched(visit, pages, name):
     page = visit(name)
     assert page.said == []
@@ -41,11 +43,12 @@ def test_every_chart_is_drawn_and_says_what_it_is(visit):
 
 CUT = """(width) => [...document.querySelectorAll("figure:not([hidden]) .chart svg text")].filter((text) => {
     const svg = text.ownerSVGElement.getBoundingClientRect(), box = text.getBoundingClientRect();
-    return box.width && (box.left < svg.left - 1 || box.right > Math.min(svg.right, width) + 1 || box.bottom > svg.bottom + 1);
+    const hidden = getComputedStyle(text).opacity === "0"; // a label for which there is no room
+    return box.width && !hidden && (box.left < svg.left - 1 || box.right > Math.min(svg.right, width) + 1 || box.bottom > svg.bottom + 1);
 }).map((text) => text.textContent)"""
 
 
-@pytest.mark.parametrize("name", ["study", "grid", "claims"])
+@pytest.mark.parametrize("name", ["study", "grid", "hundred", "claims"])
 @pytest.mark.parametrize("width", [380, 700, 1100])
 def test_nothing_is_cut_and_nothing_scrolls_sideways(visit, name, width):
     page = visit(name, width=width)
@@ -72,6 +75,62 @@ def test_hovering_shows_values(visit):
     mark(page, "difference-by-arm", "point").nth(2).hover(force=True)
     page.wait_for_function("document.querySelector('#vg-tooltip-element').textContent.includes('±')")
     assert "noise" in tooltip.inner_text()
+
+
+def cells(page, chart):
+    """ "Dress predicted as Coat" → the number, of every cell of a map, as a screen reader says them."""
+    labels = page.locator(f"#{chart} svg .mark-rect.role-mark path")
+    said = [label.rsplit(": ", 1) for label in labels.evaluate_all("(all) => all.map((one) => one.ariaLabel)")]
+    assert len(dict(said)) == len(said)
+    return dict(said)
+
+
+def test_a_number_of_the_confusion_matrix_is_that_of_the_record(visit, records):
+    """A cell, what hovering says of it, and the table beside it: counts over the images of the class, mean over seeds."""
+    matrices = [one.counts for one in records["study"].class_counts if one.arm == "static-0.1"]
+    dress, as_coat = (sum(100 * one[3][column] / sum(one[3]) for one in matrices) / 5 for column in (3, 4))
+    page = visit("study")
+    said = cells(page, "confusion")
+    assert len(said) == 30  # the diagonal, and two errors of each class
+    assert said["Dress predicted as Dress"] == f"{dress:.2f} %"
+    assert said["Dress predicted as Coat"] == f"{as_coat:.2f} %"
+    written = page.locator("#confusion svg .mark-text.role-mark text")
+    assert written.count() == 30 and written.nth(3).text_content() == f"{dress:.1f}"
+    written.nth(3).hover(force=True)
+    tooltip = page.locator("#vg-tooltip-element")
+    tooltip.wait_for(state="visible")
+    assert (
+        tooltip.inner_text().split()
+        == f"true class Dress predicted class Dress % of the true class {dress:.2f}".split()
+    )
+    row = page.locator("tr", has=page.locator("th", has_text="Dress")).first
+    assert row.locator("td").nth(1).inner_text().startswith(f"{dress:.2f} ± ")
+
+
+def test_the_largest_changes_are_named_where_they_are_drawn(visit, records):
+    page = visit("study")
+    named = page.locator("section:has(#confusion) .note").first.inner_text()
+    assert named.startswith("dmbn − static-0.1, points, paired by seed, ± 95 %: F changes beyond noise in ")
+    assert "Dress (-2" in named
+    assert page.locator("#confusion-difference-title").inner_text().endswith(" of 10 classes")
+    right = {
+        arm: sum(100 * one.counts[3][3] / 30 for one in records["study"].class_counts if one.arm == arm) / 5
+        for arm in ("static-0.1", "dmbn")
+    }
+    lost = cells(page, "confusion-difference")["Dress predicted as Dress"]
+    assert lost == f"−{right['static-0.1'] - right['dmbn']:.2f} points"
+    legend = page.locator("#confusion-difference svg .role-legend-label text")
+    assert legend.all_text_contents() == ["static-0.1", "dmbn"]
+
+
+def test_a_map_of_100_classes_has_no_numbers_in_its_cells(visit):
+    page = visit("hundred", width=700)
+    assert len(cells(page, "confusion")) == 300
+    assert page.locator("#confusion svg .mark-text.role-mark text").count() == 0
+    assert page.locator("#confusion svg").bounding_box()["height"] < 1000
+    page.locator("#confusion svg .mark-rect.role-mark path").nth(72).hover(force=True)
+    page.wait_for_function("document.querySelector('#vg-tooltip-element')?.textContent.includes('aquarium_fish_72')")
+    assert page.locator("section:has(#confusion) tbody tr").count() == 12 + 2
 
 
 def test_day_and_night_follow_the_system_while_it_is_open(visit):
@@ -180,4 +239,5 @@ def test_names_come_out_as_text(visit):
     assert page.said == []
     texts = page.locator("#shift-by-momentum svg text").all_text_contents()
     assert "<script>alert(1)</script>" in texts
+    assert "{{ 7 * 7 }}" in page.locator("#confusion svg text").all_text_contents()
     assert "</script><b>" in page.locator("#setting option").first.inner_text()

@@ -9,7 +9,7 @@ from inline_snapshot import snapshot
 
 from truenorm import files
 from truenorm.errors import InvalidInput, InvalidRecord
-from truenorm.record import FORMAT, Measurement, Record, installed_versions, this_machine
+from truenorm.record import FORMAT, ClassCounts, Measurement, Record, installed_versions, this_machine
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 # What a name can hold: any text, and what Python makes of bytes that are none (surrogates).
@@ -29,10 +29,17 @@ measurements = st.builds(
     error=st.none() | finite,
     n=st.none() | st.integers(0, 2**40),
 )
+matrices = st.builds(
+    ClassCounts,
+    trial=names,
+    arm=names,
+    counts=st.lists(st.lists(st.integers(0, 2**40), max_size=3).map(tuple), max_size=3).map(tuple),
+)
 records = st.builds(
     Record,
     command=names,
     rows=st.lists(measurements, max_size=4).map(tuple),
+    class_counts=st.lists(matrices, max_size=3).map(tuple),
     configuration=st.dictionaries(names, plain, max_size=3),
     trials=st.dictionaries(names, st.dictionaries(names, plain, max_size=2), max_size=3),
     versions=st.dictionaries(names, names, max_size=3),
@@ -138,6 +145,27 @@ def test_the_text():
 """)
 
 
+def test_a_matrix_is_a_line_below_the_rows():
+    counted = small(class_counts=(ClassCounts("t1", "static-0.1", ((179, 1), (0, 179))),))
+    assert counted.dumps().removeprefix(small().dumps()[:-3]) == snapshot("""\
+],
+ "class_counts": [
+["t1","static-0.1",[[179,1],[0,179]]]
+]}
+""")
+
+
+def test_a_hundred_classes_take_two_bytes_for_each_pair():
+    """A trial of 20 arms is a few hundred kilobytes."""
+    counts = tuple(tuple(9 if true == predicted else 0 for predicted in range(100)) for true in range(100))
+    without, with_one = (Record(command="", class_counts=of).dumps() for of in ((), (ClassCounts("t", "a", counts),)))
+    assert len(with_one) - len(without) < 21_000
+
+
+def test_a_record_without_matrices_is_written_as_before_there_were_any():
+    assert "class_counts" not in small().dumps() and Record.loads(small().dumps()).class_counts == ()
+
+
 def test_no_rows():
     assert Record.loads(Record(command="x").dumps()) == Record(command="x")
 
@@ -226,6 +254,8 @@ def test_other_columns():
         ("complete", "yes"),
         ("rows", None),
         ("rows", {}),
+        ("class_counts", None),
+        ("class_counts", {}),
     ],
 )
 def test_a_header_of_wrong_types(key, value):
@@ -266,6 +296,27 @@ def test_a_damaged_row_is_named_by_its_number(row):
 def test_the_sentence_for_a_damaged_row():
     assert refused(damaged(rows=[["t", "a", None, "m", "0.9", None, None]])) == snapshot(
         "row 0 of the record is damaged: ['t', 'a', None, 'm', '0.9', None, None]"
+    )
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        None,
+        {},
+        "t a",
+        [],
+        ["t", "a"],
+        ["t", "a", [[1]], 1],
+        [1, "a", [[1]]],
+        ["t", None, [[1]]],
+        *(["t", "a", odd] for odd in (None, 1, "1", [1], [[1], None], ["1"], {"a": [1]})),
+        *(["t", "a", [[1, odd]]] for odd in (None, "1", 1.0, True, [1])),
+    ],
+)
+def test_a_damaged_matrix_is_named_by_its_number(matrix):
+    assert refused(damaged(class_counts=[["t", "a", [[1]]], matrix])).startswith(
+        "matrix 1 of the record's class_counts is damaged: "
     )
 
 

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from truenorm.record import Record
 
 
-def run_and_show(run: "Callable[[str, Progress, Resumed], Record]", out: Path) -> None:
+def run_and_show(run: "Callable[[str, Progress, Resumed], Record]", out: Path, *, per_class: bool = False) -> None:
     """Run, print the record's tables, and write its page.
 
     Args:
         run: given the command line, `progress` and `resumed`; writes record.json in `out`.
         out: folder for the record, the page and the trials.
+        per_class: print the scores of each class, too.
     """
-    from truenorm.cli.report import print_tables, say
+    from truenorm.cli.report import print_shown, say
     from truenorm.cli.terminal import bars
     from truenorm.errors import MissingExtra
     from truenorm.files import write_whole
@@ -31,7 +32,7 @@ def run_and_show(run: "Callable[[str, Progress, Resumed], Record]", out: Path) -
         with bars() as progress:
             record = run(shlex.join(["truenorm", *sys.argv[1:]]), progress, resumed)
         showing = shown(record)
-        print_tables(showing.tables, showing.conclusion)
+        print_shown(showing, per_class=per_class)
         page = out / "report.html"
         try:
             write_whole(page, showing.page().encode())

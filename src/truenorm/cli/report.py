@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from truenorm.errors import InvalidInput
 from truenorm.record import Record
@@ -10,10 +12,18 @@ from truenorm.record import Record
 if TYPE_CHECKING:
     from truenorm.lab.report.claims.table import ClaimsTable
     from truenorm.lab.report.figure import Figure
+    from truenorm.lab.report.shown import Shown
     from truenorm.show import Table
 
 
-def report(record: Path, /, *others: Path, out: Path | None = None, svg: Path | None = None) -> None:
+def report(
+    record: Path,
+    /,
+    *others: Path,
+    out: Path | None = None,
+    svg: Path | None = None,
+    per_class: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
     """Print the tables of a record again and draw its page; of several records, side by side.
 
     Args:
@@ -21,18 +31,23 @@ def report(record: Path, /, *others: Path, out: Path | None = None, svg: Path | 
         others: more records, each compared with the first.
         out: the page; else report.html beside the record, or in this folder for several.
         svg: folder to write each chart to as an SVG file.
+        per_class: print a study's scores of each class, too.
     """
-    if others:
-        _compare([record, *others], out or Path("report.html"), svg)
+    if not others:
+        _draw(record, out or (record if record.is_dir() else record.parent) / "report.html", svg, per_class)
+    elif per_class:
+        raise InvalidInput(
+            f"--per-class shows the classes of one record, and {1 + len(others)} are given; draw it alone"
+        )
     else:
-        _draw(record, out or (record if record.is_dir() else record.parent) / "report.html", svg)
+        _compare([record, *others], out or Path("report.html"), svg)
 
 
-def _draw(path: Path, out: Path, svg: Path | None) -> None:
+def _draw(path: Path, out: Path, svg: Path | None, per_class: bool) -> None:
     from truenorm.lab.report.shown import shown
 
     showing = shown(Record.load(path))
-    print_tables(showing.tables, showing.conclusion)
+    print_shown(showing, per_class=per_class)
     if svg is not None:
         figures, labels = showing.figures()
         _write_svgs(figures, svg, labels)
@@ -73,6 +88,20 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     names = [file.parent.name if file.name == "record.json" else file.stem for file in files]
     different = all(names) and len(set(names)) == len(names)
     return dict(zip(names if different else map(str, paths), paths, strict=True))
+
+
+def print_shown(showing: "Shown", *, per_class: bool) -> None:
+    """Print the tables of a record, those of its classes if they are asked for, and what they say.
+
+    Raises:
+        InvalidInput: classes are asked for, and the record is of no study.
+    """
+    tables = [*showing.tables]
+    if per_class:
+        if showing.by_class is None:
+            raise InvalidInput("--per-class shows the classes of a study, and this record is of another command")
+        tables += showing.by_class()
+    print_tables(tables, showing.conclusion)
 
 
 def print_tables(tables: "Sequence[Table | ClaimsTable]", sentence: str) -> None:

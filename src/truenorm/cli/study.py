@@ -12,6 +12,7 @@ def study(
     *,
     config: Annotated[StudyConfig, Parameter(name="*", consume_multiple=True, negative=())] = StudyConfig(),  # noqa: B008  # frozen
     out: Path = Path("results/study"),
+    per_class: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Train, and compare every way of having inference statistics for the same weights.
 
@@ -23,6 +24,7 @@ def study(
     Args:
         config: what to do.
         out: folder for record.json, report.html and the trials.
+        per_class: print the scores of each class, too.
     """
     from truenorm.cli.jobs import run_and_show
     from truenorm.lab.study.study import run_study
@@ -32,4 +34,5 @@ def study(
             config, command=command, out=out, progress=progress, resumed=resumed
         ),
         out,
+        per_class=per_class,
     )

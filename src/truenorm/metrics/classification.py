@@ -1,4 +1,4 @@
-"""Scores of a classifier from its confusion matrix.      N = samples, K = classes"""
+"""Scores of a classifier from its outputs.      N = samples, K = classes"""
 
 from dataclasses import dataclass
 
@@ -6,46 +6,59 @@ import torch
 from torch import Tensor
 
 from truenorm.errors import InvalidInput
+from truenorm.metrics.confusion import Confusion
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What one test set says about one classifier.
 
-    All but `nll` lie in [0, 1]; 1 is best. Macro scores are plain means over the classes that
-    occur in the truth, each class against the rest.
-
     Args:
-        accuracy: share of samples whose largest logit is the true class.
-        sensitivity: macro TP / (TP + FN), also called recall.
-        specificity: macro TN / (TN + FP).
-        f_score: macro 2TP / (2TP + FP + FN).
+        confusion: how many samples of each class were predicted as each class.
         nll: mean negative log likelihood in nats; 0 is best.
-        absent: classes that do not occur in the truth and so enter no mean.
-        num: number of samples.
 
     Example:
-        >>> Scores(accuracy=1.0, sensitivity=1.0, specificity=1.0, f_score=1.0, nll=0.0, absent=(), num=8).num
-        8
+        >>> result = Scores(confusion=Confusion(((4, 0), (2, 2))), nll=0.5)
+        >>> result.accuracy, result.sensitivity, result.specificity, result.num
+        (0.75, 0.75, 0.75, 8)
     """
 
-    accuracy: float
-    sensitivity: float
-    specificity: float
-    f_score: float
+    confusion: Confusion
     nll: float
-    absent: tuple[int, ...]
-    num: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples whose largest logit is the true class."""
+        return self.confusion.accuracy
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Macro TP / (TP + FN), as in `Confusion.macro`."""
+        return self.confusion.macro.sensitivity
+
+    @property
+    def specificity(self) -> float | None:
+        """Macro TN / (TN + FP); None where all samples are of one class."""
+        return self.confusion.macro.specificity
+
+    @property
+    def f_score(self) -> float | None:
+        """Macro 2TP / (2TP + FP + FN)."""
+        return self.confusion.macro.f_score
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Classes that do not occur in the truth and so enter no mean."""
+        return self.confusion.absent
+
+    @property
+    def num(self) -> int:
+        """Number of samples."""
+        return self.confusion.num
 
 
 def scores(logits: Tensor, labels: Tensor) -> Scores:
-    r"""Accuracy, macro sensitivity, specificity and F, and the negative log likelihood.
-
-    $$ F = \frac1{|P|} \sum_{c \in P} \frac{2TP_c}{2TP_c + FP_c + FN_c}, \qquad P = \{c : TP_c + FN_c > 0\} $$
-
-    A sample of a present class that is taken for an absent one counts against its own class only.
-    If one class alone is present it has no negatives: specificity is then 1, as nothing can be
-    taken for that class falsely; `Scores.absent` shows the case.
+    """The confusion matrix, what follows from it, and the negative log likelihood.
 
     Args:
         logits: unnormalised log probabilities, shape `(N, K)`, K >= 2, finite.
@@ -57,8 +70,6 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
     Raises:
         InvalidInput: shapes, types or values are not as above, or there is no sample.
 
-    Source: one against the rest after Sokolova & Lapalme 2009, macro averages.
-
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
         >>> result = scores(logits, torch.tensor([0, 1, 1, 1]))
@@ -67,20 +78,9 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
     """
     _check(logits, labels)
     logits_NK, labels_N = logits.detach().cpu().double(), labels.detach().cpu().long()
-    num_classes = logits_NK.shape[1]
-    guesses_N = logits_NK.argmax(dim=1)
-    tn_K, fp_K, fn_K, tp_K = _one_against_rest(labels_N, guesses_N, num_classes)
-    present_K = (tp_K + fn_K) > 0
-    negatives_K = tn_K + fp_K
-    specificity_K = torch.where(negatives_K > 0, tn_K / negatives_K.clamp(min=1), 1.0)
     return Scores(
-        accuracy=(guesses_N == labels_N).double().mean().item(),
-        sensitivity=(tp_K / (tp_K + fn_K))[present_K].mean().item(),
-        specificity=specificity_K[present_K].mean().item(),
-        f_score=(2 * tp_K / (2 * tp_K + fp_K + fn_K))[present_K].mean().item(),
+        confusion=_confusion(labels_N, logits_NK.argmax(dim=1), logits_NK.shape[1]),
         nll=torch.nn.functional.cross_entropy(logits_NK, labels_N).item(),
-        absent=tuple(int(c) for c in (~present_K).nonzero().flatten()),
-        num=len(labels_N),
     )
 
 
@@ -102,13 +102,10 @@ def is_balanced(labels: Tensor) -> bool:
     return bool((counts_K[counts_K > 0] == counts_K.max()).all())
 
 
-def _one_against_rest(labels_N: Tensor, guesses_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """True negatives, false positives, false negatives and true positives of each class."""
-    pairs_N = labels_N * num_classes + guesses_N
-    confusion_KK = torch.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes).double()
-    tp_K = confusion_KK.diag()
-    fp_K, fn_K = confusion_KK.sum(0) - tp_K, confusion_KK.sum(1) - tp_K
-    return len(labels_N) - tp_K - fp_K - fn_K, fp_K, fn_K, tp_K
+def _confusion(labels_N: Tensor, predictions_N: Tensor, num_classes: int) -> Confusion:
+    pairs_N = labels_N * num_classes + predictions_N
+    counts_KK = torch.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return Confusion(tuple(map(tuple, counts_KK.tolist())))
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

@@ -59,7 +59,7 @@ def test_help(truenorm, golden, name):
 def test_every_field_of_the_configuration_is_an_option_with_words():
     listed = {a.names[0] for a in app["study"].assemble_argument_collection() if a.show}
     fields = StudyConfig.__dataclass_fields__
-    assert listed == {f"--{name.replace('_', '-')}" for name in fields} | {"--out"}
+    assert listed == {f"--{name.replace('_', '-')}" for name in fields} | {"--out", "--per-class"}
     source = inspect.getsource(StudyConfig)
     for name in fields:
         assert source.partition(f"    {name}: ")[2].partition("\n")[2].lstrip().startswith('"""')

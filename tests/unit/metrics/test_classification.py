@@ -74,9 +74,9 @@ def test_absent_classes_are_named_and_enter_no_mean():
     close(result.sensitivity, 0.5)
 
 
-def test_one_class_alone_has_specificity_one():
+def test_one_class_alone_has_no_specificity():
     result = scores(guessing([2, 0], 3), torch.tensor([2, 2]))
-    assert (result.specificity, result.sensitivity, result.absent) == (1.0, 0.5, (0, 1))
+    assert (result.specificity, result.sensitivity, result.absent) == (None, 0.5, (0, 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

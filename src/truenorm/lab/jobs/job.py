@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from truenorm.errors import Diverged
 from truenorm.lab.jobs.store import RunningTrial, Store
 from truenorm.lab.jobs.trial import Trial
-from truenorm.record import Measurement, Record
+from truenorm.record import ClassCounts, Measured, Measurement, Record
 
 OnStep = Callable[[], None]
 """Called after each step of training."""
@@ -32,7 +32,7 @@ class Condition(Generic[T]):
     lrs: tuple[float | None, ...]
     context: str
     steps: int
-    measure: Callable[[T, RunningTrial, OnStep], Iterable[Measurement]]
+    measure: Callable[[T, RunningTrial, OnStep], Iterable[Measured]]
     machine: Mapping[str, Any]
 
     @property
@@ -68,9 +68,15 @@ class Job:
     def do(self, store: Store, on_step: OnStep) -> Record:
         """The trial's record. If the trial diverges, the record has no rows, and holds the reason."""
         running, values = store.running(self.name), self.trial.to_dict()
-        rows: tuple[Measurement, ...] = ()
+        measured: tuple[Measured, ...] = ()
         try:
-            rows = tuple(self.condition.measure(self.trial, running, on_step))
+            measured = tuple(self.condition.measure(self.trial, running, on_step))
         except Diverged as error:
             values |= {"diverged": str(error)}
-        return Record(command="", rows=rows, trials={self.trial.id: values}, machine=self.condition.machine)
+        return Record(
+            command="",
+            rows=tuple(row for row in measured if isinstance(row, Measurement)),
+            class_counts=tuple(matrix for matrix in measured if isinstance(matrix, ClassCounts)),
+            trials={self.trial.id: values},
+            machine=self.condition.machine,
+        )

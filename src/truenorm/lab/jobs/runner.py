@@ -152,6 +152,7 @@ class _Recorder:
         joined = replace(
             self._empty,
             rows=tuple(row for record in records for row in record.rows),
+            class_counts=tuple(matrix for record in records for matrix in record.class_counts),
             trials={name: trial for record in records for name, trial in record.trials.items()},
             complete=len(records) == len(self._jobs),
         )

@@ -18,6 +18,7 @@ class StudyImages:
         test: images to test on; at least one.
         imbalance: the ratio of the largest class to the smallest that training images were cut to.
         balanced: whether all classes have the same number of test images.
+        class_names: of all classes, whether they occur or not; none in records of before they were kept.
     """
 
     train: int
@@ -25,6 +26,7 @@ class StudyImages:
     test: int
     imbalance: float
     balanced: bool
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

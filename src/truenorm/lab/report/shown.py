@@ -7,6 +7,7 @@ from truenorm.doctor.tables import tables_of
 from truenorm.lab.report.claims.page import claims_figures, claims_page
 from truenorm.lab.report.claims.record import is_of_claims, read_claims
 from truenorm.lab.report.claims.table import ClaimsTable, claims_conclusion
+from truenorm.lab.report.class_tables import class_tables
 from truenorm.lab.report.diagnosis import (
     diagnosis_conclusion,
     diagnosis_figures,
@@ -30,12 +31,14 @@ class Shown:
     Args:
         tables: for the terminal.
         conclusion: what they say.
+        by_class: gives tables of single classes; None where the record is of no study.
         page: gives its page; needs what draws.
         figures: gives its charts, and the labels of the settings that they have views of; needs the same.
     """
 
     tables: Sequence[Table | ClaimsTable]
     conclusion: str
+    by_class: Callable[[], Sequence[Table]] | None = None
     page: Callable[[], str]
     figures: Callable[[], tuple[Sequence[Figure], Sequence[str]]]
 
@@ -66,6 +69,7 @@ def shown(record: Record) -> Shown:
     return Shown(
         tables=study_tables(settings),
         conclusion=study_conclusion(settings),
+        by_class=lambda: class_tables(settings),
         page=lambda: study_page(settings),
         figures=lambda: (study_figures(settings), [summary.setting.label for summary in settings]),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from truenorm.errors import extra
+from truenorm.lab.report.class_tables import class_table
 from truenorm.lab.report.figure import Figure
 from truenorm.lab.report.grid import overviews
 from truenorm.lab.report.headline import grid_headline, headline, shift_sentence
@@ -51,6 +52,7 @@ def study_figures(summaries: Sequence[StudySummary]) -> list[Figure]:
 def study_sections(summaries: Sequence[StudySummary]) -> tuple[Section, ...]:
     """What the page of these settings holds: of several an overview first."""
     with extra("report"):
+        from truenorm.lab.report.charts.confusion import confusion_maps
         from truenorm.lab.report.charts.forest import contrast_by_setting, difference_by_arm
         from truenorm.lab.report.charts.score_by_momentum import score_by_momentum
         from truenorm.lab.report.charts.shift_by_layer import shift_by_layer
@@ -70,6 +72,10 @@ def study_sections(summaries: Sequence[StudySummary]) -> tuple[Section, ...]:
                 *difference_by_arm(summaries),
                 *_tables([network_tables(summary) for summary in summaries]),
             ),
+        ),
+        Section(
+            heading="Class by class",
+            parts=(*_tables([class_table(summary) for summary in summaries]), *confusion_maps(summaries)),
         ),
         Section(
             heading="Which momentum",

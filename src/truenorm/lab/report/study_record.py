@@ -1,13 +1,14 @@
 """A study's record, parsed once: its settings, one for each cell of the grid, and what was measured in each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from truenorm.errors import InvalidRecord
+from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.header import StudyTrial
-from truenorm.record import Measurement, Record, typed
+from truenorm.metrics.confusion import Confusion
+from truenorm.record import ClassCounts, Measured, Measurement, Record, typed
 
 _AXES = {"data": "data", "network": "networks", "batch_size": "batch_sizes", "schedule": "schedules", "lr": "lrs"}
 """What a trial calls its place on an axis → what the configuration calls the axis."""
@@ -24,12 +25,14 @@ class SettingResults:
         values: its place on each axis: data, network, batch_size, schedule, and lr where that is an axis.
         trials: what each trial was, by id; those that only tune the rate left out.
         rows: what was measured in these trials.
+        confusions: arm → seed → its confusion matrix; empty in records of before there were any.
     """
 
     label: str
     values: Mapping[str, Any]
     trials: Mapping[str, Mapping[str, Any]]
     rows: tuple[Measurement, ...]
+    confusions: Mapping[str, Mapping[int, Confusion]]
 
     @property
     def diverged(self) -> tuple[str, ...]:
@@ -80,10 +83,10 @@ def read_study(record: Record) -> StudyRecord:
             typed(trial, StudyTrial, f"trial {name!r}")
             cells[name] = tuple(trial.get(axis) for axis in axes)
             trials.setdefault(cells[name], {})[name] = trial
-    rows: dict[tuple[Any, ...], list[Measurement]] = {cell: [] for cell in trials}
-    for row in record.rows:
+    measured: dict[tuple[Any, ...], list[Measured]] = {cell: [] for cell in trials}
+    for row in (*record.rows, *record.class_counts):
         if row.trial in cells:
-            rows[cells[row.trial]].append(row)
+            measured[cells[row.trial]].append(row)
         elif (trial := record.trials.get(row.trial)) is None or ("norm" in trial and not trial.get("tuning")):
             # Trials that tune have rows, and those of other commands, which have no norm.
             raise InvalidRecord(f"the record has rows of a trial {row.trial!r} that its header does not describe")
@@ -93,7 +96,8 @@ def read_study(record: Record) -> StudyRecord:
             label=", ".join(format_place(axes[i], cell[i]) for i in varied),
             values=dict(zip(axes, cell, strict=True)),
             trials=trials[cell],
-            rows=tuple(rows[cell]),
+            rows=tuple(row for row in measured[cell] if isinstance(row, Measurement)),
+            confusions=_confusions(measured[cell], trials[cell]),
         )
         for cell in sorted(trials, key=lambda cell: _place(record, axes, cell))
     )
@@ -109,6 +113,27 @@ def format_place(axis: str, value: Any) -> str:
         ('batch 64', 'mlp')
     """
     return f"{axis} unknown" if value is None else _FORMATS.get(axis, "{}").format(value)
+
+
+def _confusions(
+    measured: Sequence[Measured], trials: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[int, Confusion]]:
+    """Arm → seed → its confusion matrix."""
+    confusions: dict[str, dict[int, Confusion]] = {}
+    sizes: set[int] = set()
+    for matrix in measured:
+        if isinstance(matrix, ClassCounts):
+            try:
+                confusion = Confusion(matrix.counts)
+            except InvalidInput as error:
+                raise InvalidRecord(
+                    f"the confusion matrix of arm {matrix.arm!r} in trial {matrix.trial!r} is damaged: {error}"
+                ) from error
+            sizes.add(len(confusion.counts))
+            confusions.setdefault(matrix.arm, {})[int(trials[matrix.trial]["seed"])] = confusion
+    if len(sizes) > 1:
+        raise InvalidRecord(f"the record has confusion matrices of {' and of '.join(map(str, sorted(sizes)))} classes")
+    return confusions
 
 
 def _place(record: Record, axes: list[str], cell: tuple[Any, ...]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from truenorm.errors import InvalidInput, InvalidRecord
 from truenorm.lab.report.header import StudyImages, read_images
 from truenorm.lab.report.study_record import SettingResults, StudyRecord
 from truenorm.lab.report.wording import first_four
+from truenorm.metrics.confusion import Confusion
 from truenorm.metrics.intervals import Interval, holm, mean_interval, paired
 from truenorm.record import Measurement
 
@@ -33,9 +34,10 @@ class StudySummary:
         seeds: those of which the baseline is there.
         layers: of the batch-norm network, in forward order.
         swept: the momenta of the sweep, ascending, and the arm of each; also of those that no table shows.
+        class_names: of the classes of the confusion matrices; their numbers where the record has no names.
 
     Raises:
-        InvalidRecord: the header does not describe its images.
+        InvalidRecord: the header does not describe its images, or other classes than the matrices have.
     """
 
     def __init__(self, study: StudyRecord, setting: SettingResults) -> None:
@@ -53,6 +55,20 @@ class StudySummary:
         self.swept = dict(sorted((momentum, arm) for arm in members if (momentum := _momentum(arm)) is not None))
         self.data = str(setting.values["data"])
         self.images: StudyImages = read_images(study.record.configuration, self.data)
+        self.class_names = self._class_names()
+
+    def _class_names(self) -> tuple[str, ...]:
+        named = self.images.class_names
+        counted = next((len(one.counts) for of in self.setting.confusions.values() for one in of.values()), len(named))
+        if named and len(named) != counted:
+            raise InvalidRecord(
+                f"the record names {len(named)} classes of {self.data!r}, and its confusion matrices have {counted}"
+            )
+        return named or tuple(map(str, range(counted)))
+
+    def confusions_of(self, arm: str) -> Mapping[int, Confusion]:
+        """Seed → the arm's confusion matrix on the test images; empty where none was recorded."""
+        return self.setting.confusions.get(arm, {})
 
     def rows_of(self, arm: str, metric: str) -> tuple[Measurement, ...]:
         """What was measured, trial by trial and layer by layer."""

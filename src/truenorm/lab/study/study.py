@@ -139,7 +139,10 @@ def _notes(
 
 
 def _summary(images: ImageSet) -> dict[str, object]:
-    summary = images.summary() | {"balanced": is_balanced(images.test.labels)}
+    summary = images.summary() | {
+        "balanced": is_balanced(images.test.labels),
+        "class_names": list(images.classes),
+    }
     del summary["name"]
     return summary
 

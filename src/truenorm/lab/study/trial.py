@@ -18,7 +18,7 @@ from truenorm.metrics.classification import scores
 from truenorm.model.measure import measure
 from truenorm.model.statistics import statistics, using
 from truenorm.model.watch import Watch, watch
-from truenorm.record import Measurement
+from truenorm.record import ClassCounts, Measured, Measurement
 from truenorm.rules import Static
 from truenorm.stats.shift import estimation_shift
 from truenorm.stats.statistics import Statistics
@@ -32,8 +32,10 @@ LOOKS, LOOK_AT = 10, 2048
 
 def measure_trial(
     trial: StudyTrial, context: StudyContext, running: RunningTrial, on_step: OnStep
-) -> Iterator[Measurement]:
-    """Train and measure; every row of the trial. A training that was interrupted continues from its last epoch.
+) -> Iterator[Measured]:
+    """Train and measure; every row and confusion matrix of the trial.
+
+    A training that was interrupted continues from its last epoch.
 
     Raises:
         Diverged: the loss, or what follows from the trained weights, is not finite.
@@ -44,7 +46,7 @@ def measure_trial(
         raise Diverged(f"after training, {str(error).partition(';')[0]}; try a smaller --lr") from error
 
 
-def _rows(trial: StudyTrial, context: StudyContext, running: RunningTrial, on_step: OnStep) -> Iterator[Measurement]:
+def _rows(trial: StudyTrial, context: StudyContext, running: RunningTrial, on_step: OnStep) -> Iterator[Measured]:
     network, feed = context.network(trial), context.feed("train", trial.setting.batch_size)
     if trial.norm == "bn" and not trial.tuning:
         yield from _same_weights(trial, context, network, feed, running, on_step)
@@ -98,7 +100,7 @@ def looks(epochs: int) -> tuple[int, ...]:
 
 def _same_weights(
     trial: StudyTrial, context: StudyContext, network: nn.Module, feed: Feed, running: RunningTrial, on_step: OnStep
-) -> Iterator[Measurement]:
+) -> Iterator[Measured]:
     switching = any(arm.name == "dmbn-switch" for arm in context.arms)
     epochs = trial.setting.study.epochs
     training = Training(network, feed, recipe(trial))
@@ -169,7 +171,7 @@ def _arm(
     name: str,
     stats: Statistics,
     references: dict[str, Statistics],
-) -> Iterator[Measurement]:
+) -> Iterator[Measured]:
     """What these statistics give on test images, and how far they are from each reference."""
     for layer, moments in stats.items():
         if not bool((moments.mean + moments.var).float().isfinite().all()):
@@ -189,10 +191,12 @@ def _arm(
         yield Measurement(trial.id, name, layer_name, "momentum", momentum)
 
 
-def _outcome(trial: StudyTrial, context: StudyContext, network: nn.Module, name: str) -> Iterator[Measurement]:
+def _outcome(trial: StudyTrial, context: StudyContext, network: nn.Module, name: str) -> Iterator[Measured]:
     found = scores(predict(network, context.feed("test", EVALUATION_BATCH)), context.images.test.labels.cpu())
     for metric in ("accuracy", "sensitivity", "specificity", "f_score", "nll"):
-        yield Measurement(trial.id, name, None, metric, getattr(found, metric), None, found.num)
+        if (value := getattr(found, metric)) is not None:
+            yield Measurement(trial.id, name, None, metric, value, None, found.num)
+    yield ClassCounts(trial.id, name, found.confusion.counts)
 
 
 def _references(

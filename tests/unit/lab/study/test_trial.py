@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
@@ -55,6 +56,33 @@ def test_every_arm_with_every_metric_of_every_layer(tiny, tiny_record):
         rows = (row for row in tiny_record.rows if row.trial == name)
         found = {(row.arm, row.layer, row.metric) for row in rows if "@" not in row.metric}
         assert found == expected[trial["norm"]]
+
+
+def test_every_arm_with_its_confusion_matrix(tiny, tiny_record, images):
+    same, others = resolve(tiny.arms, tiny.momenta)
+    arms = {"bn": [arm.name for arm in same]} | {norm: [norm] for norm in others}
+    trials = {name: trial["norm"] for name, trial in tiny_record.trials.items()}
+    assert [(one.trial, one.arm) for one in tiny_record.class_counts] == [
+        (trial, arm) for trial, norm in trials.items() for arm in arms[norm]
+    ]
+    recorded = {(row.trial, row.arm, row.metric): row.value for row in tiny_record.rows if row.layer is None}
+    for one in tiny_record.class_counts:
+        assert [sum(row) for row in one.counts] == images.test.labels.bincount().tolist()
+        right = sum(one.counts[k][k] for k in range(10))
+        assert recorded[one.trial, one.arm, "accuracy"] == right / 359
+
+
+def test_the_matrix_is_that_of_torchs_own_statistics_on_the_same_weights(tiny, images, tiny_record):
+    network = trained_plainly(tiny, images, 0.1, 0).eval()
+    with torch.no_grad():
+        predicted = network(scaled(images, "test")).argmax(1)
+    expected = confusion_matrix(images.test.labels, predicted, labels=range(10))
+    (found,) = (
+        one.counts
+        for one in tiny_record.class_counts
+        if one.arm == "static-0.1" and tiny_record.trials[one.trial]["seed"] == 0
+    )
+    assert found == tuple(map(tuple, expected.tolist()))
 
 
 def test_counts_and_noise_floors(tiny_record):
