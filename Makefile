@@ -64,6 +64,7 @@ format: venv
 bench: venv
 	$(BIN)/python benchmarks/watching.py --pairs 50 --out benchmarks/results/watching.json
 	$(BIN)/python benchmarks/layers.py --pairs 40 --out benchmarks/results/layers.json
+	$(BIN)/python benchmarks/dynamic.py --pairs 60 --out benchmarks/results/dynamic.json
 	$(BIN)/python benchmarks/doctor.py --pairs 8 --out benchmarks/results/doctor.json
 	$(BIN)/python benchmarks/diagnosis.py --pairs 4 --out benchmarks/results/diagnosis.json
 	$(BIN)/python benchmarks/arms.py --pairs 4 --out benchmarks/results/arms.json

@@ -157,6 +157,25 @@ def matrix() -> Lines:
     return table(("points of accuracy, mean ± 95 %", "settings", *names), rows)
 
 
+def dynamic() -> Lines:
+    """What layers give that choose their momentum, beside every other rule, setting by setting."""
+    stream = ("static-0.01", "static-0.5", "cumulative", "pooled-0.1", "last-epoch", "adaptive", "dynamic", "dmbn-online")
+    arms = (*stream, "dmbn", "recalibrated")
+    rows: list[Sequence[str]] = []
+    for summary in summaries(read_study(_record("dynamic"))):
+        shown = summary.beyond_noise(arms, "accuracy", 100)
+        differences = summary.differences(arms)
+        cells = (f"**{_signed(differences[arm])}**" if arm in shown else _signed(differences[arm]) for arm in arms)
+        rows.append((summary.setting.label, cell(summary.interval("static-0.1", "accuracy", 100), 2), *cells))
+    return table(("points of accuracy", "`static-0.1`", *(f"`{arm}`" for arm in arms)), rows)
+
+
+def badly_shuffled() -> Lines:
+    """The same where batches come badly shuffled."""
+    found = _experiment("badly_shuffled").table(_record("badly-shuffled"))
+    return table(found.columns, found.rows)
+
+
 def stored_variance() -> Lines:
     """What is stored over the population's variance, on MNIST, behind 0, 1 and 5 batch norms."""
     shown = {row[0]: row for row in _small_batches()["mnist: stored / population variance"].rows}
@@ -275,6 +294,11 @@ def layers() -> Lines:
     return _ratios("layers", "network", columns)
 
 
+def layers_that_choose() -> Lines:
+    """What layers cost that choose their momentum."""
+    return _ratios("dynamic", "network", {"torch's again": f"torch's over torch's {_NOISE}", "dynamic": "dynamic"})
+
+
 def arms() -> Lines:
     """What the table of arms costs."""
     labels = {
@@ -323,6 +347,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "fashion-mnist": fashion_mnist,
     "long-tailed": long_tailed,
     "matrix": matrix,
+    "dynamic": dynamic,
+    "badly-shuffled": badly_shuffled,
     "mnist-batch-4": mnist_batch_4,
     "adaptive-and-pooled": adaptive_and_pooled,
     "stored-variance": stored_variance,
@@ -332,6 +358,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "claims": claims,
     "watching": watching,
     "layers": layers,
+    "layers-that-choose": layers_that_choose,
     "arms": arms,
     "whole-study": whole_study,
     "passes": passes,
