@@ -159,7 +159,16 @@ def matrix() -> Lines:
 
 def dynamic() -> Lines:
     """What layers give that choose their momentum, beside every other rule, setting by setting."""
-    stream = ("static-0.01", "static-0.5", "cumulative", "pooled-0.1", "last-epoch", "adaptive", "dynamic", "dmbn-online")
+    stream = (
+        "static-0.01",
+        "static-0.5",
+        "cumulative",
+        "pooled-0.1",
+        "last-epoch",
+        "adaptive",
+        "dynamic",
+        "dmbn-online",
+    )
     arms = (*stream, "dmbn", "recalibrated")
     rows: list[Sequence[str]] = []
     for summary in summaries(read_study(_record("dynamic"))):

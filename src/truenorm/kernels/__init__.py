@@ -3,7 +3,7 @@
 from truenorm.kernels.arguments import NOTHING, Activation, Affine, Epilogue, Recursion, Running
 from truenorm.kernels.aten import deliver_moments
 from truenorm.kernels.epilogue import activated
-from truenorm.kernels.ops import batch_norm, moments, normalize
+from truenorm.kernels.ops import batch_norm, batch_norm_pooled, moments, normalize
 from truenorm.kernels.registry import BACKENDS, Backend, prefer, preferred
 from truenorm.kernels.tracking import track
 
@@ -18,6 +18,7 @@ __all__ = [
     "Running",
     "activated",
     "batch_norm",
+    "batch_norm_pooled",
     "deliver_moments",
     "moments",
     "normalize",

@@ -88,19 +88,32 @@ def _tracked(x: Tensor, affine: Affine, running: Running) -> Tensor:
         if num_batches is not None:
             num_batches.add_(1)
         return F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
-    count = x.numel() // mean.numel()
-    alike = all(value is None or value.numel() == mean.numel() for value in (var, weight, bias))
-    if tracking == "pooled" and momentum != 0 and eps > 0 and count > 1 and x.dtype == mean.dtype and alike:
+    if tracking == "pooled" and momentum != 0 and pools_at_once(x, affine, mean, var):
         gain = counted(num_batches, momentum, mean.dtype)
         if gain is not None:
-            return pooled_batch_norm(x, affine, mean, var, gain=gain)
+            return pooled_batch_norm(x, affine, mean, var, gain=gain)[0]
     y, batch_mean, batch_var = _with_moments(x, affine)
-    if count:
-        track(running, batch_mean, batch_var, count=count)
+    if x.numel():
+        track(running, batch_mean, batch_var, count=x.numel() // mean.numel())
     return y
 
 
-def pooled_batch_norm(x: Tensor, affine: Affine, running_mean: Tensor, running_var: Tensor, *, gain: float) -> Tensor:
+def pools_at_once(x: Tensor, affine: Affine, running_mean: Tensor, running_var: Tensor) -> bool:
+    """Can `pooled_batch_norm` take this?
+
+    Example:
+        >>> running = torch.zeros(1), torch.ones(1)
+        >>> pools_at_once(torch.zeros(2, 1), Affine(), *running), pools_at_once(torch.zeros(1, 1), Affine(), *running)
+        (True, False)
+    """
+    channels = running_mean.numel()
+    alike = all(value is None or value.numel() == channels for value in (running_var, affine.weight, affine.bias))
+    return affine.eps > 0 and x.numel() > channels and x.dtype == running_mean.dtype and alike
+
+
+def pooled_batch_norm(
+    x: Tensor, affine: Affine, running_mean: Tensor, running_var: Tensor, *, gain: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Batch norm and the pooled update of M and V in one, where a is a number: for CPUs, half the extra work.
 
     torch's kernel writes M' = (1−a)M + a m and V' = (1−a)V + a v n/(n−1) itself. It is given V n/(n−1); of what
@@ -111,6 +124,9 @@ def pooled_batch_norm(x: Tensor, affine: Affine, running_mean: Tensor, running_v
         affine: γ, β and ε.
         running_mean, running_var: M and V, updated in place.
         gain: a in (0, 1].
+
+    Returns:
+        y; m and 1/√(v + ε), of shape (C,).
 
     Example:
         >>> M, V = torch.zeros(1), torch.ones(1)
@@ -124,13 +140,13 @@ def pooled_batch_norm(x: Tensor, affine: Affine, running_mean: Tensor, running_v
     V = running_var.data
     V.mul_(n / (n - 1))
     try:
-        y, mean, _ = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, gain, eps)
+        y, mean, inverse_std = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, gain, eps)
     finally:
         V.mul_((n - 1) / n)
     if gain < 1:
         delta = mean - running_mean
         V.addcmul_(delta, delta, value=gain / (1 - gain))
-    return y
+    return y, mean, inverse_std
 
 
 def _moments_on_cpu(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,10 @@
 from torch import Tensor
 
 from truenorm.kernels.arguments import NOTHING, Affine, Epilogue, Running
+from truenorm.kernels.aten import Aten, pooled_batch_norm, pools_at_once
+from truenorm.kernels.epilogue import activated
 from truenorm.kernels.registry import backend_for
+from truenorm.kernels.tracking import pool
 
 
 def batch_norm(
@@ -35,6 +38,37 @@ def batch_norm(
         ([2.0, 10.0], [1.0, 0.0])
     """
     return backend_for(x).batch_norm(x, affine, epilogue, running)
+
+
+def batch_norm_pooled(
+    x: Tensor, affine: Affine, epilogue: Epilogue, running_mean: Tensor, running_var: Tensor, gain: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `batch_norm`, and the batch is pooled into M and V with the gain a, in place.
+
+    Args:
+        x, affine, epilogue: as in `batch_norm`.
+        running_mean, running_var: M and V, of shape (C,), float32 or float64.
+        gain: a in (0, 1].
+
+    Returns:
+        y; m and 1/√(v + ε), of shape (C,).
+
+    Example:
+        >>> import torch
+        >>> M, V = torch.zeros(1), torch.ones(1)
+        >>> _ = batch_norm_pooled(torch.tensor([[1.0], [3.0]]), Affine(), NOTHING, M, V, 0.5)
+        >>> M.item(), round(V.item(), 6)
+        (1.0, 2.0)
+    """
+    backend = backend_for(x)
+    if isinstance(backend, Aten) and pools_at_once(x, affine, running_mean, running_var):
+        y, mean, inverse_std = pooled_batch_norm(x, affine, running_mean, running_var, gain=gain)
+        return activated(y, epilogue), mean, inverse_std
+    y, mean, var = backend.batch_norm(x, affine, epilogue)
+    assert mean is not None and var is not None  # no running statistics were given
+    M, V = running_mean.data, running_var.data  # past autograd's version counter
+    pool(M, V, mean.to(M.dtype), var.to(V.dtype), gain)
+    return y, mean, (var + affine.eps).rsqrt()
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, affine: Affine, epilogue: Epilogue = NOTHING) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from truenorm import kernels
 from truenorm.errors import UnknownName
 from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Recursion, Running
-from truenorm.nn.dynamic import MOMENTA, Followed, follow, fresh, settle
+from truenorm.nn.dynamic import MOMENTA, Followed, follow, fresh, keep, next_gain, settle
 
 Tracking = Literal["pooled", "torch", "dynamic"]
 """How running statistics take in batches: pooled, as torch does it, or pooled under a momentum that is chosen."""
@@ -215,9 +215,14 @@ def _training(input: Tensor, affine: Affine, epilogue: Epilogue, running: Runnin
 def _training_followed(input: Tensor, affine: Affine, epilogue: Epilogue, followed: Followed) -> Tensor:
     if input.shape[1] != len(followed.mean):
         return _training(input, affine, epilogue, Running(followed.mean, followed.var, None, 0.0, "pooled"))  # raises
+    gain = next_gain(followed) if input.numel() else None
+    if gain is not None:
+        y, mean, inverse_std = kernels.batch_norm_pooled(input, affine, epilogue, followed.mean, followed.var, gain)
+        keep(followed, mean, inverse_std, affine.eps)
+        return y
     y, mean, var = kernels.batch_norm(input, affine, epilogue)
     if input.numel():
-        assert mean is not None and var is not None
+        assert mean is not None and var is not None  # no running statistics were given
         follow(followed, mean, var, affine.eps)
     return y
 

@@ -33,7 +33,7 @@ class Followed(NamedTuple):
     Args:
         candidates_2KC: means and variances, as of the batch `settled`.
         scores_K: how badly each predicted, of late; as of that batch.
-        rows_T2C: moments of the batches since then.
+        rows_T2C: mean and 1/√(v + ε) of the batches since then.
         settled: the batch, counted from 1, up to which all is taken in.
         mean, var: the running statistics, of shape (C,).
         num_batches: t.
@@ -63,11 +63,42 @@ def fresh(mean: Tensor, var: Tensor, num_batches: Tensor) -> tuple[Tensor, Tenso
     return running_21C.repeat(1, len(MOMENTA), 1), scores_K, rows_T2C, num_batches.clone()
 
 
+def next_gain(followed: Followed) -> float | None:
+    """The gain of the coming batch under the momentum chosen last; None where it cannot be read for free.
+
+    In half precision there is none either: averages would stand still.
+
+    Example:
+        >>> running = torch.zeros(1), torch.ones(1)
+        >>> next_gain(Followed(*fresh(*running, torch.tensor(0)), *running, torch.tensor(0)))
+        1.0
+    """
+    if followed.mean.dtype.itemsize < _FULL or not is_free(followed.num_batches):
+        return None
+    return _debiased(MOMENTA[_least(followed.scores_K)], int(followed.num_batches) + 1)
+
+
+def keep(followed: Followed, mean: Tensor, inverse_std: Tensor, eps: float) -> None:
+    """Count a batch that the running statistics have taken in with `next_gain`, and choose after each block."""
+    followed.num_batches.add_(1)
+    t = int(followed.num_batches)
+    pending = t - 1 - int(followed.settled)
+    if not 0 <= pending < BLOCK:  # the count was set by somebody: what is pending is of another run
+        pending = 0
+        followed.settled.fill_(t - 1)
+    row_2C = followed.rows_T2C[pending]
+    row_2C[0].copy_(mean)
+    row_2C[1].copy_(inverse_std)
+    if pending == BLOCK - 1:
+        _settle(followed, followed.rows_T2C, (followed.mean, followed.var), eps)
+
+
 def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
     """Take a batch into the running statistics, in place, and choose their momentum anew after each block.
 
     Within a block the buffers are pooled under the momentum that was chosen last. Where reading a number is not free,
-    and in half precision, each batch is a block. A batch that is not finite is counted and moves nothing.
+    and in half precision, each batch is a block. A batch that is not finite is counted and
+    moves no average.
 
     Args:
         followed: of the layer.
@@ -81,24 +112,19 @@ def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
         >>> running
         (tensor([2.]), tensor([3.]))
     """
-    followed.num_batches.add_(1)
-    batch_2C = torch.stack((mean, var)).float()
-    if not is_free(followed.num_batches):
-        t = followed.num_batches.float()
-        momentum = _momenta(batch_2C.device).index_select(0, followed.scores_K.argmin(0, keepdim=True))
-        _pooled_in(followed, mean, var, batch_2C.sum().isfinite() * debiased(momentum, t))
-        _settle(followed, batch_2C[None], eps)
+    gain, inverse_std = next_gain(followed), (var + eps).rsqrt()
+    if gain is not None:
+        M, V = followed.mean.data, followed.var.data  # past autograd's version counter, as torch's own writes
+        pool(M, V, mean.to(M.dtype), var.to(V.dtype), gain)
+        keep(followed, mean, inverse_std, eps)
         return
-    t = int(followed.num_batches)
-    pending = t - 1 - int(followed.settled)
-    if not 0 <= pending < BLOCK:  # the count was set by somebody: what is pending is of another run
-        pending = 0
-        followed.settled.fill_(t - 1)
-    followed.rows_T2C[pending].copy_(batch_2C)
-    if math.isfinite(batch_2C.sum().item()):
-        _pooled_in(followed, mean, var, debiased(MOMENTA[_least(followed.scores_K)], t))
-    if pending == BLOCK - 1 or followed.mean.dtype.itemsize < _FULL:
-        _settle(followed, followed.rows_T2C[: pending + 1], eps)
+    followed.num_batches.add_(1)
+    row_12C = torch.stack((mean, inverse_std)).float()[None]
+    momentum = _momenta(row_12C.device).index_select(0, followed.scores_K.argmin(0, keepdim=True))
+    finite = row_12C.sum().isfinite()
+    M, V = followed.mean.float(), followed.var.float()
+    pool(M, V, mean.float(), var.float(), finite * _debiased(momentum, followed.num_batches.float()))
+    _settle(followed, row_12C, (M, V), eps)
 
 
 def settle(followed: Followed, eps: float) -> None:
@@ -116,35 +142,23 @@ def settle(followed: Followed, eps: float) -> None:
     """
     pending = int(followed.num_batches) - int(followed.settled)
     if 0 < pending <= BLOCK:
-        _settle(followed, followed.rows_T2C[:pending], eps)
+        _settle(followed, followed.rows_T2C[:pending], (followed.mean, followed.var), eps)
 
 
-def _pooled_in(followed: Followed, mean: Tensor, var: Tensor, gain: float | Tensor) -> None:
-    # Past autograd's version counter, as torch's own batch norm writes. Half types are too coarse for the update.
-    running = followed.mean, followed.var
-    M, V = running if torch.compiler.is_compiling() else (buffer.data for buffer in running)
-    if M.dtype.itemsize < _FULL:
-        exact = M.float(), V.float()
-        pool(*exact, mean.float(), var.float(), gain)
-        M.copy_(exact[0])
-        V.copy_(exact[1])
-    else:
-        pool(M, V, mean.to(M.dtype), var.to(M.dtype), gain)
-
-
-def _settle(followed: Followed, rows_T2C: Tensor, eps: float) -> None:
+def _settle(followed: Followed, rows_T2C: Tensor, running: tuple[Tensor, Tensor], eps: float) -> None:
     """Take the rows, the last of them batch t, into all averages at once; store the best.
 
-    If the buffers are not what the average chosen last has become, somebody has written them (statistics were loaded,
-    assigned, averaged): then all averages start from there.
+    If the running statistics, which have taken in the rows, are not what the average chosen last has become, somebody
+    has written them (statistics were loaded, assigned, averaged): then all averages start from there.
     """
     candidates_2KC, scores_K, _, settled, running_mean, running_var, num_batches = followed
     alpha_K = _momenta(scores_K.device)
     t_T = num_batches.float() - torch.arange(len(rows_T2C) - 1, -1, -1, device=scores_K.device)
     t_T = t_T.clamp_min(1)
     finite_T = rows_T2C.sum((1, 2)).isfinite()
-    mean_TC, var_TC = torch.where(finite_T[:, None, None], rows_T2C, 0).unbind(1)
-    gain_KT = finite_T * debiased(alpha_K[:, None], t_T)
+    mean_TC, inverse_std_TC = torch.where(finite_T[:, None, None], rows_T2C, 1).unbind(1)
+    var_TC = (inverse_std_TC.pow(-2) - eps).clamp_min(0)
+    gain_KT = finite_T * _debiased(alpha_K[:, None], t_T)
     keep_KT = 1 - gain_KT
 
     left_KT1, weight_KTT = _weights(gain_KT, keep_KT)
@@ -158,7 +172,7 @@ def _settle(followed: Followed, rows_T2C: Tensor, eps: float) -> None:
     new_scores_K = left * scores_K + loss_KT @ weight_T
 
     new_2KC = torch.stack((after_KTC[:, -1], var_after_KTC[:, -1]))
-    running_21C = torch.stack((running_mean, running_var)).float()[:, None]
+    running_21C = torch.stack(running).float()[:, None]
     followed_21C = new_2KC.index_select(1, scores_K.argmin(0, keepdim=True))
     moved = finite_T.all() & ~_alike(running_21C, followed_21C, eps, running_mean.dtype)
     candidates_2KC.copy_(torch.where(moved, running_21C, new_2KC))
@@ -191,16 +205,11 @@ def _alike(running_21C: Tensor, followed_21C: Tensor, eps: float, dtype: torch.d
 
 
 @overload
-def debiased(momentum: float, t: int) -> float: ...
+def _debiased(momentum: float, t: int) -> float: ...
 @overload
-def debiased(momentum: Tensor, t: Tensor) -> Tensor: ...
-def debiased(momentum: float | Tensor, t: int | Tensor) -> float | Tensor:
-    r"""The gain of batch t, counted from 1: $\alpha / (1 - (1 - \alpha)^t)$.
-
-    Example:
-        >>> debiased(0.5, 1), debiased(torch.tensor([0.5]), torch.tensor([2.0]))
-        (1.0, tensor([0.6667]))
-    """
+def _debiased(momentum: Tensor, t: Tensor) -> Tensor: ...
+def _debiased(momentum: float | Tensor, t: int | Tensor) -> float | Tensor:
+    """The gain of batch t, counted from 1: α / (1 − (1 − α)ᵗ)."""
     if isinstance(momentum, Tensor):
         return (momentum / -torch.expm1(t * torch.log1p(-momentum))).clamp_max(1)
     return min(1.0, momentum / -math.expm1(t * math.log1p(-momentum)))

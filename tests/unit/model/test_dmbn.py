@@ -39,9 +39,14 @@ def test_a_block_that_raises_leaves_what_training_left(data):
     ours.load_state_dict(plain.state_dict())
     nets.train(plain, data)
     chosen = tn.dmbn(ours, data, momenta=MOMENTA)
-    with pytest.raises(KeyboardInterrupt), chosen:
-        nets.train(ours, data)
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with chosen:
+            nets.train(ours, data)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with pytest.raises(NotMeasurable, match="nothing was chosen yet"):
         _ = chosen.statistics
     for name, value in ours.state_dict().items():
