@@ -1,6 +1,5 @@
 """Batch norm for vectors, images and volumes: torch's in training, with statistics that are right at inference."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from truenorm import kernels
 from truenorm.errors import UnknownName
 from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Recursion, Running
-from truenorm.nn.dynamic import MOMENTA, Followed, follow, fresh, keep, next_gain, settle
+from truenorm.nn.dynamic import MOMENTA, OWN, Followed, afresh, follow, keep, next_gain, rows_for, settle
 
 Tracking = Literal["pooled", "torch", "dynamic"]
 """How running statistics take in batches: pooled, as torch does it, or pooled under a momentum that is chosen."""
@@ -24,7 +23,7 @@ class TrackedBatchNorm(_BatchNorm):
     r"""torch's batch norm with a choice of running statistics; the base of `BatchNorm1d`, `2d` and `3d`.
 
     On a CPU the output in training is torch's to the bit, on a GPU to rounding; only what is stored differs
-    (`tracking`). The parameters, the buffers and the keys of the state dict are torch's, and load strictly both ways. A
+    (`tracking`). The parameters and the keys of the state dict are torch's, and load strictly both ways. A
     state dict without counts, or with counts of 0 beside buffers that are not (0, 1), is taken as long trained: its
     statistics are not wiped by the first batch.
 
@@ -66,14 +65,27 @@ class TrackedBatchNorm(_BatchNorm):
             >>> norm.tracking
             'dynamic'
         """
+        if tracking != self.tracking:
+            self.settle()
         self.tracking = tracking
-        for key in _FOLLOWED:
+        for key in OWN:
             if key in self._buffers:
                 delattr(self, key)
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         if tracking == "dynamic" and mean is not None and var is not None and count is not None:
-            for key, values in zip(_FOLLOWED, fresh(mean, var, count), strict=True):
+            for key, values in zip(OWN, afresh(mean, var, count), strict=False):
                 self.register_buffer(key, values, persistent=False)
+
+    def _follow_afresh(self) -> None:
+        """In place: who holds the buffers, such as data parallelism, goes on holding them."""
+        followed = self._followed()
+        if followed is None or followed.mean.is_meta:
+            return
+        if followed.rows.is_meta or len(followed.rows) != len(rows_for(followed.mean)):  # made on the meta device
+            self.track_by("dynamic")
+            return
+        for now, new in zip(followed, afresh(*followed[-3:]), strict=True):
+            now.data.copy_(new)
 
     @property
     def chosen_momentum(self) -> float | None:
@@ -92,7 +104,7 @@ class TrackedBatchNorm(_BatchNorm):
         followed = self._followed()
         if followed is None:
             return self.momentum
-        return MOMENTA[int(followed.scores_K.argmin())] if int(followed.num_batches) else None
+        return MOMENTA[int(followed.scores.argmin())] if int(followed.num_batches) else None
 
     def settle(self) -> None:
         """Choose the momentum by all batches so far, and store its statistics.
@@ -105,7 +117,7 @@ class TrackedBatchNorm(_BatchNorm):
             settle(followed, self.eps)
 
     def train(self, mode: bool = True) -> "TrackedBatchNorm":
-        """As torch's; in evaluation mode the statistics are those of all batches so far."""
+        """As torch's; `train(False)` and `eval()` settle."""
         if not mode:
             self.settle()
         return super().train(mode)
@@ -113,14 +125,13 @@ class TrackedBatchNorm(_BatchNorm):
     def reset_running_stats(self) -> None:
         """Mean 0, variance 1, no batch."""
         super().reset_running_stats()
-        if "settled" in self._buffers:
-            self.track_by("dynamic")
+        self._follow_afresh()
 
     def _followed(self) -> Followed | None:
         """The averages that are followed; None where none are, or where a pass has set the momentum."""
         if self.tracking != "dynamic" or self.momentum in (None, 0, 1):
             return None
-        keys = (*_FOLLOWED, "running_mean", "running_var", "num_batches_tracked")
+        keys = (*OWN, "running_mean", "running_var", "num_batches_tracked")
         found = [self._buffers[key] for key in keys if key in self._buffers]
         complete = [buffer for buffer in found if buffer is not None]
         return Followed(*complete) if len(complete) == len(Followed._fields) else None
@@ -168,12 +179,16 @@ class TrackedBatchNorm(_BatchNorm):
             count.fill_(LONG_TRAINED)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "TrackedBatchNorm":
-        followed = {key: self._buffers[key] for key in _FOLLOWED if key in self._buffers}
+        followed = self._followed()
+        if followed is None or followed.mean.is_meta:
+            return super()._apply(fn, recurse)
+        self.settle()
         super()._apply(fn, recurse)
-        for key, before in followed.items():  # `half` and `double` are for what the layer computes with
-            now = self._buffers[key]
-            if before is not None and now is not None and now.dtype != before.dtype:
-                self._buffers[key] = before.to(now.device)
+        for key, before in zip(OWN[:4], followed, strict=False):  # `half` is for what the layer computes with
+            if self.get_buffer(key).dtype != before.dtype:
+                self._buffers[key] = before.to(self.get_buffer(key).device)
+        if self.get_buffer("rows").is_cpu != followed.rows.is_cpu:
+            self._buffers["rows"] = rows_for(self.get_buffer("written_mean"))
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -181,7 +196,7 @@ class TrackedBatchNorm(_BatchNorm):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         # Beside the version that torch keeps of each module: another key would not load strictly into torch's layer.
         if self.tracking == "dynamic" and hasattr(destination, "_metadata"):
-            followed = {key: self._buffers[key] for key in ("candidates", "scores") if key in self._buffers}
+            followed = {key: self._buffers[key] for key in OWN[:2] if key in self._buffers}
             destination._metadata.setdefault(prefix[:-1], {})["followed"] = followed
 
     def _load_from_state_dict(
@@ -191,16 +206,12 @@ class TrackedBatchNorm(_BatchNorm):
         if local_metadata.get("assign_to_params_buffers") and self.num_batches_tracked is not None:
             self.num_batches_tracked = self.num_batches_tracked.clone()  # it is the caller's, and `trust` may fill it
         self.trust()
-        self._follow_from(local_metadata.get("followed", {}))
-
-    def _follow_from(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what was loaded: the averages that were saved, where they were."""
-        if self.tracking != "dynamic":
-            return
-        self.track_by("dynamic")
-        for key, values in saved.items():
-            if self.get_buffer(key).shape == values.shape and not self.get_buffer(key).is_meta:
-                self.get_buffer(key).copy_(values)
+        if f"{prefix}running_mean" in state_dict:
+            self._follow_afresh()
+            for key, values in local_metadata.get("followed", {}).items():
+                now = self._buffers.get(key)
+                if now is not None and now.shape == values.shape and not now.is_meta:
+                    now.copy_(values)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, tracking={self.tracking!r}"
@@ -225,10 +236,6 @@ def _training_followed(input: Tensor, affine: Affine, epilogue: Epilogue, follow
         assert mean is not None and var is not None  # no running statistics were given
         follow(followed, mean, var, affine.eps)
     return y
-
-
-_FOLLOWED = ("candidates", "scores", "rows", "settled")
-"""Buffers of `tracking="dynamic"`; not in the state dict, whose keys are torch's."""
 
 
 class BatchNorm1d(TrackedBatchNorm, nn.BatchNorm1d):
@@ -266,10 +273,11 @@ class BatchNorm2d(TrackedBatchNorm, nn.BatchNorm2d):
         track_running_stats: keep running statistics at all.
         device, dtype: of parameters and buffers.
         tracking: `pooled`; `torch` for torch's own recursion; or `dynamic`: pooled under a momentum of the layer's own,
-            chosen after each batch among seven from 0.9 to 1/486, as that which predicted the batches so far best
-            (`rules.Adaptive`). Then `momentum` is not used, but for the values that passes set: None averages, 1 stores
-            the last batch, 0 nothing. Read it as `chosen_momentum`. A state dict that is saved as torch gives it holds
-            in its metadata what is needed to go on to the same bits; from any other the choice starts anew.
+            chosen as it trains among seven from 0.9 to 1/486, as that which predicted the batches so far best
+            (`rules.Adaptive`); see `settle`. Then `momentum` is not used, but for the values that passes set: None
+            averages, 1 stores the last batch, 0 nothing. Read it as `chosen_momentum`. A state dict that is saved as
+            torch gives it holds in its metadata what is needed to go on to the same bits; from any other the choice
+            starts anew.
 
     Raises:
         UnknownName: no such tracking.

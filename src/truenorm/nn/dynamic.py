@@ -1,7 +1,6 @@
 """Running statistics under a momentum that is chosen while a layer trains: by how well it predicted the next batch."""
 
 import math
-from functools import cache
 from typing import NamedTuple, overload
 
 import torch
@@ -23,44 +22,65 @@ _USUAL = 0.1
 _RELUCTANCE = 1e-3
 """By how much less it is preferred where the averages start anew, in units of the score for a factor e of momentum."""
 
-_ROUNDING = 1e-4
-"""How far, in σ, the buffers may be from the average that they follow: float32 over a block."""
-
 
 class Followed(NamedTuple):
     """The averages of a layer under all momenta, and where the chosen one is stored.
 
     Args:
-        candidates_2KC: means and variances, as of the batch `settled`.
-        scores_K: how badly each predicted, of late; as of that batch.
-        rows_T2C: mean and 1/√(v + ε) of the batches since then.
+        candidates: means and variances (2, K, C), as of the batch `settled`.
+        scores: how badly each predicted, of late, (K,); as of that batch.
+        momenta: `MOMENTA`, (K,).
+        rows: mean and 1/√(v + ε) of the batches since then, (T, 2, C).
         settled: the batch, counted from 1, up to which all is taken in.
+        kept: the batch up to which there are rows.
+        written_mean, written_var: what was stored last, to the bit: where the buffers hold anything else, somebody has
+            written them.
         mean, var: the running statistics, of shape (C,).
         num_batches: t.
     """
 
-    candidates_2KC: Tensor
-    scores_K: Tensor
-    rows_T2C: Tensor
+    candidates: Tensor
+    scores: Tensor
+    momenta: Tensor
+    rows: Tensor
     settled: Tensor
+    kept: Tensor
+    written_mean: Tensor
+    written_var: Tensor
     mean: Tensor
     var: Tensor
     num_batches: Tensor
 
 
-def fresh(mean: Tensor, var: Tensor, num_batches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first four of `Followed` for running statistics (C,) as they are: all averages start from there.
+OWN = Followed._fields[:-3]
+"""What a layer has beside torch's buffers."""
 
-    float32 whatever the layer's type: averages in half precision would stand still.
+
+def afresh(mean: Tensor, var: Tensor, num_batches: Tensor) -> Followed:
+    """All averages start from running statistics (C,) as they are, and momenta near 0.1 are preferred.
+
+    float32 whatever the layer's type: averages in half precision would stand still. Rows are kept on CPUs only.
 
     Example:
-        >>> [tuple(values.shape) for values in fresh(torch.zeros(3), torch.ones(3), torch.tensor(0))]
-        [(2, 7, 3), (7,), (32, 2, 3), ()]
+        >>> followed = afresh(torch.zeros(3), torch.ones(3), torch.tensor(0))
+        >>> [tuple(values.shape) for values in followed[:4]]
+        [(2, 7, 3), (7,), (7,), (32, 2, 3)]
     """
     running_21C = torch.stack((mean, var)).float()[:, None]
-    rows_T2C = running_21C.new_zeros(BLOCK, 2, len(mean))
-    scores_K = _reluctance(_on(mean.device))  # made anew: a cached one may be of another mode, such as `meta`
-    return running_21C.repeat(1, len(MOMENTA), 1), scores_K, rows_T2C, num_batches.clone()
+    momenta_K = torch.tensor(MOMENTA, dtype=torch.float32, device=mean.device)
+    own = (running_21C.repeat(1, len(MOMENTA), 1), _reluctance(momenta_K), momenta_K, rows_for(mean))
+    counts = (num_batches.clone(), num_batches.clone())
+    return Followed(*own, *counts, mean.detach().clone(), var.detach().clone(), mean, var, num_batches)
+
+
+def rows_for(mean: Tensor) -> Tensor:
+    """Room for the rows of a block, where blocks are made: on a CPU.
+
+    Example:
+        >>> rows_for(torch.zeros(3)).shape
+        torch.Size([32, 2, 3])
+    """
+    return torch.zeros(BLOCK if mean.is_cpu else 0, 2, len(mean), dtype=torch.float32, device=mean.device)
 
 
 def next_gain(followed: Followed) -> float | None:
@@ -69,36 +89,44 @@ def next_gain(followed: Followed) -> float | None:
     In half precision there is none either: averages would stand still.
 
     Example:
-        >>> running = torch.zeros(1), torch.ones(1)
-        >>> next_gain(Followed(*fresh(*running, torch.tensor(0)), *running, torch.tensor(0)))
+        >>> next_gain(afresh(torch.zeros(1), torch.ones(1), torch.tensor(0)))
         1.0
     """
-    if followed.mean.dtype.itemsize < _FULL or not is_free(followed.num_batches):
+    if followed.mean.dtype.itemsize < _FULL or not is_free(followed.num_batches) or not len(followed.rows):
         return None
-    return _debiased(MOMENTA[_least(followed.scores_K)], int(followed.num_batches) + 1)
+    if _is_foreign(followed):
+        _restart(followed)
+    return _debiased(MOMENTA[_least(followed.scores)], int(followed.num_batches) + 1)
 
 
 def keep(followed: Followed, mean: Tensor, inverse_std: Tensor, eps: float) -> None:
     """Count a batch that the running statistics have taken in with `next_gain`, and choose after each block."""
+    before = int(followed.num_batches)
     followed.num_batches.add_(1)
-    t = int(followed.num_batches)
-    pending = t - 1 - int(followed.settled)
-    if not 0 <= pending < BLOCK:  # the count was set by somebody: what is pending is of another run
+    pending = before - int(followed.settled)
+    if before != int(followed.kept) or not 0 <= pending < BLOCK:  # the count was set by somebody
         pending = 0
-        followed.settled.fill_(t - 1)
-    row_2C = followed.rows_T2C[pending]
+        followed.settled.fill_(before)
+    running = followed.mean.data, followed.var.data  # past autograd's version counter, as torch's own writes
+    if math.isfinite((running[0] + running[1]).sum().item()):
+        followed.written_mean.copy_(running[0])
+        followed.written_var.copy_(running[1])
+    else:  # a batch that is not finite moves nothing
+        running[0].copy_(followed.written_mean)
+        running[1].copy_(followed.written_var)
+    row_2C = followed.rows[pending]
     row_2C[0].copy_(mean)
     row_2C[1].copy_(inverse_std)
+    followed.kept.fill_(before + 1)
     if pending == BLOCK - 1:
-        _settle(followed, followed.rows_T2C, (followed.mean, followed.var), eps)
+        _settle(followed, followed.rows, eps)
 
 
 def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
     """Take a batch into the running statistics, in place, and choose their momentum anew after each block.
 
     Within a block the buffers are pooled under the momentum that was chosen last. Where reading a number is not free,
-    and in half precision, each batch is a block. A batch that is not finite is counted and
-    moves no average.
+    and in half precision, each batch is a block. A batch that is not finite is counted and moves no average.
 
     Args:
         followed: of the layer.
@@ -107,32 +135,30 @@ def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
 
     Example:
         >>> running = torch.zeros(1), torch.ones(1)
-        >>> followed = Followed(*fresh(*running, torch.tensor(0)), *running, torch.tensor(0))
-        >>> follow(followed, torch.tensor([2.0]), torch.tensor([3.0]), 1e-5)
+        >>> follow(afresh(*running, torch.tensor(0)), torch.tensor([2.0]), torch.tensor([3.0]), 1e-5)
         >>> running
         (tensor([2.]), tensor([3.]))
     """
     gain, inverse_std = next_gain(followed), (var + eps).rsqrt()
     if gain is not None:
-        M, V = followed.mean.data, followed.var.data  # past autograd's version counter, as torch's own writes
+        M, V = followed.mean.data, followed.var.data
         pool(M, V, mean.to(M.dtype), var.to(V.dtype), gain)
         keep(followed, mean, inverse_std, eps)
         return
+    foreign = (followed.mean != followed.written_mean).any() | (followed.var != followed.written_var).any()
+    running_21C = torch.stack((followed.mean, followed.var)).float()[:, None]
+    followed.candidates.copy_(torch.where(foreign, running_21C, followed.candidates))
+    followed.scores.copy_(torch.where(foreign, _reluctance(followed.momenta), followed.scores))
     followed.num_batches.add_(1)
-    row_12C = torch.stack((mean, inverse_std)).float()[None]
-    momentum = _momenta(row_12C.device).index_select(0, followed.scores_K.argmin(0, keepdim=True))
-    finite = row_12C.sum().isfinite()
-    M, V = followed.mean.float(), followed.var.float()
-    pool(M, V, mean.float(), var.float(), finite * _debiased(momentum, followed.num_batches.float()))
-    _settle(followed, row_12C, (M, V), eps)
+    _settle(followed, torch.stack((mean, inverse_std)).float()[None], eps)
 
 
 def settle(followed: Followed, eps: float) -> None:
-    """Choose by all batches so far: what is stored then is what `rules.Adaptive` gives, exactly.
+    """Choose by all batches so far: what is stored then is what `rules.Adaptive` gives, to rounding.
 
     Example:
         >>> running = torch.zeros(1), torch.ones(1)
-        >>> followed = Followed(*fresh(*running, torch.tensor(0)), *running, torch.tensor(0))
+        >>> followed = afresh(*running, torch.tensor(0))
         >>> for m in (0.0, 9.0, 18.0, 27.0):
         ...     follow(followed, torch.tensor([m]), torch.tensor([1.0]), 1e-5)
         >>> before = running[0].item()
@@ -140,47 +166,52 @@ def settle(followed: Followed, eps: float) -> None:
         >>> before < 18 < running[0].item()
         True
     """
-    pending = int(followed.num_batches) - int(followed.settled)
-    if 0 < pending <= BLOCK:
-        _settle(followed, followed.rows_T2C[:pending], (followed.mean, followed.var), eps)
+    if _is_foreign(followed):
+        _restart(followed)
+        return
+    pending = int(followed.kept) - int(followed.settled)
+    if 0 < pending <= BLOCK and int(followed.kept) == int(followed.num_batches):
+        _settle(followed, followed.rows[:pending], eps)
 
 
-def _settle(followed: Followed, rows_T2C: Tensor, running: tuple[Tensor, Tensor], eps: float) -> None:
-    """Take the rows, the last of them batch t, into all averages at once; store the best.
+def _is_foreign(followed: Followed) -> bool:
+    """Do the buffers hold what somebody else has written: loaded, assigned or averaged statistics?"""
+    return not (torch.equal(followed.mean, followed.written_mean) and torch.equal(followed.var, followed.written_var))
 
-    If the running statistics, which have taken in the rows, are not what the average chosen last has become, somebody
-    has written them (statistics were loaded, assigned, averaged): then all averages start from there.
-    """
-    candidates_2KC, scores_K, _, settled, running_mean, running_var, num_batches = followed
-    alpha_K = _momenta(scores_K.device)
-    t_T = num_batches.float() - torch.arange(len(rows_T2C) - 1, -1, -1, device=scores_K.device)
+
+def _restart(followed: Followed) -> None:
+    for now, new in zip(followed, afresh(*followed[-3:]), strict=True):
+        now.data.copy_(new)
+
+
+def _settle(followed: Followed, rows_T2C: Tensor, eps: float) -> None:
+    """Take the rows, the last of them batch t, into all averages at once; store the best."""
+    t_T = followed.num_batches.float() - torch.arange(len(rows_T2C) - 1, -1, -1, device=rows_T2C.device)
     t_T = t_T.clamp_min(1)
     finite_T = rows_T2C.sum((1, 2)).isfinite()
     mean_TC, inverse_std_TC = torch.where(finite_T[:, None, None], rows_T2C, 1).unbind(1)
     var_TC = (inverse_std_TC.pow(-2) - eps).clamp_min(0)
-    gain_KT = finite_T * _debiased(alpha_K[:, None], t_T)
+    gain_KT = finite_T * _debiased(followed.momenta[:, None], t_T)
     keep_KT = 1 - gain_KT
 
     left_KT1, weight_KTT = _weights(gain_KT, keep_KT)
-    (mean_KC, var_KC) = candidates_2KC
-    after_KTC = left_KT1 * mean_KC[:, None] + weight_KTT @ mean_TC
+    mean_KC, var_KC = followed.candidates
+    after_KTC = left_KT1 * mean_KC[:, None] + _product(weight_KTT, mean_TC)
     square_KTC = (mean_TC - _before(mean_KC, after_KTC)).square_()
-    var_after_KTC = left_KT1 * var_KC[:, None] + weight_KTT @ (var_TC + keep_KT[..., None] * square_KTC)
+    var_after_KTC = left_KT1 * var_KC[:, None] + _product(weight_KTT, var_TC + keep_KT[..., None] * square_KTC)
     width_KTC = _before(var_KC, var_after_KTC) + eps
     loss_KT = (square_KTC + (var_TC + eps)).div_(width_KTC).add_(width_KTC.log()).mean(-1)
     left, weight_T = ema_weights(finite_T * (20 / (t_T + 18)).clamp(0.01, 1))
-    new_scores_K = left * scores_K + loss_KT @ weight_T
 
-    new_2KC = torch.stack((after_KTC[:, -1], var_after_KTC[:, -1]))
-    running_21C = torch.stack(running).float()[:, None]
-    followed_21C = new_2KC.index_select(1, scores_K.argmin(0, keepdim=True))
-    moved = finite_T.all() & ~_alike(running_21C, followed_21C, eps, running_mean.dtype)
-    candidates_2KC.copy_(torch.where(moved, running_21C, new_2KC))
-    scores_K.copy_(torch.where(moved, _reluctance(alpha_K), new_scores_K))
-    settled.copy_(num_batches)
-    chosen_21C = candidates_2KC.index_select(1, scores_K.argmin(0, keepdim=True))
-    for buffer, values in zip((running_mean, running_var), chosen_21C, strict=True):
-        (buffer if torch.compiler.is_compiling() else buffer.data).copy_(values[0])
+    followed.candidates.copy_(torch.stack((after_KTC[:, -1], var_after_KTC[:, -1])))
+    followed.scores.copy_(left * followed.scores + (loss_KT * weight_T).sum(1))
+    followed.settled.copy_(followed.num_batches)
+    followed.kept.copy_(followed.num_batches)
+    chosen_2C = followed.candidates.index_select(1, followed.scores.argmin(0, keepdim=True))[:, 0]
+    for buffer, written, values in zip(followed[-3:-1], followed[-5:-3], chosen_2C, strict=True):
+        # Past autograd's version counter, as torch's own batch norm writes.
+        (buffer if torch.compiler.is_compiling() else buffer.data).copy_(values)
+        written.copy_(buffer)
 
 
 def _weights(gain_KT: Tensor, keep_KT: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,13 +226,9 @@ def _before(start_KC: Tensor, after_KTC: Tensor) -> Tensor:
     return torch.cat((start_KC[:, None], after_KTC[:, :-1]), 1)
 
 
-def _alike(running_21C: Tensor, followed_21C: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """Are they the same but for rounding?"""
-    rounding = max(_ROUNDING, 8 * torch.finfo(dtype).eps)
-    mean_1C, var_1C = followed_21C
-    off_mean, off_var = (running_21C - followed_21C).abs()
-    width_1C = var_1C + eps
-    return (off_mean <= rounding * (width_1C.sqrt() + mean_1C.abs())).all() & (off_var <= rounding * width_1C).all()
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in double precision: autocast and TF32, which are the user's, would round it."""
+    return a @ b if a.device.type == "mps" else (a.double() @ b.double()).float()
 
 
 @overload
@@ -219,17 +246,6 @@ def _least(scores_K: Tensor) -> int:
     scores = scores_K.tolist()
     return scores.index(min(scores))
 
-
-def _momenta(device: torch.device) -> Tensor:
-    # A copy to the device makes a GPU wait: made once. A compiler makes a constant of it, and warns of caches.
-    return _on(device) if torch.compiler.is_compiling() else _cached_on(device)
-
-
-def _on(device: torch.device) -> Tensor:
-    return torch.tensor(MOMENTA, dtype=torch.float32, device=device)
-
-
-_cached_on = cache(_on)
 
 _FULL = 4
 """Bytes of the smallest type whose averages do not stand still."""

@@ -16,7 +16,7 @@ from truenorm.nn import dynamic
 from truenorm.nn.dynamic import MOMENTA
 
 TO_1E6 = {"rtol": 1e-6, "atol": 1e-6}
-FOLLOWED = ("candidates", "scores", "rows", "settled")
+FOLLOWED = dynamic.OWN
 
 
 def network(**named):
@@ -287,7 +287,7 @@ def test_a_batch_that_is_not_finite_is_counted_and_moves_nothing(bad, free, monk
     x[0, 1] = bad
     net(x)
     now = state(net)
-    for count in ("num_batches_tracked", "settled"):
+    for count in ("num_batches_tracked", "settled", "kept"):
         assert now.pop(count) == kept.pop(count) + 1
     assert_close(now, kept, rtol=0, atol=0)
 
@@ -372,3 +372,120 @@ def test_the_doctor_takes_a_chosen_momentum_for_no_setting():
     assert 0.9 in tn.statistics(net).momenta.values()
     found = tn.diagnose(net, images(20, size=32, seed=4))
     assert not {"large momentum", "initial values", "sampling noise"} & {finding.cause for finding in found.causes}
+
+
+def chosen_by(layer, batches):
+    """The layer's momentum, and that of the watch's rule on the same batches."""
+    plain = nn.BatchNorm1d(layer.num_features, eps=layer.eps)
+    with tn.watch(plain, (tn.rules.Adaptive(),)) as watched:
+        for x in batches:
+            plain(x)
+    return layer.chosen_momentum, watched["adaptive"].momenta[""]
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("how", ["autocast", "medium"])
+def test_the_users_precision_does_not_round_the_averages(how, free, monkeypatch):
+    monkeypatch.setattr(dynamic, "is_free", lambda count: free)
+    torch.manual_seed(0)
+    layer, batches = tn.nn.BatchNorm1d(8, tracking="dynamic"), [torch.randn(64, 8) + 3 for _ in range(150)]
+    before = torch.get_float32_matmul_precision()
+    try:
+        if how == "medium":
+            torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            for x in batches:
+                layer(x)
+            ours, rule = chosen_by(layer, batches)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert ours == rule < 0.02
+
+
+def test_a_constant_channel_far_from_zero_does_not_disturb_the_others():
+    torch.manual_seed(0)
+    batches = [torch.randn(64, 4) for _ in range(200)]
+    for x in batches:
+        x[:, 0] = 1000.1
+    layer = tn.nn.BatchNorm1d(4, tracking="dynamic")
+    for x in batches:
+        layer(x)
+    assert layer.chosen_momentum < 0.05 and (layer.scores != layer.scores.sort().values).any()
+
+
+@pytest.mark.parametrize("by", [1e-4, 0.01, 5.0])
+@pytest.mark.parametrize("nan", [False, True])
+def test_what_was_assigned_in_the_middle_of_a_block_is_what_eval_uses(by, nan):
+    layer = tn.nn.BatchNorm1d(4, tracking="dynamic")
+    for _ in range(40):
+        layer(torch.randn(64, 4) + 1000)
+    if nan:
+        layer(torch.full((8, 4), float("nan")))
+    assert layer.running_mean.isfinite().all() and layer.running_var.isfinite().all()
+    written = tn.Moments(layer.running_mean + by, layer.running_var * 2)
+    tn.assign(layer, {"": written})
+    layer.eval()
+    assert torch.equal(layer.running_mean, written.mean) and torch.equal(layer.running_var, written.var)
+
+
+def test_an_average_of_the_state_dict_is_kept():
+    """As an exponential average of a model's weights: floats averaged, counts copied, never trained."""
+    net = tn.nn.BatchNorm1d(4, tracking="dynamic")
+    for _ in range(45):
+        net(torch.randn(4096, 4))
+    ema = copy.deepcopy(net).eval()
+    expected = ema.running_mean.clone()
+    for _ in range(100):
+        net(torch.randn(4096, 4) + 0.05)
+        for average, value in zip(ema.state_dict().values(), net.state_dict().values(), strict=True):
+            average.lerp_(value, 1e-3) if average.is_floating_point() else average.copy_(value)
+        expected.lerp_(net.running_mean, 1e-3)
+    assert_close(ema.running_mean, expected, rtol=0, atol=1e-6)
+
+
+def test_eager_steps_among_compiled_ones_keep_the_choice(monkeypatch):
+    layer = tn.nn.BatchNorm1d(4, tracking="dynamic")
+    torch.manual_seed(0)
+    for step in range(400):
+        monkeypatch.setattr(dynamic, "is_free", lambda count, step=step: step % 50 != 49)
+        layer(torch.randn(64, 4))
+    assert layer.chosen_momentum < 0.02
+
+
+def test_what_is_converted_has_seen_all_batches():
+    net = made()
+    train(net, images(20))
+    pooled, torchs, told = copy.deepcopy(net), copy.deepcopy(net), tn.statistics(net)
+    for other in (tn.convert(pooled, tracking="pooled"), tn.convert(torchs, to="torch")):
+        assert tn.statistics(other) == told
+
+
+def test_a_state_dict_without_the_layer_leaves_its_choice():
+    net = made()
+    train(net, images(300), lr=0.0)
+    momenta = tn.statistics(net).momenta
+    net.load_state_dict({"0.weight": net[0].weight.detach().clone()}, strict=False)
+    assert tn.statistics(net).momenta == momenta and max(momenta.values()) < 0.1
+    without = tn.nn.BatchNorm1d(3, tracking="dynamic", track_running_stats=False)
+    without.load_state_dict(tn.nn.BatchNorm1d(3).state_dict(), strict=False)
+
+
+def test_loading_and_resetting_exchange_no_buffer():
+    """Data parallelism holds them, and would go on sending the old ones."""
+    net = made()
+    held = dict(net.named_buffers())
+    train(net, images(3))
+    net.load_state_dict(copy.deepcopy(net.state_dict()))
+    net[1].reset_running_stats()
+    assert all(values is held[name] for name, values in net.named_buffers())
+
+
+def test_a_forward_on_tensors_that_hold_nothing_leaves_later_ones_alone():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        tn.nn.BatchNorm1d(3, tracking="dynamic")(torch.randn(4, 3))
+    layer = tn.nn.BatchNorm1d(3, tracking="dynamic")
+    for _ in range(40):
+        layer(torch.randn(4, 3))
+    assert layer.running_mean.isfinite().all()
