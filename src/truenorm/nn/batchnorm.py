@@ -19,6 +19,10 @@ LONG_TRAINED = 10_000
 """The batch count that is assumed for loaded statistics without `num_batches_tracked`."""
 
 
+_FOLLOWED = (*OWN, "running_mean", "running_var", "num_batches_tracked")
+"""The buffers of `Followed`, in its order."""
+
+
 class TrackedBatchNorm(_BatchNorm):
     r"""torch's batch norm with a choice of running statistics; the base of `BatchNorm1d`, `2d` and `3d`.
 
@@ -131,10 +135,12 @@ class TrackedBatchNorm(_BatchNorm):
         """The averages that are followed; None where none are, or where a pass has set the momentum."""
         if self.tracking != "dynamic" or self.momentum in (None, 0, 1):
             return None
-        keys = (*OWN, "running_mean", "running_var", "num_batches_tracked")
-        found = [self._buffers[key] for key in keys if key in self._buffers]
+        buffers = self._buffers
+        if "rows" not in buffers:
+            return None
+        found = [buffers[key] for key in _FOLLOWED]
         complete = [buffer for buffer in found if buffer is not None]
-        return Followed(*complete) if len(complete) == len(Followed._fields) else None
+        return Followed(*complete) if len(complete) == len(found) else None
 
     def _recursion(self) -> Recursion:
         return "torch" if self.tracking == "torch" else "pooled"

@@ -108,18 +108,19 @@ def keep(followed: Followed, mean: Tensor, inverse_std: Tensor, eps: float) -> N
         pending = 0
         followed.settled.fill_(before)
     running = followed.mean.data, followed.var.data  # past autograd's version counter, as torch's own writes
-    if math.isfinite((running[0] + running[1]).sum().item()):
-        followed.written_mean.copy_(running[0])
-        followed.written_var.copy_(running[1])
+    written = followed.written_mean, followed.written_var
+    if math.isfinite(running[1].sum().item()):
+        _copy(written, running)
     else:  # a batch that is not finite moves nothing
-        running[0].copy_(followed.written_mean)
-        running[1].copy_(followed.written_var)
-    row_2C = followed.rows[pending]
-    row_2C[0].copy_(mean)
-    row_2C[1].copy_(inverse_std)
+        _copy(running, written)
+    followed.rows[pending].copy_(torch.stack((mean, inverse_std)))
     followed.kept.fill_(before + 1)
     if pending == BLOCK - 1:
         _settle(followed, followed.rows, eps)
+
+
+def _copy(to: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> None:
+    torch._foreach_copy_(to, values)  # pyright: ignore  # one call, as torch's optimizers have it
 
 
 def follow(followed: Followed, mean: Tensor, var: Tensor, eps: float) -> None:
