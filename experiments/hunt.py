@@ -563,7 +563,7 @@ def _seeds(record: Record) -> set[int]:
 
 def printed(record: Record) -> str:
     """The table and what it says, as text, from the record alone."""
-    output = Console(file=(text := io.StringIO()), width=150, highlight=False)
+    output = Console(file=(text := io.StringIO()), width=160, highlight=False)
     for table in tables(record):
         output.print(table)
     output.print(conclusion(findings(record)), markup=False)
