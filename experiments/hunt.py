@@ -299,9 +299,10 @@ def run(trial: ClaimTrial, context: ClaimsContext, on_step: OnStep) -> Rows:
     setting, norms = protocol.setting, PLAIN if trial.arm == "bn" else protocol.norms
     network = NETWORKS[setting.network](context.input_shape, context.num_classes, norm_layer=norms.layers())
     feed = context.feed("train", setting.batch_size)
+    assert trial.lr is not None
     recipe = Recipe(
         epochs=epochs(context, setting),
-        lr=trial.lr or 0.0,
+        lr=trial.lr,
         optimizer=setting.optimizer,
         schedule=setting.schedule,
         weight_decay=0.0,
@@ -377,7 +378,7 @@ HUNT = Claim(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Outcome:
     """What was found under a protocol; None where no seed gave a number.
 
     Args:
@@ -434,12 +435,12 @@ class Found:
         return self.above and self.in_window and self.near
 
     @property
-    def apart(self) -> bool:
+    def above_otherwise(self) -> bool:
         """Whether DMBN is shown to be above BN-BFN, but not as the dissertation reports."""
         return self.above and not self.as_reported
 
 
-def findings(record: Record) -> tuple[Found, ...]:
+def findings(record: Record) -> tuple[Outcome, ...]:
     """What was found under each protocol, from the record alone."""
     evidence, image = Evidence(record, NAME), 1 / record.configuration["images"]["test"]
     rates = {(trial["where"]["protocol"], trial["arm"]): trial["lr"] for trial in record.trials.values()}
@@ -451,7 +452,7 @@ def findings(record: Record) -> tuple[Found, ...]:
         return mean_interval(list(values.values())) if values else None
 
     return tuple(
-        Found(
+        Outcome(
             name=name,
             dmbn=accuracy(name, a),
             bn_bfn=accuracy(name, b),
@@ -525,7 +526,7 @@ def tables(record: Record) -> tuple[Table, ...]:
     )
 
 
-def conclusion(found: Sequence[Found]) -> str:
+def conclusion(found: Sequence[Outcome]) -> str:
     """What was found, in sentences."""
     rounds = [[each for each in found if PROTOCOLS[each.name].round == number] for number in (1, 2)]
     return " ".join(
@@ -533,7 +534,10 @@ def conclusion(found: Sequence[Found]) -> str:
             "As the dissertation reports (DMBN near 88.9 %, 2.5 to 4.7 points above BN-BFN): "
             f"{_reported(rounds[0], 'of the first round, which was fixed before any result')}; "
             f"{_reported(rounds[1], 'of the second, which was chosen after the first')}.",
-            _counted("DMBN is shown to be above BN-BFN, but not as reported,", [each for each in found if each.apart]),
+            _counted(
+                "DMBN is shown to be above BN-BFN, but not as reported,",
+                [each for each in found if each.above_otherwise],
+            ),
             _counted("DMBN is shown to be below BN-BFN", [each for each in found if each.below]),
             f"A gap of 2.5 points or more is excluded under {sum(each.excluded for each in found) or 'none'}.",
             "The search is exploratory: it was made to find such a gap. A protocol that gives it may or may not be the "
@@ -542,16 +546,16 @@ def conclusion(found: Sequence[Found]) -> str:
     )
 
 
-def _reported(found: Sequence[Found], of: str) -> str:
+def _reported(found: Sequence[Outcome], of: str) -> str:
     reported = [each for each in found if each.as_reported]
     return f"{len(reported) or 'none'} of the {len(found)} protocols {of}{_listed(reported, ' (', ')')}"
 
 
-def _counted(clause: str, found: Sequence[Found]) -> str:
+def _counted(clause: str, found: Sequence[Outcome]) -> str:
     return f"{clause} under {len(found) or 'none'}{_listed(found)}."
 
 
-def _listed(found: Sequence[Found], before: str = ": ", after: str = "") -> str:
+def _listed(found: Sequence[Outcome], before: str = ": ", after: str = "") -> str:
     names = ", ".join(f"{each.name} {_points(each.gap)}" for each in found)
     return f"{before}{names}{after}" if found else ""
 
@@ -576,7 +580,7 @@ def _p(interval: Interval | None) -> str:
     return "< 0.001" if interval.p < 0.001 else f"{interval.p:.3f}"
 
 
-def _word(found: Found) -> str:
+def _word(found: Outcome) -> str:
     if found.as_reported:
         return "as reported"
     return "DMBN above" if found.above else "DMBN below" if found.below else "not shown"
@@ -588,14 +592,14 @@ def _seeds(record: Record) -> set[int]:
 
 def printed(record: Record) -> str:
     """The table and what it says, as text, from the record alone."""
-    output = Console(file=(text := io.StringIO()), width=160, highlight=False)
+    output = Console(file=(text := io.StringIO()), width=165, highlight=False)
     for table in tables(record):
         output.print(table)
     output.print(conclusion(findings(record)), markup=False)
     return text.getvalue()
 
 
-class Lines:
+class LogLines:
     """Progress as lines of a log: each piece of work as it begins, one every few seconds at most."""
 
     def __init__(self, every: float = 5.0) -> None:
@@ -622,7 +626,7 @@ def hunt(config: ClaimsConfig, *, command: str, out: Path) -> Record:
 
     begun = time.monotonic()
     record = run_claims(
-        config, (HUNT,), family=len(PROTOCOLS), command=command, out=out, progress=Lines(), resumed=resumed
+        config, (HUNT,), family=len(PROTOCOLS), command=command, out=out, progress=LogLines(), resumed=resumed
     )
     finished, total = finished_before
     now = (

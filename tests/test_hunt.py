@@ -113,7 +113,7 @@ def test_what_is_reported_is_recognised_by_gap_and_by_accuracy():
     gaps = {"groups of 4": 0.036, "groups of 2": 0.1, "batch 4": -0.2, "3 epochs": 0.015}
     those = found(planted(gaps))
     assert those["groups of 4"].as_reported and those["groups of 4"].gap.mean == pytest.approx(0.036)
-    assert those["groups of 2"].apart and those["3 epochs"].apart
+    assert those["groups of 2"].above_otherwise and those["3 epochs"].above_otherwise
     assert those["batch 4"].below and not those["batch 4"].above
     assert not those["base"].shown
     assert {name for name, each in those.items() if not each.excluded} == {"groups of 4", "groups of 2"}
