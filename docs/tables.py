@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from marked import blocks, replaced, table
@@ -282,6 +283,27 @@ def claims_in_short(numbers: Sequence[int] = (2, 5, 7, 16)) -> Lines:
     return ("```", *lines[heading : heading + 2], *"\n\n".join(chosen).splitlines(), "…", lines[-1], "```")
 
 
+def hunt() -> Lines:
+    """Accuracies and gap under each protocol, and how it differs from the base protocol; bold: the gap is shown."""
+    script = _experiment("hunt")
+    (made,) = script.tables(_record("hunt"))
+    rows = [
+        (name, differs, *accuracies, _minus(f"**{gap}**" if found != "not shown" else gap), found, excluded)
+        for name, *accuracies, gap, _, found, excluded, _ in made.rows
+        for differs in [" ".join(script.PROTOCOLS[name].says.split())]
+    ]
+    return table(
+        ("protocol", "what it is", "DMBN %", "BN-BFN %", "BN, momentum 0.1 %", "gap, points", "found", "2.5 or more"),
+        rows,
+    )
+
+
+def hunt_in_short() -> Lines:
+    """What was found, in sentences."""
+    script = _experiment("hunt")
+    return ("```", *wrap(script.conclusion(script.findings(_record("hunt"))), 120), "```")
+
+
 _NOISE = "(noise)"
 
 
@@ -365,6 +387,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "broken-models": broken_models,
     "verdicts": verdicts,
     "claims": claims,
+    "hunt": hunt,
+    "hunt-in-short": hunt_in_short,
     "watching": watching,
     "layers": layers,
     "layers-that-choose": layers_that_choose,

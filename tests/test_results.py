@@ -17,10 +17,11 @@ EXPERIMENTS = {
     "accuracy": "accuracy.py",
     "broken-models": "doctor.py",
     "healthy-networks": "doctor.py",
+    "hunt": "hunt.py",
     "small-batches": "small_batches.py",
     "verdicts": "verdicts.py",
 }
-CLAIMS = [name for name in RESULTS if name.startswith("claims/")]
+CLAIMS = [*(name for name in RESULTS if name.startswith("claims/")), "hunt"]
 
 
 def test_the_table_of_an_experiment_is_made_from_its_record():

@@ -35,6 +35,7 @@ def run_claims(
     *,
     command: str,
     out: Path,
+    family: int = FAMILY,
     processes: int = 1,
     progress: Progress = lambda what, done, total: None,
     resumed: Resumed = lambda finished, total: None,
@@ -48,6 +49,7 @@ def run_claims(
         claims: which.
         command: the line that does it again, for the record.
         out: the folder of the record; a record that is there is replaced when the first trial has ended.
+        family: how many comparisons are tested together; those of the catalogue, unless the claims are not of it.
         processes: that share the trials; more than one for claims of the catalogue only, which they know by name.
         progress: called as work goes on.
         resumed: called once if trials were finished before, with how many of how many.
@@ -71,7 +73,7 @@ def run_claims(
     names = [claim.name for claim in claims]
     empty = Record(
         command=command,
-        configuration=asdict(config) | {"claims": names, "family": FAMILY, "images": images.summary()},
+        configuration=asdict(config) | {"claims": names, "family": family, "images": images.summary()},
         versions=installed_versions("truenorm", "torch", "numpy", "scikit-learn", "datasets"),
         machine=this_machine() | {"threads": 1},
         notes=images.notes,

@@ -71,6 +71,10 @@ def test_each_arm_has_its_best_rate_by_seeds_of_its_own(run, lab):
     assert record.configuration["family"] == FAMILY
 
 
+def test_the_family_of_claims_that_are_not_of_the_catalogue_is_their_own(run):
+    assert run(family=3).configuration["family"] == 3
+
+
 def test_a_rate_at_which_a_tuning_seed_fails_is_not_taken(run, lab):
     lab.fails = lambda trial: trial.tuning and trial.arm == "bn" and trial.lr == 0.2 and trial.seed == TUNING_SEEDS[1]
     record = run()

@@ -245,6 +245,11 @@ def test_the_line_that_makes_a_card_again_has_what_the_record_was_told():
     assert "truenorm claims along --data 'my data' --data-root 'a b' --limit 100 --quick" in said
 
 
+def test_a_card_of_another_program_has_the_line_that_made_the_record():
+    said = texts(replace(record(), command="python experiments/hunt.py --out results/hunt"))
+    assert "python experiments/hunt.py --out results/hunt" in said and "truenorm claims along" not in said
+
+
 def test_a_verdict_has_a_word_and_a_symbol_beside_its_colour():
     read = Read(claims_page(read_claims(record(gains=CLEAR))))
     badges = [value for name, value in read.attributes if name == "class" and value.startswith("badge")]

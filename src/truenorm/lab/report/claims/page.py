@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from truenorm.errors import extra
 from truenorm.lab.report.claims.record import ClaimsRecord, Place, format_value, place_name
@@ -13,6 +13,7 @@ from truenorm.lab.report.figure import Figure, ends
 from truenorm.lab.report.page import Section, Tables, page
 from truenorm.lab.report.parts import Badge, Bar, Bars, Command, Lines, Link, Links, Quote
 from truenorm.lab.report.wording import capitalised, counted
+from truenorm.record import Record
 from truenorm.show import Table
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _card(claims: ClaimsRecord, verdict: "Verdict") -> Section:
             *claim_panels(claim, places),
             numbers,
             papers,
-            Command(heading="This card again", line=_command(claims.record.configuration, claim.name)),
+            Command(heading="This card again", line=_command(claims.record, claim.name)),
         ),
     )
 
@@ -220,8 +221,11 @@ def _numbers(claim: "ClaimText", places: Sequence[Place]) -> Table:
     )
 
 
-def _command(configuration: Mapping[str, Any], name: str) -> str:
-    """The line that measures a claim again as it was."""
+def _command(record: Record, name: str) -> str:
+    """The line that measures a claim again as it was; of a record of another program, the line that made it."""
+    if not record.command.startswith("truenorm claims"):
+        return record.command
+    configuration = record.configuration
     line = ["truenorm", "claims", name, "--data", str(configuration.get("data", "digits"))]
     for option in ("data_root", "limit", "test_limit", "seeds"):
         if configuration.get(option) is not None:
