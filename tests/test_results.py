@@ -15,6 +15,7 @@ PLACE = ROOT / "docs" / "results"
 RESULTS = sorted(str(path.parent.relative_to(PLACE)) for path in PLACE.glob("**/record.json"))
 EXPERIMENTS = {
     "accuracy": "accuracy.py",
+    "badly-shuffled": "badly_shuffled.py",
     "broken-models": "doctor.py",
     "healthy-networks": "doctor.py",
     "hunt": "hunt.py",
