@@ -8,7 +8,7 @@ from torch import Tensor
 from on_gpu.correctness import Case, Check, Inputs, exact, run
 from on_gpu.peers import EPS, empty
 from on_gpu.record import Row, first_line
-from truenorm.kernels import BACKENDS, NOTHING, Affine, Backend, Epilogue, Running, Tracking
+from truenorm.kernels import BACKENDS, NOTHING, Affine, Backend, Epilogue, Recursion, Running
 
 
 class NotHere(Exception):
@@ -204,7 +204,7 @@ class _State:
         self.count.zero_()
 
     def step(
-        self, backend: Backend, x: Tensor, momentum: Any, tracking: Tracking, epilogue: Epilogue = NOTHING
+        self, backend: Backend, x: Tensor, momentum: Any, tracking: Recursion, epilogue: Epilogue = NOTHING
     ) -> Tensor:
         running = Running(self.mean, self.var, self.count, momentum, tracking)
         return backend.batch_norm(x, Affine(self.weight, self.bias, EPS), epilogue, running)[0]

@@ -68,7 +68,16 @@ def dmbn(
 
 
 class DynamicMomentum:
-    """The result of `dmbn`: a context around training, and what was chosen."""
+    """The result of `dmbn`: a context around training, and what was chosen.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.BatchNorm1d(2))
+        >>> with dmbn(net, [torch.randn(8, 2)], momenta=(0.1,)) as chosen:
+        ...     _ = net(torch.randn(8, 2))
+        >>> chosen.statistics.betas
+        {'0': 0.9}
+    """
 
     def __init__(
         self,

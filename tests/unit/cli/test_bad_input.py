@@ -50,7 +50,7 @@ def test_unknown_names(study, no_training):
         (
             2,
             "truenorm: unknown arm 'dmbn-onlin'; did you mean 'dmbn-online' or 'dmbn-pooled'? Known: adaptive, all, "
-            "bn-bfn, cumulative, default, dmbn, dmbn-online, dmbn-pooled, dmbn-switch, gn, last-epoch, pooled-0.1, "
+            "bn-bfn, cumulative, default, dmbn, dmbn-online, dmbn-pooled, dmbn-switch, dynamic, gn, last-epoch, pooled-0.1, "
             "recalibrated, sequential, static, static-0.001, static-0.0016, static-0.0025, static-0.004, "
             "static-0.0063, static-0.01, static-0.016, static-0.025, static-0.04, static-0.063, static-0.1, "
             "static-0.15, static-0.22, static-0.33, static-0.5, static-0.9, update_bn",
