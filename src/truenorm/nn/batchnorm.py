@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from truenorm import kernels
 from truenorm.errors import UnknownName
 from truenorm.kernels import NOTHING, Activation, Affine, Epilogue, Recursion, Running
-from truenorm.nn.dynamic import MOMENTA, OWN, Followed, afresh, follow, keep, next_gain, rows_for, settle
+from truenorm.nn.dynamic import MOMENTA, OWN, Followed, afresh, follow, keep, next_gain, restart, rows_for, settle
 
 Tracking = Literal["pooled", "torch", "dynamic"]
 """How running statistics take in batches: pooled, as torch does it, or pooled under a momentum that is chosen."""
@@ -81,15 +81,14 @@ class TrackedBatchNorm(_BatchNorm):
                 self.register_buffer(key, values, persistent=False)
 
     def _follow_afresh(self) -> None:
-        """In place: who holds the buffers, such as data parallelism, goes on holding them."""
+        """Let all averages start from the statistics as they are."""
         followed = self._followed()
         if followed is None or followed.mean.is_meta:
             return
         if followed.rows.is_meta or len(followed.rows) != len(rows_for(followed.mean)):  # made on the meta device
             self.track_by("dynamic")
-            return
-        for now, new in zip(followed, afresh(*followed[-3:]), strict=True):
-            now.data.copy_(new)
+        else:  # in place: who holds the buffers, such as data parallelism, goes on holding them
+            restart(followed)
 
     @property
     def chosen_momentum(self) -> float | None:
@@ -185,16 +184,15 @@ class TrackedBatchNorm(_BatchNorm):
             count.fill_(LONG_TRAINED)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "TrackedBatchNorm":
-        followed = self._followed()
-        if followed is None or followed.mean.is_meta:
-            return super()._apply(fn, recurse)
+        before = {key: self.get_buffer(key) for key in OWN[:4] if key in self._buffers}
         self.settle()
         super()._apply(fn, recurse)
-        for key, before in zip(OWN[:4], followed, strict=False):  # `half` is for what the layer computes with
-            if self.get_buffer(key).dtype != before.dtype:
-                self._buffers[key] = before.to(self.get_buffer(key).device)
-        if self.get_buffer("rows").is_cpu != followed.rows.is_cpu:
-            self._buffers["rows"] = rows_for(self.get_buffer("written_mean"))
+        for key, values in before.items():
+            now = self.get_buffer(key)
+            if now.dtype != values.dtype and not values.is_meta:  # `half` is for what the layer computes with
+                self._buffers[key] = values.to(now.device)
+            if key == "rows" and now.is_cpu != values.is_cpu and not values.is_meta:
+                self._buffers[key] = rows_for(self.get_buffer("written_mean"))
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -95,7 +95,7 @@ def next_gain(followed: Followed) -> float | None:
     if followed.mean.dtype.itemsize < _FULL or not is_free(followed.num_batches) or not len(followed.rows):
         return None
     if _is_foreign(followed):
-        _restart(followed)
+        restart(followed)
     return _debiased(MOMENTA[_least(followed.scores)], int(followed.num_batches) + 1)
 
 
@@ -168,7 +168,7 @@ def settle(followed: Followed, eps: float) -> None:
         True
     """
     if _is_foreign(followed):
-        _restart(followed)
+        restart(followed)
         return
     pending = int(followed.kept) - int(followed.settled)
     if 0 < pending <= BLOCK and int(followed.kept) == int(followed.num_batches):
@@ -180,7 +180,16 @@ def _is_foreign(followed: Followed) -> bool:
     return not (torch.equal(followed.mean, followed.written_mean) and torch.equal(followed.var, followed.written_var))
 
 
-def _restart(followed: Followed) -> None:
+def restart(followed: Followed) -> None:
+    """Start all averages from the running statistics as they are, in place.
+
+    Example:
+        >>> followed = afresh(torch.zeros(1), torch.ones(1), torch.tensor(0))
+        >>> _ = followed.mean.fill_(5.0)
+        >>> restart(followed)
+        >>> followed.candidates[0, 0].item()
+        5.0
+    """
     for now, new in zip(followed, afresh(*followed[-3:]), strict=True):
         now.data.copy_(new)
 

@@ -307,6 +307,12 @@ def test_in_half_precision_only_what_is_stored_is_coarse(dtype):
     assert half.double().candidates.dtype == torch.float32 and half.running_mean.dtype == torch.float64
 
 
+def test_during_a_pass_that_averages_half_precision_leaves_the_averages_exact():
+    layer = tn.nn.BatchNorm1d(4, tracking="dynamic")
+    layer.momentum = None
+    assert layer.half().candidates.dtype == torch.float32
+
+
 def test_moving_weights_get_a_fast_momentum_and_still_ones_a_slow_one():
     moving, still = tn.nn.BatchNorm1d(6, tracking="dynamic"), tn.nn.BatchNorm1d(6, tracking="dynamic")
     torch.manual_seed(0)

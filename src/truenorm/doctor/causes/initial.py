@@ -97,9 +97,8 @@ _WEIGHTS = tuple(number / 100 for number in range(1, 100))
 
 def _explained(case: Case, names: list[str], weight: float, before: float) -> float:
     """How much of the shift is explained if this weight of the initial values is left."""
-    return (
-        1 - distance(case.stored, Statistics({name: mixed(case.joint[name], weight) for name in names}), names) / before
-    )
+    fitted = Statistics({name: mixed(case.joint[name], weight) for name in names})
+    return 1 - distance(case.stored, fitted, names) / before
 
 
 def mixed(truth: Moments, weight: float) -> Moments:
